@@ -1,0 +1,84 @@
+/** Looks after the cells of this host: what has ended is taken away, with all that was made for it. */
+import type { AgentContext } from '../context.ts';
+import { flowKey } from '../address.ts';
+import { messageOf } from '../error.ts';
+import { inetSockets } from '../proc/sockets.ts';
+import { isAlive, startTicks } from '../proc/tree.ts';
+import { destroyLink, destroyNamespaces, isInitAlive } from './namespaces.ts';
+import type { Cell } from './registry.ts';
+
+const SWEEP_MS = 1_000;
+/** Connections of a process that has ended get this long to say goodbye. */
+const CLOSING_MS_MAX = 60_000;
+/** A flow is forgotten when its socket is missing in this many sweeps in a row. */
+const SWEEPS_MISSING_MAX = 3;
+
+export class CellKeeper {
+  readonly #context: AgentContext;
+  readonly #endedAt = new Map<string, number>();
+  readonly #missing = new Map<string, number>();
+  #timer: NodeJS.Timeout | undefined;
+  #sweeping = false;
+
+  constructor(context: AgentContext) {
+    this.#context = context;
+  }
+
+  start(): void {
+    this.#timer = setInterval(() => void this.#sweep(), SWEEP_MS);
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+
+  async #sweep(): Promise<void> {
+    if (this.#sweeping) return;
+    this.#sweeping = true;
+    try {
+      for (const cell of this.#context.registry.all()) if (!this.#context.registry.isLocked(cell.id)) await this.#look(cell);
+    } catch (error) {
+      this.#context.log.warn({ error: messageOf(error) }, 'looking after the cells failed; it is tried again');
+    } finally {
+      this.#sweeping = false;
+    }
+  }
+
+  async #look(cell: Cell): Promise<void> {
+    if (cell.init !== undefined && !isInitAlive(cell.init)) return this.#remove(cell);
+    const sockets = cell.init === undefined ? [] : inetSockets(cell.init.pid);
+    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks) return this.#forgetEnded(cell, new Set(sockets.map((socket) => flowKey(socket))));
+    const endedAt = this.#endedAt.get(cell.id) ?? Date.now();
+    this.#endedAt.set(cell.id, endedAt);
+    const closing = cell.link !== undefined && sockets.some(({ state }) => state !== 'time-wait' && state !== 'listen' && state !== 'close');
+    if (!closing || Date.now() - endedAt > CLOSING_MS_MAX) await this.#remove(cell);
+  }
+
+  async #forgetEnded(cell: Cell, present: ReadonlySet<string>): Promise<void> {
+    if (cell.flows.length === 0) return;
+    const ended = cell.flows.filter((flow) => {
+      const key = `${cell.id} ${flowKey(flow)}`;
+      const missing = present.has(flowKey(flow)) ? 0 : (this.#missing.get(key) ?? 0) + 1;
+      if (missing === 0 || missing >= SWEEPS_MISSING_MAX) this.#missing.delete(key);
+      else this.#missing.set(key, missing);
+      return missing >= SWEEPS_MISSING_MAX;
+    });
+    if (ended.length === 0) return;
+    const gone = new Set(ended);
+    await this.#context.datapath.removeFlows(ended);
+    this.#context.registry.put({ ...cell, flows: cell.flows.filter((flow) => !gone.has(flow)) });
+  }
+
+  async #remove(cell: Cell): Promise<void> {
+    const { datapath, labels, registry, log } = this.#context;
+    log.info({ cell: cell.name }, 'the cell has ended');
+    await datapath.removeFlows(cell.flows);
+    if (cell.side !== 0) await datapath.removeSide(cell.side);
+    if (cell.link !== undefined) await destroyLink(cell.link.name);
+    if (cell.init !== undefined) await destroyNamespaces(cell.init);
+    labels.release(cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
+    registry.remove(cell.id);
+    this.#endedAt.delete(cell.id);
+    await datapath.removeIfEmpty();
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * Labels: the wire ports under which moved endpoints appear at this host. They come from a range that the host keeps out
+ * of its own use (ip-sysctl: ip_local_reserved_ports) for as long as one of them is drawn.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import type { Protocol } from '../address.ts';
+import { OsmosisError } from '../error.ts';
+import { inetSockets } from '../proc/sockets.ts';
+
+export const LABEL_FIRST = 40_000;
+/** One label a virtual endpoint, not a flow: an outbound connection is an endpoint of its own. */
+export const LABELS_MAX = 12_000;
+const RANGE = `${LABEL_FIRST}-${LABEL_FIRST + LABELS_MAX - 1}`;
+const SYSCTL = '/proc/sys/net/ipv4/ip_local_reserved_ports';
+
+/** Keeps the range reserved while `drawn` has labels, and gives it back with the last one. */
+export class Labels {
+  readonly #drawn = new Set<string>();
+
+  /** `known`: labels of cells that were here before the agent's restart. */
+  constructor(known: Iterable<{ protocol: Protocol; port: number }> = []) {
+    for (const { protocol, port } of known) this.#drawn.add(`${protocol} ${port}`);
+  }
+
+  /** @throws OsmosisError LABELS_EXHAUSTED; then none is drawn. */
+  draw(protocols: readonly Protocol[]): number[] {
+    this.#reserve();
+    const used = new Set([...this.#drawn, ...inetSockets('self').map(({ protocol, local }) => `${protocol} ${local.port}`)]);
+    const labels: number[] = [];
+    let port = LABEL_FIRST;
+    for (const protocol of protocols) {
+      while (port < LABEL_FIRST + LABELS_MAX && used.has(`${protocol} ${port}`)) port++;
+      if (port >= LABEL_FIRST + LABELS_MAX) {
+        this.#giveBack();
+        throw new OsmosisError(
+          'LABELS_EXHAUSTED',
+          `the destination has fewer than ${protocols.length} labels free (ports ${RANGE}); nothing was touched. ` +
+            'Move cells away from it, or choose another host.',
+        );
+      }
+      used.add(`${protocol} ${port}`);
+      labels.push(port);
+    }
+    protocols.forEach((protocol, index) => {
+      this.#drawn.add(`${protocol} ${labels[index]}`);
+    });
+    return labels;
+  }
+
+  release(labels: Iterable<{ protocol: Protocol; port: number }>): void {
+    for (const { protocol, port } of labels) this.#drawn.delete(`${protocol} ${port}`);
+    this.#giveBack();
+  }
+
+  #reserve(): void {
+    const reserved = currentRanges();
+    if (!reserved.includes(RANGE)) writeFileSync(SYSCTL, [...reserved, RANGE].join(','));
+  }
+
+  #giveBack(): void {
+    if (this.#drawn.size > 0) return;
+    const reserved = currentRanges();
+    // The kernel takes an empty list only as a lone newline.
+    if (reserved.includes(RANGE)) writeFileSync(SYSCTL, `${reserved.filter((range) => range !== RANGE).join(',')}\n`);
+  }
+}
+
+function currentRanges(): string[] {
+  return readFileSync(SYSCTL, 'utf8').trim().split(',').filter(Boolean);
+}

@@ -1,0 +1,137 @@
+/** The namespaces of a cell: a holder process outside, catatonit as init inside, and one veth into the host. */
+import { spawn } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { execa } from 'execa';
+import { messageOf, OsmosisError } from '../error.ts';
+import { insideArgv } from '../criu/argv.ts';
+import { procLink, procText } from '../proc/text.ts';
+import { childrenOf, isAlive, startTicks } from '../proc/tree.ts';
+
+/** A fresh namespace has its init within this, or the host is in trouble. */
+const INIT_MS_MAX = 5_000;
+const INIT_POLL_MS = 5;
+const COMMAND_MS_MAX = 10_000;
+/** How long a killed cell may take until its processes are gone. */
+const GONE_MS_MAX = 5_000;
+/** The next hop that the cell's routes name. It exists in the cell's neighbour table only; the datapath takes over. */
+const NEXT_HOP = { v4: '169.254.1.1', v6: 'fe80::1' } as const;
+
+export type CellInit = {
+  /** unshare(1), outside: its end is the cell's end. */
+  readonly holder: number;
+  /** catatonit, as a host pid. */
+  readonly pid: number;
+  readonly ticks: number;
+};
+
+/** argv of the holder; `net`: with a network namespace of its own. */
+export function holderArgv(net: boolean): string[] {
+  return ['unshare', ...(net ? ['--net'] : []), '--pid', '--fork', '--mount', '--mount-proc', '--kill-child', 'catatonit', '-P'];
+}
+
+/** @throws OsmosisError CELL where the namespaces can't be made; nothing is left of them then. */
+export async function createNamespaces(net: boolean): Promise<CellInit> {
+  const [file = 'unshare', ...args] = holderArgv(net);
+  const child = spawn(file, args, { detached: true, stdio: 'ignore', cwd: '/' });
+  const failed = new Promise<never>((_resolve, reject) => {
+    child.once('error', reject);
+    child.once('exit', (code) => reject(new Error(`unshare ended with ${code}`)));
+  });
+  failed.catch(() => undefined);
+  child.unref();
+  try {
+    return await Promise.race([initOf(child.pid ?? 0), failed]);
+  } catch (cause) {
+    child.kill('SIGKILL');
+    throw new OsmosisError('CELL', `can't make the namespaces of a cell: ${messageOf(cause)}; see osmosis agent's log`, { cause });
+  }
+}
+
+async function initOf(holder: number): Promise<CellInit> {
+  for (let waited = 0; waited < INIT_MS_MAX; waited += INIT_POLL_MS) {
+    const pid = childrenOf(holder)[0];
+    // catatonit runs only after unshare has mounted the new /proc.
+    if (pid !== undefined && procLink(`/proc/${pid}/exe`)?.endsWith('/catatonit')) {
+      return { holder, pid, ticks: startTicks(pid) ?? 0 };
+    }
+    await sleep(INIT_POLL_MS);
+  }
+  throw new Error(`no init after ${INIT_MS_MAX} ms`);
+}
+
+export function isInitAlive({ pid, ticks }: CellInit): boolean {
+  return isAlive(pid) && startTicks(pid) === ticks;
+}
+
+/** Ends every process of the cell, and with them its namespaces. */
+export async function destroyNamespaces(init: CellInit): Promise<void> {
+  for (const pid of [init.pid, init.holder]) {
+    if (pid === init.pid && !isInitAlive(init)) continue;
+    if (pid === init.holder && !procText(`/proc/${pid}/cmdline`)?.includes('unshare')) continue;
+    try {
+      process.kill(pid, 'SIGKILL');
+    } catch {
+      // Gone in between: what we wanted.
+    }
+  }
+  for (let waited = 0; waited < GONE_MS_MAX && isInitAlive(init); waited += INIT_POLL_MS) await sleep(INIT_POLL_MS);
+}
+
+/**
+ * New processes of the cell's PID namespace (CRIU and its helpers) get pids after `pid`, so that they are never in the way
+ * of the pids that a restore needs.
+ */
+export function startPidsAfter(init: CellInit, pid: number): Promise<void> {
+  return run(insideArgv({ init: init.pid, net: false }, ['sysctl', '-qw', `kernel.ns_last_pid=${pid}`]));
+}
+
+export type CellLink = { readonly name: string; readonly ifindex: number };
+
+/** Joins the cell to the host with one veth that carries its virtual addresses. */
+export async function createLink(init: CellInit, name: string, addresses: readonly string[], mtu: number): Promise<CellLink> {
+  await run(['ip', 'link', 'add', name, 'mtu', String(mtu), 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(init.pid)]);
+  try {
+    await run(['ip', 'link', 'set', name, 'up']);
+    const { ifindex, mac } = await linkFacts(name);
+    const inside = insideArgv({ init: init.pid, net: true }, ['ip', '-batch', '-']);
+    await run(inside, cellNetworkBatch(addresses, mac, mtu));
+    return { name, ifindex };
+  } catch (error) {
+    await destroyLink(name);
+    throw error;
+  }
+}
+
+/** ip(8) batch lines for the inside of a cell; `mac`: the host end's, which stands for every next hop. */
+export function cellNetworkBatch(addresses: readonly string[], mac: string, mtu: number): string {
+  const v6 = addresses.some((address) => address.includes(':'));
+  return [
+    'link set lo up',
+    `link set eth0 mtu ${mtu}`,
+    'link set eth0 up',
+    ...addresses.map((address) => (address.includes(':') ? `addr add ${address}/128 dev eth0 nodad` : `addr add ${address}/32 dev eth0`)),
+    `neigh replace ${NEXT_HOP.v4} lladdr ${mac} nud permanent dev eth0`,
+    `route replace default via ${NEXT_HOP.v4} dev eth0 onlink`,
+    ...(v6
+      ? [`neigh replace ${NEXT_HOP.v6} lladdr ${mac} nud permanent dev eth0`, `route replace default via ${NEXT_HOP.v6} dev eth0 onlink`]
+      : []),
+    '',
+  ].join('\n');
+}
+
+export async function destroyLink(name: string): Promise<void> {
+  await execa('ip', ['link', 'delete', name], { reject: false, timeout: COMMAND_MS_MAX });
+}
+
+async function linkFacts(name: string): Promise<{ ifindex: number; mac: string }> {
+  const { stdout } = await execa('ip', ['-json', 'link', 'show', 'dev', name], { timeout: COMMAND_MS_MAX });
+  const [link] = JSON.parse(stdout) as { ifindex: number; address: string }[];
+  if (link === undefined) throw new OsmosisError('CELL', `the new device ${name} is not there`);
+  return { ifindex: link.ifindex, mac: link.address };
+}
+
+async function run([file = '', ...args]: readonly string[], input?: string): Promise<void> {
+  const { failed, stderr } = await execa(file, args, { reject: false, timeout: COMMAND_MS_MAX, ...(input === undefined ? {} : { input }) });
+  if (failed) throw new OsmosisError('CELL', `${[file, ...args].join(' ')}: ${stderr.trim() || 'failed'}`);
+}
+

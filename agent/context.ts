@@ -1,0 +1,30 @@
+/** What the parts of one agent share. Made once in main.ts, released there. */
+import type { Logger } from 'pino';
+import type { Labels } from './cell/labels.ts';
+import type { Registry } from './cell/registry.ts';
+import type { Datapath } from './datapath/datapath.ts';
+import type { H2oSocket } from './h2o/socket.ts';
+
+export type AgentPaths = {
+  /** tmpfs: socket, images, state that ends with the kernel's. 0700. */
+  readonly run: string;
+  /** Disk: decisions, which must outlive a crash of the host. 0700. */
+  readonly state: string;
+};
+
+export type AgentContext = {
+  readonly paths: AgentPaths;
+  readonly socket: H2oSocket;
+  readonly datapath: Datapath;
+  readonly registry: Registry;
+  readonly labels: Labels;
+  readonly log: Logger;
+};
+
+export function imageDirectory({ paths }: AgentContext, migration: string): string {
+  return `${paths.run}/images/${migration}`;
+}
+
+export function decisionDirectory({ paths }: AgentContext): string {
+  return `${paths.state}/decisions`;
+}

@@ -1,0 +1,197 @@
+/** What orchestrator and agent say to one another: one schema a method, checked on arrival at either end. */
+import { z } from 'zod';
+import { PROTOCOLS } from '../address.ts';
+
+export const CONTROL_VERSION = 1;
+/** A migration names at most this many flows. */
+export const FLOWS_MAX = 65_536;
+
+const id = z.string().regex(/^[0-9a-f]{32}$/);
+const port = z.int().min(0).max(65_535);
+export const endpointSchema = z.object({ address: z.string().max(45), port });
+export const flowSchema = z.object({ protocol: z.enum(PROTOCOLS), local: endpointSchema, remote: endpointSchema });
+const bytes = (length: number) =>
+  z.custom<Uint8Array>((value) => value instanceof Uint8Array && value.length === length, `must have ${length} bytes`);
+const key = bytes(32);
+
+export const checkSchema = z.object({ name: z.string(), ok: z.boolean(), message: z.string() });
+/** One thing that was looked at before anything is touched; `message` says what was found and how to mend it. */
+export type Check = z.infer<typeof checkSchema>;
+
+export const fileFactSchema = z.object({
+  path: z.string(),
+  kind: z.enum(['executable', 'mapped', 'open', 'directory', 'device']),
+  /** Bytes; only where CRIU insists on the same size at the destination. */
+  size: z.number().optional(),
+  build_id: z.string().optional(),
+});
+export type FileFact = z.infer<typeof fileFactSchema>;
+
+export const processFactSchema = z.object({
+  pid: z.int(),
+  /** The pid inside the innermost PID namespace: the one that the process itself sees and keeps. */
+  inner_pid: z.int(),
+  command: z.string(),
+  uid: z.int(),
+  resident_bytes: z.number(),
+});
+export type ProcessFact = z.infer<typeof processFactSchema>;
+
+export const hostFactsSchema = z.object({
+  hostname: z.string(),
+  machine_id: z.string(),
+  kernel: z.string(),
+  arch: z.string(),
+  cpu_flags: z.array(z.string()),
+  criu: z.string().nullable(),
+  room_bytes: z.number(),
+});
+export type HostFacts = z.infer<typeof hostFactsSchema>;
+
+export const snapshotSchema = z.object({
+  cell: id,
+  name: z.string(),
+  pid: z.int(),
+  host: hostFactsSchema,
+  /** Addresses at which the source's agent can be asked. */
+  agent_addresses: z.array(z.string()),
+  processes: z.array(processFactSchema),
+  flows: z.array(flowSchema).max(FLOWS_MAX),
+  listeners: z.array(endpointSchema.extend({ protocol: z.enum(PROTOCOLS) })),
+  /** Addresses that the cell's namespace must own. */
+  addresses: z.array(z.string()),
+  files: z.array(fileFactSchema),
+  /** Keys of descriptors whose other end stays behind, as CRIU's --inherit-fd and --external name them. */
+  outside: z.array(z.object({ resource: z.string(), external: z.boolean(), what: z.string() })),
+  image_bytes: z.number(),
+  checks: z.array(checkSchema),
+});
+/** All that a plan needs to know of a process (tree) and its host. */
+export type Snapshot = z.infer<typeof snapshotSchema>;
+
+export const peerSchema = z.object({ address: z.string(), agent: z.boolean(), flows: z.int() });
+export type PeerFact = z.infer<typeof peerSchema>;
+
+export const labelSchema = z.object({
+  protocol: z.enum(PROTOCOLS),
+  /** Virtual local endpoint of the cell. */
+  virtual: endpointSchema,
+  /** The peer that this row is for: the destination may have another address towards each. */
+  peer: z.string(),
+  /** The wire endpoint where it will appear. */
+  wire: endpointSchema,
+});
+export type Label = z.infer<typeof labelSchema>;
+
+export const sessionSchema = z.object({
+  peer: z.string(),
+  /** Epoch of the MOVE that this session seals, and the HELLO transaction that armed its labels. */
+  epoch: z.int(),
+  transaction: bytes(8),
+  cell: bytes(16),
+  tag: bytes(8),
+  toPeer: key,
+  toCell: key,
+});
+/** The session key of one peer, computed at migration time by the source, spent by the destination. */
+export type PeerSession = z.infer<typeof sessionSchema>;
+
+/** Closes an image stream: what the sender counted. */
+export const imageSummarySchema = z.object({ bytes: z.int(), files: z.int(), sha256: bytes(32) });
+
+export const cellSchema = z.object({
+  id,
+  name: z.string(),
+  pid: z.int(),
+  command: z.string(),
+  /** It uses the host's own network. */
+  home: z.boolean(),
+  flows: z.array(z.object({ protocol: z.enum(PROTOCOLS), virtual_local: endpointSchema, virtual_remote: endpointSchema, wire_local: endpointSchema })),
+  labels: z.array(labelSchema),
+  peers: z.array(z.object({ address: z.string(), epoch: z.int() })),
+});
+export type CellFact = z.infer<typeof cellSchema>;
+
+/** A cell of another host that this host's processes talk to. */
+export const remoteCellSchema = z.object({ cell: id, epoch: z.int(), flows: z.int(), state: z.string(), wire: z.array(z.string()) });
+
+const migration = { migration: id };
+const none = z.object({});
+
+export const METHODS = {
+  status: { params: none, result: z.object({ version: z.string(), host: hostFactsSchema, cells: z.array(cellSchema), remote_cells: z.array(remoteCellSchema) }) },
+  datapath: { params: none, result: z.unknown() },
+  run: {
+    params: z.object({
+      name: z.string().optional(),
+      argv: z.array(z.string()).min(1).max(4096),
+      cwd: z.string(),
+      env: z.array(z.tuple([z.string(), z.string()])).max(4096),
+    }),
+    result: z.object({ cell: z.string(), pid: z.int() }),
+  },
+  inspect: { params: z.object({ target: z.string(), name: z.string().optional() }), result: snapshotSchema },
+  survey: {
+    params: z.object({ cell: id, flows: z.array(flowSchema).max(FLOWS_MAX) }),
+    result: z.object({ peers: z.array(peerSchema) }),
+  },
+  preflight: { params: z.object({ snapshot: snapshotSchema }), result: z.object({ host: hostFactsSchema, checks: z.array(checkSchema) }) },
+  'source.prepare': {
+    params: z.object({ ...migration, target: z.string(), cell: id, name: z.string().optional(), drop: z.array(z.string()).max(4096), key }),
+    /** What is to move as it is now, with new connections held off: the destination prepares for exactly this. */
+    result: snapshotSchema,
+  },
+  'destination.prepare': {
+    params: z.object({
+      ...migration,
+      snapshot: snapshotSchema,
+      /** Peers whose flows are left behind. */
+      drop: z.array(z.string()).max(4096),
+      /** Where the source's agent answers QUERY, and the key that seals it. */
+      source: z.object({ addresses: z.array(z.string()).max(64), key }),
+    }),
+    result: z.object({ labels: z.array(labelSchema) }),
+  },
+  'source.arm': {
+    params: z.object({ ...migration, labels: z.array(labelSchema).max(FLOWS_MAX) }),
+    result: none,
+  },
+  'image.read': { params: z.object(migration), result: none },
+  'image.write': { params: z.object(migration), result: z.object({ bytes: z.int() }) },
+  'source.freeze': {
+    params: z.object(migration),
+    result: z.object({ sessions: z.array(sessionSchema), dump_ms: z.number() }),
+  },
+  'destination.restore': {
+    params: z.object({ ...migration, sessions: z.array(sessionSchema) }),
+    result: z.object({ restore_ms: z.number() }),
+  },
+  'source.commit': { params: z.object(migration), result: none },
+  'destination.resume': { params: z.object(migration), result: z.object({ resume_ms: z.number() }) },
+  'destination.confirm': {
+    params: z.object(migration),
+    result: z.object({ pid: z.int(), silent: z.array(z.string()), flip_ms: z.array(z.number()) }),
+  },
+  'source.confirm': { params: z.object(migration), result: none },
+  'source.abort': { params: z.object(migration), result: z.object({ committed: z.boolean() }) },
+  'destination.abort': { params: z.object(migration), result: none },
+} as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;
+
+export type Method = keyof typeof METHODS;
+export type Params<M extends Method> = z.infer<(typeof METHODS)[M]['params']>;
+export type Result<M extends Method> = z.infer<(typeof METHODS)[M]['result']>;
+
+export const requestSchema = z.object({ id: z.int(), method: z.string(), params: z.unknown() });
+export const cancelSchema = z.object({ id: z.int() });
+export const failureSchema = z.object({
+  code: z.string(),
+  message: z.string(),
+  phase: z.string().optional(),
+  owner: z.enum(['source', 'destination']).optional(),
+  cleanup: z.array(z.string()).optional(),
+});
+export const responseSchema = z.object({ id: z.int(), result: z.unknown().optional(), error: failureSchema.optional() });
+
+export function isMethod(name: string): name is Method {
+  return Object.hasOwn(METHODS, name);
+}

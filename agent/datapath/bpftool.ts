@@ -1,0 +1,91 @@
+/** What is said to bpftool, and how its JSON is read. Pure; batch.ts and datapath.ts run it. bpftool-map(8), -prog(8). */
+export const MAPS = ['ingress', 'egress', 'sides', 'listeners', 'counters'] as const;
+export type MapName = (typeof MAPS)[number];
+
+/** By the hook that it is attached to: `from_cell` is on the host end of a cell's veth. */
+export const PROGRAMS = ['from_wire', 'to_wire', 'from_cell'] as const;
+export type ProgramName = (typeof PROGRAMS)[number];
+
+/** One element of a map, as `map dump` shows it. Per-CPU maps have `values`. */
+export type Element = { readonly key: Uint8Array; readonly values: readonly Uint8Array[] };
+
+/** A filter of class bpf that hangs on some device's tc hook. */
+export type Attachment = { readonly device: string; readonly ifindex: number; readonly programId: number };
+
+type JsonBytes = readonly string[];
+type JsonElement = {
+  readonly key: JsonBytes;
+  readonly value?: JsonBytes;
+  readonly values?: readonly { readonly value: JsonBytes }[];
+};
+type JsonNet = readonly {
+  readonly tc: readonly {
+    readonly devname: string;
+    readonly ifindex: number;
+    readonly id?: number;
+    readonly prog_id?: number;
+  }[];
+}[];
+
+export function mapPath(pinDir: string, map: MapName): string {
+  return `${pinDir}/maps/${map}`;
+}
+
+export function programPath(pinDir: string, program: ProgramName): string {
+  return `${pinDir}/programs/${program}`;
+}
+
+/** Loads all programs of the object and pins them and their maps. */
+export function loadArgv(pinDir: string, objectFile: string): string[] {
+  return ['prog', 'loadall', objectFile, `${pinDir}/programs`, 'pinmaps', `${pinDir}/maps`];
+}
+
+export function dumpArgv(pinDir: string, map: MapName): string[] {
+  return ['-j', 'map', 'dump', 'pinned', mapPath(pinDir, map)];
+}
+
+export function programArgv(pinDir: string, program: ProgramName): string[] {
+  return ['-j', 'prog', 'show', 'pinned', programPath(pinDir, program)];
+}
+
+export const NET_ARGV = ['-j', 'net', 'show'] as const;
+
+/** A line for `bpftool batch`. It fails where the map is full. */
+export function updateLine(pinDir: string, map: MapName, key: Uint8Array, value: Uint8Array): string {
+  return `map update pinned ${mapPath(pinDir, map)} key hex ${hex(key)} value hex ${hex(value)}`;
+}
+
+/** A line for `bpftool batch`. It fails where there is no such key. */
+export function deleteLine(pinDir: string, map: MapName, key: Uint8Array): string {
+  return `map delete pinned ${mapPath(pinDir, map)} key hex ${hex(key)}`;
+}
+
+export function parseDump(json: string): Element[] {
+  return (JSON.parse(json) as readonly JsonElement[]).map(({ key, value, values }) => ({
+    key: bytesOf(key),
+    values: value === undefined ? (values ?? []).map((each) => bytesOf(each.value)) : [bytesOf(value)],
+  }));
+}
+
+export function parseProgramId(json: string): number {
+  return (JSON.parse(json) as { readonly id: number }).id;
+}
+
+/** Answer to NET_ARGV: what hangs on the tc hooks of all devices of the network namespace. */
+export function parseAttachments(json: string): Attachment[] {
+  return (JSON.parse(json) as JsonNet).flatMap(({ tc }) =>
+    tc.map(({ devname, ifindex, id, prog_id }) => ({
+      device: devname,
+      ifindex,
+      programId: prog_id ?? id ?? 0,
+    })),
+  );
+}
+
+function hex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
+}
+
+function bytesOf(json: JsonBytes): Uint8Array {
+  return Uint8Array.from(json, Number);
+}

@@ -1,0 +1,195 @@
+/**
+ * Keys and values of the maps, byte for byte as the structs of osmosis.bpf.c: offsets here, _Static_assert there, and
+ * e2e/datapath.test.ts compares this table with the type information in the compiled object.
+ *
+ * Addresses and ports are in network order, all other numbers in the host's (every machine that we run on is
+ * little-endian).
+ */
+import { ADDRESS_BYTES, addressBytes, addressText, type Endpoint, type Protocol } from '../address.ts';
+import { COUNTERS, type Counters, type FlowEntry, SIDE_STATES, type Side, type WireSlot } from './model.ts';
+
+/** struct → bytes, and the offset of each member. */
+export const LAYOUT = {
+  tuple: { bytes: 40, address: 0, port: 32, protocol: 36, pad: 37 },
+  egress_key: { bytes: 44, virtual: 0, scope: 40 },
+  ingress_value: { bytes: 52, virtual: 0, local_side: 40, remote_side: 44, slot: 48 },
+  wire_slot: { bytes: 24, address: 0, port: 16, pad: 18, ifindex: 20 },
+  egress_value: {
+    bytes: 76,
+    local_address: 0,
+    local_port: 16,
+    pad: 18,
+    local_side: 20,
+    remote_side: 24,
+    slots: 28,
+  },
+  side: { bytes: 8, state: 0, active: 1, accept: 2, pad: 3, ifindex: 4 },
+  listener: { bytes: 20, address: 0, port: 16, protocol: 18, pad: 19 },
+} as const;
+
+/** Assigned Internet protocol numbers (IANA). */
+const PROTOCOL_NUMBERS = { tcp: 6, udp: 17 } as const satisfies Record<Protocol, number>;
+
+export type Tuple = {
+  readonly protocol: Protocol;
+  readonly local: Endpoint;
+  readonly remote: Endpoint;
+};
+
+/** Key of map `ingress`: the wire tuple. */
+export function encodeTuple(tuple: Tuple): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.tuple.bytes);
+  putTuple(bytes, tuple);
+  return bytes;
+}
+
+/** Value of map `ingress`, for packets that come from wire slot `slot`. */
+export function encodeIngress(flow: FlowEntry, slot: 0 | 1): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.ingress_value.bytes);
+  putTuple(bytes, flow);
+  putU32(bytes, LAYOUT.ingress_value.local_side, flow.localSide);
+  putU32(bytes, LAYOUT.ingress_value.remote_side, flow.remoteSide);
+  putU32(bytes, LAYOUT.ingress_value.slot, slot);
+  return bytes;
+}
+
+export function encodeEgressKey(flow: FlowEntry): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.egress_key.bytes);
+  putTuple(bytes, flow);
+  putU32(bytes, LAYOUT.egress_key.scope, flow.scope);
+  return bytes;
+}
+
+export function encodeEgressValue(flow: FlowEntry): Uint8Array {
+  const at = LAYOUT.egress_value;
+  const bytes = new Uint8Array(at.bytes);
+  bytes.set(addressBytes(flow.wireLocal.address), at.local_address);
+  putPort(bytes, at.local_port, flow.wireLocal.port);
+  putU32(bytes, at.local_side, flow.localSide);
+  putU32(bytes, at.remote_side, flow.remoteSide);
+  flow.wireRemote.forEach((slot, index) => {
+    if (slot !== undefined) putWireSlot(bytes, at.slots + index * LAYOUT.wire_slot.bytes, slot);
+  });
+  return bytes;
+}
+
+/** The flow entry that one element of map `egress` stands for. */
+export function decodeEgress(key: Uint8Array, value: Uint8Array): FlowEntry {
+  const at = LAYOUT.egress_value;
+  return {
+    ...decodeTuple(key),
+    wireLocal: endpointAt(value, at.local_address, at.local_port),
+    wireRemote: [wireSlotAt(value, at.slots), wireSlotAt(value, at.slots + LAYOUT.wire_slot.bytes)],
+    localSide: u32At(value, at.local_side),
+    remoteSide: u32At(value, at.remote_side),
+    scope: u32At(key, LAYOUT.egress_key.scope),
+  };
+}
+
+/** Key of map `sides`. */
+export function encodeId(id: number): Uint8Array {
+  const bytes = new Uint8Array(4);
+  putU32(bytes, 0, id);
+  return bytes;
+}
+
+export function encodeSide(side: Side): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.side.bytes);
+  bytes[LAYOUT.side.state] = SIDE_STATES.indexOf(side.state);
+  bytes[LAYOUT.side.active] = side.active;
+  bytes[LAYOUT.side.accept] = side.accept;
+  putU32(bytes, LAYOUT.side.ifindex, side.ifindex);
+  return bytes;
+}
+
+export function decodeSide(key: Uint8Array, value: Uint8Array): Side {
+  const state = SIDE_STATES[value[LAYOUT.side.state] ?? SIDE_STATES.length];
+  if (state === undefined) throw new RangeError(`side ${u32At(key, 0)} has an unknown state`);
+  return {
+    id: u32At(key, 0),
+    state,
+    active: value[LAYOUT.side.active] === 1 ? 1 : 0,
+    accept: value[LAYOUT.side.accept] ?? 0,
+    ifindex: u32At(value, LAYOUT.side.ifindex),
+  };
+}
+
+/** Key of map `listeners`: TCP; address `::` stands for any address, `0.0.0.0` for any of IPv4. */
+export function encodeListener(endpoint: Endpoint): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.listener.bytes);
+  bytes.set(addressBytes(endpoint.address), LAYOUT.listener.address);
+  putPort(bytes, LAYOUT.listener.port, endpoint.port);
+  bytes[LAYOUT.listener.protocol] = PROTOCOL_NUMBERS.tcp;
+  return bytes;
+}
+
+export function decodeListener(key: Uint8Array): Endpoint {
+  return endpointAt(key, LAYOUT.listener.address, LAYOUT.listener.port);
+}
+
+/** `perCpu` has, for each counter in order, its 8-byte values of all CPUs. */
+export function decodeCounters(perCpu: readonly (readonly Uint8Array[])[]): Counters {
+  const total = (values: readonly Uint8Array[] = []) =>
+    values.reduce((sum, value) => sum + Number(view(value).getBigUint64(0, true)), 0);
+  return Object.fromEntries(COUNTERS.map((name, index) => [name, total(perCpu[index])])) as Counters;
+}
+
+function decodeTuple(bytes: Uint8Array): Tuple {
+  const { address, port, protocol } = LAYOUT.tuple;
+  return {
+    protocol: protocolOf(bytes[protocol] ?? 0),
+    local: endpointAt(bytes, address, port),
+    remote: endpointAt(bytes, address + ADDRESS_BYTES, port + 2),
+  };
+}
+
+function protocolOf(number: number): Protocol {
+  if (number === PROTOCOL_NUMBERS.tcp) return 'tcp';
+  if (number === PROTOCOL_NUMBERS.udp) return 'udp';
+  throw new RangeError(`an entry has the unknown protocol ${number}`);
+}
+
+function putTuple(bytes: Uint8Array, { protocol, local, remote }: Tuple): void {
+  const at = LAYOUT.tuple;
+  bytes.set(addressBytes(local.address), at.address);
+  bytes.set(addressBytes(remote.address), at.address + ADDRESS_BYTES);
+  putPort(bytes, at.port, local.port);
+  putPort(bytes, at.port + 2, remote.port);
+  bytes[at.protocol] = PROTOCOL_NUMBERS[protocol];
+}
+
+function putWireSlot(bytes: Uint8Array, offset: number, { endpoint, ifindex }: WireSlot): void {
+  bytes.set(addressBytes(endpoint.address), offset + LAYOUT.wire_slot.address);
+  putPort(bytes, offset + LAYOUT.wire_slot.port, endpoint.port);
+  putU32(bytes, offset + LAYOUT.wire_slot.ifindex, ifindex);
+}
+
+/** A slot is in use where its port is not zero: neither TCP nor UDP sends from port 0. */
+function wireSlotAt(bytes: Uint8Array, offset: number): WireSlot | undefined {
+  const endpoint = endpointAt(bytes, offset + LAYOUT.wire_slot.address, offset + LAYOUT.wire_slot.port);
+  if (endpoint.port === 0) return undefined;
+  return { endpoint, ifindex: u32At(bytes, offset + LAYOUT.wire_slot.ifindex) };
+}
+
+function endpointAt(bytes: Uint8Array, address: number, port: number): Endpoint {
+  return {
+    address: addressText(bytes.subarray(address, address + ADDRESS_BYTES)),
+    port: view(bytes).getUint16(port),
+  };
+}
+
+function putPort(bytes: Uint8Array, offset: number, port: number): void {
+  view(bytes).setUint16(offset, port);
+}
+
+function putU32(bytes: Uint8Array, offset: number, value: number): void {
+  view(bytes).setUint32(offset, value, true);
+}
+
+function u32At(bytes: Uint8Array, offset: number): number {
+  return view(bytes).getUint32(offset, true);
+}
+
+function view(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

@@ -1,0 +1,63 @@
+/** What the datapath is told: sides, flow entries, listeners. docs/datapath.md explains the model. */
+import type { Endpoint, Protocol } from '../address.ts';
+
+/**
+ * - `home`: packets go to and come from slot `active`.
+ * - `armed`: as home, and the other slot is already accepted.
+ * - `moved`: packets go to and come from the other slot than before.
+ * - `held`: nothing is sent to this side; what `accept` lets in still comes in.
+ * - `fenced`: every packet is dropped, both ways.
+ */
+export const SIDE_STATES = ['home', 'armed', 'moved', 'held', 'fenced'] as const;
+export type SideState = (typeof SIDE_STATES)[number];
+
+/** One cell, local or remote, as this host sees it. One update of a side switches all its flows at once. */
+export type Side = {
+  /** 1..2^32-1, unique on this host. */
+  readonly id: number;
+  readonly state: SideState;
+  /** The wire slot that packets to this side are sent to. */
+  readonly active: 0 | 1;
+  /** Bit s set: packets that come from wire slot s are let in. See `acceptOf`. */
+  readonly accept: number;
+  /** Host end of the cell's veth; 0 where the cell lives in the host's own namespace, or elsewhere. */
+  readonly ifindex: number;
+};
+
+/** Where a remote side is reached: wire endpoint, and the device that the route to it leaves by. */
+export type WireSlot = { readonly endpoint: Endpoint; readonly ifindex: number };
+
+/** One flow as this host translates it. All endpoints of an entry are of one address family. */
+export type FlowEntry = {
+  readonly protocol: Protocol;
+  /** The virtual endpoints, as the transport on this host sees them. */
+  readonly local: Endpoint;
+  readonly remote: Endpoint;
+  /** The local endpoint on the wire: own label at own address for a cell; equal to `local` otherwise. */
+  readonly wireLocal: Endpoint;
+  readonly wireRemote: readonly [WireSlot | undefined, WireSlot | undefined];
+  /** Side of the local, of the remote cell; 0: none. */
+  readonly localSide: number;
+  readonly remoteSide: number;
+  /** Whose socket it is: ifindex of the host end of the cell's veth, or 0 for the host's own namespace. */
+  readonly scope: number;
+};
+
+/** In the order of `enum counter` of osmosis.bpf.c. Packets since the programs were loaded. */
+export const COUNTERS = [
+  'translated_in',
+  'translated_out',
+  'fenced',
+  'stale',
+  'held',
+  'syn_fenced',
+  'unknown',
+  'fragments',
+  'errors',
+] as const;
+export type Counters = Record<(typeof COUNTERS)[number], number>;
+
+/** The value for `Side.accept` that lets in exactly these slots. */
+export function acceptOf(...slots: readonly (0 | 1)[]): number {
+  return slots.reduce<number>((mask, slot) => mask | (1 << slot), 0);
+}

@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * The datapath: three tc programs that rewrite the addresses and ports of exactly the flows that they are told about.
+ *
+ *   from_wire  ingress of a physical device   wire tuple    -> virtual tuple, then into the cell or up the host's stack
+ *   to_wire    egress of a physical device    virtual tuple -> wire tuple, for sockets in the host's own namespace
+ *   from_cell  ingress of a cell's host end   virtual tuple -> wire tuple, for sockets in the cell
+ *
+ * docs/datapath.md has the model. The layouts below are repeated in layout.ts; e2e/datapath.test.ts compares the two.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* The kernel offers some of the helpers below to GPL-compatible programs only. */
+char LICENSE[] SEC("license") = "GPL";
+
+#define FLOWS_MAX 65536
+/* One for each slot of a flow. */
+#define WIRE_TUPLES_MAX (2 * FLOWS_MAX)
+#define SIDES_MAX 16384
+#define LISTENERS_MAX 1024
+
+#define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
+#define IPV4_OFFSET_SOURCE 12
+#define IPV6_OFFSET_SOURCE 8
+#define IPV6_EXTENSIONS_MAX 2
+#define TCP_OFFSET_FLAGS 13
+#define TCP_FLAG_BITS_SYN 0x02
+#define TCP_FLAG_BITS_ACK 0x10
+
+/* Since Linux 6.16: the checksum of an IPv6 packet that the device has summed up (CHECKSUM_COMPLETE) stays as it is. */
+#define L4_CSUM_IPV6 (1ULL << 7)
+
+/* "Not ours, or done": goes on to whatever filters others have put behind ours, and then on its way. */
+#define PASS TC_ACT_UNSPEC
+
+/* In skb->tc_index: translated already, so that the device it leaves by does not look it up a second time. */
+#define TRANSLATED 0x05e0
+
+enum { LOCAL, REMOTE, ENDS };
+
+struct tuple {
+	__be32 address[ENDS][4]; /* IPv4 as ::ffff:a.b.c.d */
+	__be16 port[ENDS];
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct egress_key {
+	struct tuple virtual;
+	__u32 scope; /* 0: the host's own sockets; otherwise the host end of the veth of the cell that has the socket */
+};
+
+struct ingress_value {
+	struct tuple virtual;
+	__u32 local_side;
+	__u32 remote_side;
+	__u32 slot; /* which of the two wire endpoints of the remote side this key has */
+};
+
+struct wire_slot {
+	__be32 address[4];
+	__be16 port; /* 0: unused */
+	__u16 pad;
+	__u32 ifindex;
+};
+
+struct egress_value {
+	__be32 local_address[4];
+	__be16 local_port;
+	__u16 pad;
+	__u32 local_side;
+	__u32 remote_side;
+	struct wire_slot slots[2];
+};
+
+enum side_state { HOME, ARMED, MOVED, HELD, FENCED };
+
+struct side {
+	__u8 state;
+	__u8 active; /* slot that packets to it go to */
+	__u8 accept; /* bit s: packets from slot s are let in */
+	__u8 pad;
+	__u32 ifindex; /* host end of the cell's veth; 0: in the host's own namespace */
+};
+
+struct listener {
+	__be32 address[4]; /* :: for any address, ::ffff:0.0.0.0 for any of IPv4 */
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+enum counter {
+	TRANSLATED_IN,
+	TRANSLATED_OUT,
+	DROPPED_FENCED,
+	DROPPED_STALE,
+	DROPPED_HELD,
+	DROPPED_SYN,
+	DROPPED_UNKNOWN,
+	PASSED_FRAGMENTS,
+	ERRORS,
+	COUNTERS
+};
+
+_Static_assert(sizeof(struct tuple) == 40, "layout.ts");
+_Static_assert(sizeof(struct egress_key) == 44, "layout.ts");
+_Static_assert(sizeof(struct ingress_value) == 52, "layout.ts");
+_Static_assert(sizeof(struct egress_value) == 76, "layout.ts");
+_Static_assert(sizeof(struct side) == 8, "layout.ts");
+_Static_assert(sizeof(struct listener) == 20, "layout.ts");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, WIRE_TUPLES_MAX);
+	__type(key, struct tuple);
+	__type(value, struct ingress_value);
+} ingress SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, FLOWS_MAX);
+	__type(key, struct egress_key);
+	__type(value, struct egress_value);
+} egress SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, SIDES_MAX);
+	__type(key, __u32);
+	__type(value, struct side);
+} sides SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, LISTENERS_MAX);
+	__type(key, struct listener);
+	__type(value, __u32);
+} listeners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+static __always_inline void count(__u32 counter)
+{
+	__u64 *value = bpf_map_lookup_elem(&counters, &counter);
+
+	if (value)
+		*value += 1;
+}
+
+static __always_inline int drop(__u32 counter)
+{
+	count(counter);
+	return TC_ACT_SHOT;
+}
+
+/* Where the headers of a packet are, and which of the two ends in a tuple its source is. */
+struct packet {
+	__u32 l3;
+	__u32 l4;
+	__u32 source;
+	bool ipv6;
+};
+
+enum parsed { FOREIGN, FRAGMENT, WHOLE };
+
+static __always_inline enum parsed parse_ports(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+{
+	__be16 ports[2];
+
+	if (tuple->protocol != IPPROTO_TCP && tuple->protocol != IPPROTO_UDP)
+		return FOREIGN;
+	if (bpf_skb_load_bytes(skb, packet->l4, ports, sizeof(ports)))
+		return FOREIGN;
+	tuple->port[packet->source] = ports[0];
+	tuple->port[!packet->source] = ports[1];
+	return WHOLE;
+}
+
+static __always_inline enum parsed parse_ipv4(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+{
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, packet->l3, &ip, sizeof(ip)))
+		return FOREIGN;
+	if (ip.frag_off & bpf_htons(IPV4_FRAGMENT_BITS))
+		return FRAGMENT;
+	tuple->address[LOCAL][2] = tuple->address[REMOTE][2] = bpf_htonl(0xffff);
+	tuple->address[packet->source][3] = ip.saddr;
+	tuple->address[!packet->source][3] = ip.daddr;
+	tuple->protocol = ip.protocol;
+	packet->l4 = packet->l3 + ip.ihl * 4;
+	return parse_ports(skb, packet, tuple);
+}
+
+static __always_inline enum parsed parse_ipv6(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+{
+	struct ipv6hdr ip;
+	__u8 extension[2]; /* next header, length in 8 bytes without the first */
+	__u8 next;
+	int i;
+
+	if (bpf_skb_load_bytes(skb, packet->l3, &ip, sizeof(ip)))
+		return FOREIGN;
+	__builtin_memcpy(tuple->address[packet->source], &ip.saddr, sizeof(ip.saddr));
+	__builtin_memcpy(tuple->address[!packet->source], &ip.daddr, sizeof(ip.daddr));
+	packet->ipv6 = true;
+	packet->l4 = packet->l3 + sizeof(ip);
+	next = ip.nexthdr;
+#pragma unroll
+	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS)
+			break;
+		if (bpf_skb_load_bytes(skb, packet->l4, extension, sizeof(extension)))
+			return FOREIGN;
+		next = extension[0];
+		packet->l4 += (extension[1] + 1) * 8;
+	}
+	if (next == IPPROTO_FRAGMENT)
+		return FRAGMENT;
+	tuple->protocol = next;
+	return parse_ports(skb, packet, tuple);
+}
+
+/* Fills in `packet` (all but its source) and `tuple`, which the caller has zeroed. */
+static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+{
+	packet->l3 = ETH_HLEN;
+	packet->ipv6 = false;
+	/* A tagged frame belongs to a VLAN device, which has tc hooks of its own. */
+	if (skb->vlan_present)
+		return FOREIGN;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return parse_ipv4(skb, packet, tuple);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(skb, packet, tuple);
+	return FOREIGN;
+}
+
+static __always_inline bool same_addresses(const struct tuple *a, const struct tuple *b)
+{
+	return a->address[LOCAL][0] == b->address[LOCAL][0] && a->address[LOCAL][1] == b->address[LOCAL][1] &&
+	       a->address[LOCAL][2] == b->address[LOCAL][2] && a->address[LOCAL][3] == b->address[LOCAL][3] &&
+	       a->address[REMOTE][0] == b->address[REMOTE][0] && a->address[REMOTE][1] == b->address[REMOTE][1] &&
+	       a->address[REMOTE][2] == b->address[REMOTE][2] && a->address[REMOTE][3] == b->address[REMOTE][3];
+}
+
+static __always_inline bool same_ports(const struct tuple *a, const struct tuple *b)
+{
+	return a->port[LOCAL] == b->port[LOCAL] && a->port[REMOTE] == b->port[REMOTE];
+}
+
+static __always_inline long rewrite_addresses(struct __sk_buff *skb, const struct packet *packet, __u32 checksum,
+					      __u64 flags, const struct tuple *from, const struct tuple *to)
+{
+	/* The leading bytes of mapped IPv4 addresses are alike and cancel out, so one sum serves both families. */
+	__s64 difference = bpf_csum_diff((__be32 *)from->address, sizeof(from->address), (__be32 *)to->address,
+					 sizeof(to->address), 0);
+	__be32 pair[2];
+	long failed;
+
+	flags |= BPF_F_PSEUDO_HDR;
+	if (packet->ipv6) {
+		/* An older kernel refuses the flag, before it has touched anything. */
+		failed = bpf_l4_csum_replace(skb, checksum, 0, difference, flags | L4_CSUM_IPV6);
+		if (failed)
+			failed = bpf_l4_csum_replace(skb, checksum, 0, difference, flags);
+		failed |= bpf_skb_store_bytes(skb, packet->l3 + IPV6_OFFSET_SOURCE, to->address[packet->source], 16, 0);
+		failed |= bpf_skb_store_bytes(skb, packet->l3 + IPV6_OFFSET_SOURCE + 16, to->address[!packet->source],
+					      16, 0);
+		return failed;
+	}
+	pair[0] = to->address[packet->source][3];
+	pair[1] = to->address[!packet->source][3];
+	failed = bpf_l4_csum_replace(skb, checksum, 0, difference, flags);
+	failed |= bpf_l3_csum_replace(skb, packet->l3 + offsetof(struct iphdr, check), 0, difference, 0);
+	failed |= bpf_skb_store_bytes(skb, packet->l3 + IPV4_OFFSET_SOURCE, pair, sizeof(pair), 0);
+	return failed;
+}
+
+static __always_inline long rewrite_ports(struct __sk_buff *skb, const struct packet *packet, __u32 checksum,
+					  __u64 flags, const struct tuple *from, const struct tuple *to)
+{
+	__s64 difference = bpf_csum_diff((__be32 *)from->port, sizeof(from->port), (__be32 *)to->port,
+					 sizeof(to->port), 0);
+	__be16 ports[2] = { to->port[packet->source], to->port[!packet->source] };
+
+	return bpf_l4_csum_replace(skb, checksum, 0, difference, flags) |
+	       bpf_skb_store_bytes(skb, packet->l4, ports, sizeof(ports), 0);
+}
+
+/* Only what differs is written. Returns non-zero where the kernel refused (no memory to unshare the headers). */
+static __always_inline long rewrite(struct __sk_buff *skb, const struct packet *packet, const struct tuple *from,
+				    const struct tuple *to)
+{
+	bool udp = from->protocol == IPPROTO_UDP;
+	__u32 checksum = packet->l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
+	/* A UDP checksum of zero means "none": it stays zero, and none that was computed becomes zero. */
+	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
+	long failed = 0;
+
+	if (!same_addresses(from, to))
+		failed = rewrite_addresses(skb, packet, checksum, flags, from, to);
+	if (!failed && !same_ports(from, to))
+		failed = rewrite_ports(skb, packet, checksum, flags, from, to);
+	return failed;
+}
+
+/* A connection that would be set up with a process that is about to be frozen: its SYN is dropped and comes again. */
+static __always_inline bool is_fenced_syn(struct __sk_buff *skb, const struct packet *packet, const struct tuple *tuple)
+{
+	struct listener key = { .port = tuple->port[LOCAL], .protocol = tuple->protocol };
+	__u8 flags;
+
+	if (tuple->protocol != IPPROTO_TCP)
+		return false;
+	if (bpf_skb_load_bytes(skb, packet->l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)))
+		return false;
+	if ((flags & (TCP_FLAG_BITS_SYN | TCP_FLAG_BITS_ACK)) != TCP_FLAG_BITS_SYN)
+		return false;
+	if (bpf_map_lookup_elem(&listeners, &key))
+		return true;
+	if (!packet->ipv6) {
+		key.address[2] = bpf_htonl(0xffff);
+		if (bpf_map_lookup_elem(&listeners, &key))
+			return true;
+	}
+	__builtin_memcpy(key.address, tuple->address[LOCAL], sizeof(key.address));
+	return bpf_map_lookup_elem(&listeners, &key);
+}
+
+SEC("tc")
+int from_wire(struct __sk_buff *skb)
+{
+	struct packet packet = { .source = REMOTE };
+	struct ingress_value *flow;
+	struct tuple wire = {};
+	struct side *side;
+	__u32 cell = 0;
+
+	/* What is passing by another host's MAC address (a promiscuous device) is not ours. */
+	if (skb->pkt_type != PACKET_HOST)
+		return PASS;
+	switch (parse(skb, &packet, &wire)) {
+	case FOREIGN:
+		return PASS;
+	case FRAGMENT:
+		count(PASSED_FRAGMENTS);
+		return PASS;
+	case WHOLE:
+		break;
+	}
+	flow = bpf_map_lookup_elem(&ingress, &wire);
+	if (!flow)
+		return is_fenced_syn(skb, &packet, &wire) ? drop(DROPPED_SYN) : PASS;
+	if (flow->local_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->local_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED)
+			return drop(DROPPED_FENCED);
+		cell = side->ifindex;
+	}
+	if (flow->remote_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED)
+			return drop(DROPPED_FENCED);
+		if (!(side->accept >> (flow->slot & 1) & 1))
+			return drop(DROPPED_STALE);
+	}
+	if (rewrite(skb, &packet, &wire, &flow->virtual))
+		return drop(ERRORS);
+	count(TRANSLATED_IN);
+	return cell ? bpf_redirect_peer(cell, 0) : PASS;
+}
+
+/* ARP and neighbour discovery are between a cell and its host; nothing else may get from a cell into its host. */
+static __always_inline bool is_between_neighbours(struct __sk_buff *skb, const struct tuple *tuple)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return tuple->protocol == IPPROTO_ICMPV6;
+	return skb->protocol == bpf_htons(ETH_P_ARP);
+}
+
+/* Both ways out. `scope` as in struct egress_key. */
+static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
+{
+	struct packet packet = { .source = LOCAL };
+	struct egress_key key = { .scope = scope };
+	struct tuple wire = {};
+	struct egress_value *flow;
+	struct wire_slot *slot;
+	struct side *side;
+	__u32 active = 0;
+
+	switch (parse(skb, &packet, &key.virtual)) {
+	case FOREIGN:
+		return scope && !is_between_neighbours(skb, &key.virtual) ? drop(DROPPED_UNKNOWN) : PASS;
+	case FRAGMENT:
+		count(PASSED_FRAGMENTS);
+		return scope ? TC_ACT_SHOT : PASS;
+	case WHOLE:
+		break;
+	}
+	flow = bpf_map_lookup_elem(&egress, &key);
+	if (!flow)
+		return scope ? drop(DROPPED_UNKNOWN) : PASS;
+	if (flow->local_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->local_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED)
+			return drop(DROPPED_FENCED);
+	}
+	if (flow->remote_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED)
+			return drop(DROPPED_FENCED);
+		if (side->state == HELD)
+			return drop(DROPPED_HELD);
+		active = side->active & 1;
+	}
+	slot = &flow->slots[active];
+	if (!slot->port)
+		return drop(ERRORS);
+
+	__builtin_memcpy(wire.address[LOCAL], flow->local_address, sizeof(flow->local_address));
+	__builtin_memcpy(wire.address[REMOTE], slot->address, sizeof(slot->address));
+	wire.port[LOCAL] = flow->local_port;
+	wire.port[REMOTE] = slot->port;
+	if (!scope && same_addresses(&key.virtual, &wire) && same_ports(&key.virtual, &wire))
+		return PASS;
+	if (rewrite(skb, &packet, &key.virtual, &wire))
+		return drop(ERRORS);
+	count(TRANSLATED_OUT);
+	skb->tc_index = TRANSLATED;
+	return bpf_redirect_neigh(slot->ifindex, NULL, 0, 0);
+}
+
+SEC("tc")
+int to_wire(struct __sk_buff *skb)
+{
+	/* It has been here, or in from_cell, and bpf_redirect_neigh has sent it on. */
+	if (skb->tc_index == TRANSLATED) {
+		skb->tc_index = 0;
+		return PASS;
+	}
+	return leave(skb, 0);
+}
+
+SEC("tc")
+int from_cell(struct __sk_buff *skb)
+{
+	return leave(skb, skb->ifindex);
+}

@@ -1,0 +1,127 @@
+/**
+ * What is in the maps, mirrored, so that the agent knows which keys a change makes stale. Pure: a change of the mirror
+ * answers with the elements to write and to delete, in that order.
+ */
+import { endpointText, flowKey } from '../address.ts';
+import { OsmosisError } from '../error.ts';
+import { encodeEgressKey, encodeEgressValue, encodeIngress, encodeTuple, type Tuple } from './layout.ts';
+import type { FlowEntry } from './model.ts';
+
+/** As in osmosis.bpf.c. */
+export const FLOWS_MAX = 65_536;
+export const SIDES_MAX = 16_384;
+export const LISTENERS_MAX = 1_024;
+
+export type Change = {
+  readonly map: 'ingress' | 'egress';
+  readonly key: Uint8Array;
+  /** Without it the element is deleted. */
+  readonly value?: Uint8Array;
+};
+
+export type FlowTable = {
+  /** By scope and virtual endpoints. */
+  readonly flows: Map<string, FlowEntry>;
+  /** Wire tuple → the flow, by its key in `flows`, whose packets have it. */
+  readonly wires: Map<string, string>;
+};
+
+export function createTable(flows: readonly FlowEntry[] = []): FlowTable {
+  const table: FlowTable = { flows: new Map(), wires: new Map() };
+  for (const flow of flows) record(table, flow);
+  return table;
+}
+
+/** Enters a flow or replaces the one of the same scope and virtual endpoints. Throws before anything is changed. */
+export function putFlow(table: FlowTable, flow: FlowEntry): Change[] {
+  const key = keyOf(flow);
+  checkFlow(flow);
+  for (const [wire] of wiresOf(flow)) checkFree(table, key, wire);
+  if (!table.flows.has(key) && table.flows.size >= FLOWS_MAX) throw full(`${FLOWS_MAX} flows`);
+  const stale = forget(table, key);
+  record(table, flow);
+  // The way in is there before the first packet goes out that could be answered.
+  return [
+    ...wiresOf(flow).map(([wire, slot]) => write('ingress', encodeTuple(wire), encodeIngress(flow, slot))),
+    write('egress', encodeEgressKey(flow), encodeEgressValue(flow)),
+    ...stale
+      .filter((wire) => !table.wires.has(flowKey(wire)))
+      .map((wire) => erase('ingress', encodeTuple(wire))),
+  ];
+}
+
+/** Takes the flow of this scope and these virtual endpoints out; no change where it is not there. */
+export function removeFlow(
+  table: FlowTable,
+  flow: Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>,
+): Change[] {
+  const known = table.flows.get(keyOf(flow));
+  if (known === undefined) return [];
+  const wires = forget(table, keyOf(flow));
+  return [
+    erase('egress', encodeEgressKey(known)),
+    ...wires.map((wire) => erase('ingress', encodeTuple(wire))),
+  ];
+}
+
+export function full(what: string): OsmosisError {
+  return new OsmosisError('DATAPATH', `the datapath holds ${what} and no more; move fewer at a time`);
+}
+
+function keyOf(flow: Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>): string {
+  return `${flow.scope} ${flowKey(flow)}`;
+}
+
+function record(table: FlowTable, flow: FlowEntry): void {
+  table.flows.set(keyOf(flow), flow);
+  for (const [wire] of wiresOf(flow)) table.wires.set(flowKey(wire), keyOf(flow));
+}
+
+function forget(table: FlowTable, key: string): Tuple[] {
+  const known = table.flows.get(key);
+  const wires = known === undefined ? [] : wiresOf(known).map(([wire]) => wire);
+  for (const wire of wires) table.wires.delete(flowKey(wire));
+  table.flows.delete(key);
+  return wires;
+}
+
+function wiresOf({ protocol, wireLocal, wireRemote }: FlowEntry): [Tuple, 0 | 1][] {
+  const tuples: [Tuple, 0 | 1][] = [];
+  for (const slot of [0, 1] as const) {
+    const remote = wireRemote[slot]?.endpoint;
+    if (remote !== undefined) tuples.push([{ protocol, local: wireLocal, remote }, slot]);
+  }
+  return tuples;
+}
+
+function checkFlow(flow: FlowEntry): void {
+  const slots = flow.wireRemote.flatMap((slot) => (slot === undefined ? [] : [slot.endpoint]));
+  const endpoints = [flow.local, flow.remote, flow.wireLocal, ...slots];
+  const families = new Set(endpoints.map(({ address }) => address.includes(':')));
+  const [first, second] = slots.map(endpointText);
+  if (slots.length === 0) throw bad(flow, 'has no wire endpoint of its remote side');
+  if (first === second) throw bad(flow, 'has the same wire endpoint in both slots');
+  if (families.size !== 1) throw bad(flow, 'mixes IPv4 and IPv6');
+  if (endpoints.some(({ port }) => port === 0)) throw bad(flow, 'has port 0');
+}
+
+function checkFree(table: FlowTable, key: string, wire: Tuple): void {
+  const owner = table.wires.get(flowKey(wire));
+  if (owner === undefined || owner === key) return;
+  throw new OsmosisError(
+    'DATAPATH',
+    `${flowKey(wire)} on the wire belongs to flow ${owner} already, not to ${key}`,
+  );
+}
+
+function bad(flow: FlowEntry, problem: string): OsmosisError {
+  return new OsmosisError('DATAPATH', `flow ${flowKey(flow)} ${problem}; this is a bug, please report it`);
+}
+
+function write(map: Change['map'], key: Uint8Array, value: Uint8Array): Change {
+  return { map, key, value };
+}
+
+function erase(map: Change['map'], key: Uint8Array): Change {
+  return { map, key };
+}

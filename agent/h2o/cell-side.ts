@@ -1,0 +1,126 @@
+/** The cell side of H2O: HELLO and its WELCOMEs while the process runs, MOVE and BYE until they are acknowledged. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Flow, flowKey } from '../address.ts';
+import { answers, encodeHello, type Hello, splitHello, type Welcome } from '../wire/h2o.ts';
+import { type Claim, claimedFlows } from '../wire/h2o-claims.ts';
+import { type Acknowledged, isDrop, type Label } from '../wire/h2o-layout.ts';
+import { type Ack, consumeAck, type Session } from '../wire/h2o-session.ts';
+import type { H2oSocket } from './socket.ts';
+
+/** A HELLO part is sent this often before its peer counts as silent. */
+export const HELLO_TRIES_MAX = 5;
+const HELLO_RETRY_MS = 200;
+/** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
+const ACK_RETRY_FIRST_MS = 20;
+const ACK_RETRY_LAST_MS = 1_000;
+const ACK_TOTAL_MS_MAX = 600_000;
+
+export type HelloResult = {
+  /** No agent answered for some part. */
+  readonly silent: boolean;
+  /** Flows (cell's view) that the peer has and lets this cell claim, as flowKey. */
+  readonly claimable: ReadonlySet<string>;
+  /** All zeros, or the peer's key for the session. */
+  readonly peerPublicKey: Uint8Array | undefined;
+};
+
+/** Claims of `flows` (cell's view), armed where `labels` has their endpoint. */
+export function claimsOf(flows: readonly Flow[], labels: readonly Label[]): Claim[] {
+  const wires = new Map(labels.map(({ protocol, virtual, wire }) => [`${protocol} ${virtual.address} ${virtual.port}`, wire]));
+  const groups = Map.groupBy(flows, ({ protocol, local, remote }) => `${protocol} ${local.address} ${local.port} ${remote.address}`);
+  return [...groups.values()].flatMap((same) => {
+    const [first] = same;
+    if (first === undefined) return [];
+    const { protocol, local, remote } = first;
+    const arm = wires.get(`${protocol} ${local.address} ${local.port}`);
+    return [
+      { protocol, local, peerAddress: remote.address, peerPorts: same.map((flow) => flow.remote.port), ...(arm === undefined ? {} : { arm }) },
+    ];
+  });
+}
+
+/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after HELLO_TRIES_MAX tries. */
+export async function exchangeHello(
+  socket: H2oSocket,
+  address: string,
+  hello: Omit<Hello, 'type' | 'part' | 'parts'>,
+  signal: AbortSignal,
+): Promise<HelloResult> {
+  const waiting = new Map(splitHello(hello).map((part) => [part.part, part]));
+  const claimable = new Set<string>();
+  let peerPublicKey: Uint8Array | undefined;
+  let wake: (() => void) | undefined;
+  const stop = socket.listen((message) => {
+    if (message.type !== 'welcome') return;
+    const part = waiting.get(message.part);
+    if (part === undefined || !answers(message, part)) return;
+    // Two keys in one transaction: somebody answers in the peer's place. Neither is believed.
+    if (isOtherKey(message.publicKey, peerPublicKey)) return;
+    waiting.delete(part.part);
+    addClaimable(message, part, claimable);
+    if (message.publicKey.some((byte) => byte !== 0)) peerPublicKey = message.publicKey;
+    if (waiting.size === 0) wake?.();
+  });
+  try {
+    for (let tries = 0; tries < HELLO_TRIES_MAX && waiting.size > 0; tries++) {
+      signal.throwIfAborted();
+      const answered = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      for (const part of waiting.values()) socket.send(encodeHello(part), address);
+      await Promise.race([answered, sleep(HELLO_RETRY_MS, undefined, { signal })]);
+    }
+  } finally {
+    stop();
+  }
+  return { silent: waiting.size > 0, claimable, peerPublicKey };
+}
+
+function isOtherKey(key: Uint8Array, known: Uint8Array | undefined): boolean {
+  return known !== undefined && key.some((byte) => byte !== 0) && Buffer.compare(key, known) !== 0;
+}
+
+function addClaimable(welcome: Welcome, part: Hello, claimable: Set<string>): void {
+  claimedFlows(part.claims).forEach((flow, index) => {
+    if (welcome.claimable[index] === true) claimable.add(flowKey(flow));
+  });
+}
+
+export type Sent = { readonly type: Acknowledged; readonly epoch: number };
+
+/**
+ * Sends `datagram` to `address` until its ACK comes: the identical bytes each time. Undefined when the time is up or
+ * `signal` fires.
+ */
+export async function sendUntilAcknowledged(
+  socket: H2oSocket,
+  address: string,
+  { session, sent, datagram }: { session: Session; sent: Sent; datagram: Uint8Array },
+  signal: AbortSignal,
+): Promise<Ack | undefined> {
+  let ack: Ack | undefined;
+  let wake: (() => void) | undefined;
+  const stop = socket.listen((message) => {
+    if (message.type !== 'ack') return;
+    const opened = consumeAck(session, sent, message);
+    if (isDrop(opened)) return;
+    ack = opened;
+    wake?.();
+  });
+  try {
+    let wait = ACK_RETRY_FIRST_MS;
+    for (let waited = 0; waited < ACK_TOTAL_MS_MAX && ack === undefined; waited += wait) {
+      const answered = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
+      socket.send(datagram, address);
+      await Promise.race([answered, sleep(wait, undefined, { signal, ref: false })]);
+      wait = Math.min(wait * 2, ACK_RETRY_LAST_MS);
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  } finally {
+    stop();
+  }
+  return ack;
+}

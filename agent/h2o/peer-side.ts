@@ -1,0 +1,341 @@
+/**
+ * The peer side of H2O: what this host does for cells of other hosts that its own processes talk to. It arms, flips and
+ * forgets flows in the datapath; whether a message is to be believed is decided in wire/h2o-peer.ts.
+ */
+import { randomInt } from 'node:crypto';
+import { type Endpoint, type Flow, flowKey } from '../address.ts';
+import type { Datapath } from '../datapath/datapath.ts';
+import { acceptOf, type FlowEntry, type WireSlot } from '../datapath/model.ts';
+import { routeTo } from '../host/routes.ts';
+import { tcpSockets } from '../proc/sockets.ts';
+import { Store } from '../state/store.ts';
+import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
+import { claimedFlows } from '../wire/h2o-claims.ts';
+import { DROP_REASONS, H2O_PORT, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
+import { type Accepted, arm, consumeFromCell, pairFor, type PeerState, stateFor } from '../wire/h2o-peer.ts';
+import type { H2oSocket, Sender } from './socket.ts';
+
+/** Cells of other hosts that this host knows at once. */
+const CELLS_MAX = 4_096;
+/** Datagrams that wait for their turn; more are dropped, and their senders send again. */
+const QUEUE_MAX = 1_024;
+/** HELLO parts a second that are looked at, and the burst: each may cost a look at the kernel's socket table. */
+const HELLO_PER_SECOND_MAX = 500;
+const HELLO_BURST_MAX = 1_000;
+/** The kernel's socket table may be this old when a HELLO is checked against it. */
+const SOCKETS_AGE_MS_MAX = 50;
+/** An armed move that has not happened after this long will not: longer than every deadline of a migration together. */
+const ARMED_MS_MAX = 600_000;
+/** Keys of a cell with no flow here are kept this long for its next HELLO. */
+const IDLE_MS_MAX = 60_000;
+const SWEEP_MS = 2_000;
+/** A flow is forgotten when its socket is missing in this many sweeps in a row. */
+const SWEEPS_MISSING_MAX = 2;
+const BOTH_SLOTS = acceptOf(0, 1);
+const ROUTE_AGE_MS_MAX = 500;
+
+type PeerFlow = { entry: FlowEntry; missing: number };
+
+/** What this host keeps of one cell (and one of its own addresses): keys, a side in the datapath, flows. */
+type PeerRecord = {
+  cell: string;
+  state: PeerState;
+  side: number;
+  active: 0 | 1;
+  /** By flowKey of this host's view. */
+  flows: Map<string, PeerFlow>;
+  armedAt: number | undefined;
+  touchedAt: number;
+};
+type StoredRecord = Omit<PeerRecord, 'flows'> & { flows: PeerFlow[] };
+
+type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
+
+export class PeerSide {
+  readonly #socket: H2oSocket;
+  readonly #datapath: Datapath;
+  readonly #store: Store<StoredRecord>;
+  readonly #log: Log;
+  readonly #records = new Map<number, PeerRecord>();
+  #turn: Promise<void> = Promise.resolve();
+  #queued = 0;
+  #tokens = HELLO_BURST_MAX;
+  #tokensAt = Date.now();
+  #sockets: { at: number; keys: Set<string> } = { at: 0, keys: new Set() };
+  readonly #routes = new Map<string, { at: number; ifindex: number }>();
+  #sweeper: NodeJS.Timeout | undefined;
+
+  constructor(socket: H2oSocket, datapath: Datapath, directory: string, log: Log) {
+    this.#socket = socket;
+    this.#datapath = datapath;
+    this.#store = new Store(directory);
+    this.#log = log;
+  }
+
+  start(): void {
+    for (const stored of this.#store.all()) {
+      const flows = new Map(stored.flows.map((flow) => [flowKey(flow.entry), flow]));
+      this.#records.set(stored.side, { ...stored, flows });
+    }
+    this.#socket.listen((message, from) => this.#enqueue(message, from));
+    this.#sweeper = setInterval(() => this.#inTurn(() => this.#sweep()), SWEEP_MS);
+    this.#sweeper.unref();
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#sweeper);
+    await this.#turn;
+  }
+
+  /** One row a cell, for `osmosis ps` and `osmosis datapath`. */
+  list(): { cell: string; epoch: number; flows: number; state: string; wire: string[] }[] {
+    return [...this.#records.values()].map(({ cell, state, flows, active, armedAt }) => ({
+      cell,
+      epoch: state.epoch,
+      flows: flows.size,
+      state: armedAt !== undefined ? 'armed' : state.epoch > 0 ? 'moved' : 'home',
+      wire: [...new Set([...flows.values()].map(({ entry }) => entry.wireRemote[active]?.endpoint.address ?? ''))],
+    }));
+  }
+
+  #enqueue(message: Message, from: Sender): void {
+    const forUs = message.type === 'hello' || message.type === 'move' || message.type === 'hold' || message.type === 'bye';
+    if (!forUs || this.#queued >= QUEUE_MAX) return;
+    this.#queued++;
+    this.#inTurn(async () => {
+      this.#queued--;
+      if (message.type === 'hello') await this.#hello(message, from);
+      else await this.#sealed(message as Sealed, from);
+    });
+  }
+
+  /** One after the other: two messages about one cell must not meet half done. */
+  #inTurn(step: () => Promise<void>): void {
+    this.#turn = this.#turn.then(step).catch((error: unknown) => {
+      this.#log.warn({ error: error instanceof Error ? error.message : String(error) }, 'a datagram could not be served');
+    });
+  }
+
+  async #hello(hello: Hello, from: Sender): Promise<void> {
+    // Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it.
+    if (from.port !== H2O_PORT || !this.#takeToken()) return;
+    const cell = hex(hello.cell);
+    const known = this.#recordsOf(cell);
+    const flows = claimedFlows(hello.claims);
+    const claimable = flows.map((flow) => this.#isClaimable(flow, cell, from.address));
+    const state = claimable.includes(true) ? pairFor(hello, known.map((record) => record.state)) : undefined;
+    if (state === undefined) return this.#welcome(hello, flows.map(() => false), new Uint8Array(KEY_BYTES), from);
+    const record = known.find((each) => each.state === state) ?? this.#newRecord(cell, state);
+    if (record === undefined) return;
+    record.state = arm(state, hello);
+    record.touchedAt = Date.now();
+    const taken = flows.filter((_flow, index) => claimable[index]);
+    const arms = new Map(hello.claims.flatMap(({ arm: wire, local }) => (wire === undefined ? [] : [[endpointKey(local), wire]])));
+    if (arms.size > 0) await this.#arm(record, taken, arms);
+    this.#save(record);
+    this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
+  }
+
+  #welcome(hello: Hello, claimable: boolean[], publicKey: Uint8Array, { address, port }: Sender): void {
+    const { cell, transaction, epoch, part, parts } = hello;
+    this.#socket.send(encodeWelcome({ type: 'welcome', cell, transaction, epoch, publicKey, part, parts, claimable }), address, port);
+  }
+
+  /** `flow` is the cell's view: its remote endpoint is ours. It must exist here, and be now where the HELLO came from. */
+  #isClaimable(flow: Flow, cell: string, from: string): boolean {
+    const key = flowKey(ownView(flow));
+    if (!this.#kernelHas(key)) return false;
+    for (const record of this.#records.values()) {
+      const found = record.flows.get(key);
+      if (found === undefined) continue;
+      if (record.cell !== cell && record.state.epoch > 0) return false;
+      if (record.state.epoch > 0) return found.entry.wireRemote[record.active]?.endpoint.address === from;
+    }
+    return flow.local.address === from;
+  }
+
+  #kernelHas(key: string): boolean {
+    if (Date.now() - this.#sockets.at > SOCKETS_AGE_MS_MAX) this.#readSockets();
+    return this.#sockets.keys.has(key);
+  }
+
+  #readSockets(): void {
+    const keys = new Set(tcpSockets('self').filter(({ state }) => state !== 'listen').map((socket) => flowKey(socket)));
+    this.#sockets = { at: Date.now(), keys };
+  }
+
+  #newRecord(cell: string, state: PeerState): PeerRecord | undefined {
+    if (this.#records.size >= CELLS_MAX) return undefined;
+    const side = randomInt(1, 2 ** 31);
+    const record: PeerRecord = { cell, state, side, active: 0, flows: new Map(), armedAt: undefined, touchedAt: Date.now() };
+    this.#records.set(side, record);
+    return record;
+  }
+
+  /** The new place is understood from here on; packets to the cell still go to the old one. */
+  async #arm(record: PeerRecord, flows: readonly Flow[], wires: ReadonlyMap<string, Endpoint>): Promise<void> {
+    const armed = new Map<string, PeerFlow>();
+    for (const flow of flows) {
+      const wire = wires.get(endpointKey(flow.local));
+      if (wire === undefined) continue;
+      const mine = ownView(flow);
+      const key = flowKey(mine);
+      for (const other of this.#records.values()) if (other !== record) other.flows.delete(key);
+      const current = record.flows.get(key)?.entry.wireRemote[record.active] ?? (await this.#slot(mine.remote));
+      const next = await this.#slot(wire);
+      const wireRemote = record.active === 0 ? ([current, next] as const) : ([next, current] as const);
+      const entry = { ...mine, wireLocal: mine.local, wireRemote, localSide: 0, remoteSide: record.side, scope: 0 };
+      armed.set(key, { missing: 0, entry });
+    }
+    await this.#datapath.putSide({ id: record.side, state: 'armed', active: record.active, accept: BOTH_SLOTS, ifindex: 0 });
+    await this.#datapath.putFlows([...armed.values()].map(({ entry }) => entry));
+    for (const [key, flow] of armed) record.flows.set(key, flow);
+    record.armedAt = Date.now();
+  }
+
+  /** Routes are asked for once an address and a while: 10,000 flows have one place to go. */
+  async #slot(endpoint: Endpoint): Promise<WireSlot> {
+    const known = this.#routes.get(endpoint.address);
+    if (known !== undefined && Date.now() - known.at < ROUTE_AGE_MS_MAX) return { endpoint, ifindex: known.ifindex };
+    const { ifindex, device } = await routeTo(endpoint.address);
+    await this.#datapath.attachDevice(device);
+    this.#routes.set(endpoint.address, { at: Date.now(), ifindex });
+    return { endpoint, ifindex };
+  }
+
+  async #sealed(sealed: Sealed, from: Sender): Promise<void> {
+    const known = this.#recordsOf(hex(sealed.cell));
+    const state = stateFor(sealed, known.map((record) => record.state));
+    const record = known.find((each) => each.state === state);
+    if (state === undefined || record === undefined) return this.#socket.drop('session');
+    const consumed = consumeFromCell(state, sealed);
+    if (consumed.outcome === 'dropped') {
+      record.state = consumed.state;
+      this.#log.warn({ cell: record.cell, from: from.address, reason: DROP_REASONS[consumed.reason] }, 'sealed message dropped');
+      return this.#socket.drop(consumed.reason);
+    }
+    if (consumed.outcome === 'accepted') {
+      await this.#apply(record, consumed.message);
+      record.state = consumed.state;
+      record.touchedAt = Date.now();
+      if (this.#records.has(record.side)) this.#save(record);
+    }
+    this.#socket.send(consumed.ack, from.address, from.port);
+  }
+
+  async #apply(record: PeerRecord, message: Accepted): Promise<void> {
+    switch (message.type) {
+      case 'move':
+        return this.#move(record, message.labels);
+      case 'hold':
+        // Suspended for any length of time: what is armed stays so.
+        record.armedAt = undefined;
+        return this.#datapath.putSide({ id: record.side, state: 'held', active: record.active, accept: acceptOf(record.active), ifindex: 0 });
+      case 'bye':
+        return message.reason === 'aborted' ? this.#disarm(record) : this.#forget(record);
+    }
+  }
+
+  /** One update flips every flow of the cell. Labels other than the armed ones, which nobody had proved, come first. */
+  async #move(record: PeerRecord, labels: readonly Label[]): Promise<void> {
+    const next = record.active === 0 ? 1 : 0;
+    const started = performance.now();
+    await this.#correct(record, labels, next);
+    await this.#datapath.putSide({ id: record.side, state: 'moved', active: next, accept: acceptOf(next), ifindex: 0 });
+    const flip_ms = performance.now() - started;
+    record.active = next;
+    record.armedAt = undefined;
+    const to = [...new Set(labels.map(({ wire }) => wire.address))];
+    this.#log.info({ cell: record.cell, flows: record.flows.size, to, flip_ms }, 'cell moved');
+  }
+
+  async #correct(record: PeerRecord, labels: readonly Label[], next: 0 | 1): Promise<void> {
+    const wires = new Map(labels.map(({ virtual, wire }) => [endpointKey(virtual), wire]));
+    const wrong: PeerFlow[] = [];
+    for (const flow of record.flows.values()) {
+      const wire = wires.get(endpointKey(flow.entry.remote));
+      const armed = flow.entry.wireRemote[next]?.endpoint;
+      if (wire === undefined || (armed !== undefined && endpointKey(armed) === endpointKey(wire))) continue;
+      const slot = await this.#slot(wire);
+      const current = flow.entry.wireRemote[record.active];
+      flow.entry = { ...flow.entry, wireRemote: next === 0 ? [slot, current] : [current, slot] };
+      wrong.push(flow);
+    }
+    if (wrong.length > 0) await this.#datapath.putFlows(wrong.map(({ entry }) => entry));
+  }
+
+  /** The move will not happen: the cell goes on where it is. */
+  async #disarm(record: PeerRecord): Promise<void> {
+    if (record.armedAt === undefined) return;
+    record.armedAt = undefined;
+    if (record.state.pair.epoch === 0) return this.#dropFlows(record, [...record.flows.values()]);
+    for (const flow of record.flows.values()) flow.entry = withoutSlot(flow.entry, record.active === 0 ? 1 : 0);
+    await this.#datapath.putSide({ id: record.side, state: 'moved', active: record.active, accept: acceptOf(record.active), ifindex: 0 });
+    await this.#datapath.putFlows([...record.flows.values()].map(({ entry }) => entry));
+  }
+
+  async #forget(record: PeerRecord): Promise<void> {
+    await this.#dropFlows(record, [...record.flows.values()]);
+    this.#records.delete(record.side);
+    this.#store.remove(String(record.side));
+  }
+
+  async #dropFlows(record: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
+    await this.#datapath.removeFlows(flows.map(({ entry }) => entry));
+    for (const { entry } of flows) record.flows.delete(flowKey(entry));
+    if (record.flows.size > 0) return;
+    await this.#datapath.removeSide(record.side);
+    await this.#datapath.removeIfEmpty();
+    // The devices may be detached now: whoever arms next attaches them anew.
+    this.#routes.clear();
+  }
+
+  /** Ended connections, moves that never came, keys that nobody used: nothing of ours outlives its use. */
+  async #sweep(): Promise<void> {
+    if (this.#records.size === 0) return;
+    this.#readSockets();
+    for (const record of [...this.#records.values()]) {
+      for (const [key, flow] of record.flows) flow.missing = this.#sockets.keys.has(key) ? 0 : flow.missing + 1;
+      const ended = [...record.flows.values()].filter(({ missing }) => missing >= SWEEPS_MISSING_MAX);
+      if (ended.length > 0) await this.#dropFlows(record, ended);
+      if (record.armedAt !== undefined && Date.now() - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
+      if (record.flows.size === 0 && Date.now() - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
+      else if (ended.length > 0) this.#save(record);
+    }
+  }
+
+  #save(record: PeerRecord): void {
+    this.#store.put(String(record.side), { ...record, flows: [...record.flows.values()] });
+  }
+
+  #recordsOf(cell: string): PeerRecord[] {
+    return [...this.#records.values()].filter((record) => record.cell === cell);
+  }
+
+  #takeToken(): boolean {
+    const now = Date.now();
+    this.#tokens = Math.min(HELLO_BURST_MAX, this.#tokens + ((now - this.#tokensAt) * HELLO_PER_SECOND_MAX) / 1000);
+    this.#tokensAt = now;
+    if (this.#tokens < 1) return false;
+    this.#tokens--;
+    return true;
+  }
+}
+
+/** The same flow as this host's sockets see it. */
+function ownView({ protocol, local, remote }: Flow): Flow {
+  return { protocol, local: remote, remote: local };
+}
+
+function endpointKey({ address, port }: Endpoint): string {
+  return `${address} ${port}`;
+}
+
+function withoutSlot(entry: FlowEntry, slot: 0 | 1): FlowEntry {
+  const [first, second] = entry.wireRemote;
+  return { ...entry, wireRemote: slot === 0 ? [undefined, second] : [first, undefined] };
+}
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex');
+}

@@ -1,0 +1,150 @@
+/** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
+import type { Cell } from './cell/registry.ts';
+import { runCell } from './cell/run.ts';
+import type { AgentContext } from './context.ts';
+import type { Snapshot } from './control/protocol.ts';
+import type { Call, Handlers } from './control/server.ts';
+import { OsmosisError } from './error.ts';
+import { claimsOf, exchangeHello } from './h2o/cell-side.ts';
+import type { PeerSide } from './h2o/peer-side.ts';
+import { hostFacts } from './host/facts.ts';
+import { preflightChecks } from './host/preflight.ts';
+import { ownAddresses } from './host/routes.ts';
+import type { Coordinator } from './migration/coordinator.ts';
+import { fileFact } from './proc/files.ts';
+import { inspectTree, type Tree } from './proc/inspect.ts';
+import { commandLine } from './proc/tree.ts';
+import { decodeMessage } from './wire/frame.ts';
+import { ImageTally } from './wire/image.ts';
+import { imageSummarySchema } from './control/protocol.ts';
+import { newTransaction } from './wire/h2o.ts';
+import { VERSION } from './version.ts';
+
+export function createHandlers(context: AgentContext, coordinator: Coordinator, peerSide: PeerSide): Handlers {
+  const { registry, datapath, socket, paths } = context;
+
+  const snapshotOf = async (cell: Cell, tree: Tree): Promise<Snapshot> => ({
+    cell: cell.id,
+    name: cell.name,
+    pid: cell.pid,
+    host: await hostFacts(paths.run),
+    agent_addresses: await ownAddresses(),
+    ...tree,
+    // A moved cell owns its addresses whatever it still uses of them.
+    addresses: [...new Set([...cell.addresses, ...tree.addresses])],
+  });
+
+  return {
+    status: async () => ({
+      version: VERSION,
+      host: await hostFacts(paths.run),
+      cells: registry.all().map(describeCell),
+      remote_cells: peerSide.list(),
+    }),
+    datapath: async () => datapath.entries(),
+    run: async (params) => {
+      const { name, pid } = await runCell(context, params);
+      return { cell: name, pid };
+    },
+    inspect: async ({ target, name }) => {
+      const cell = registry.resolve(target, name);
+      return snapshotOf(cell, await inspectTree(cell.pid));
+    },
+    survey: async ({ cell: id, flows }, { signal }) => {
+      const cell = registry.get(id);
+      if (cell === undefined) throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'plan' });
+      const byPeer = Map.groupBy(flows, ({ remote }) => remote.address);
+      const peers = await Promise.all(
+        [...byPeer].map(async ([address, its]) => {
+          const { epoch, publicKey } = registry.keysWith(cell, address);
+          const hello = { cell: Buffer.from(id, 'hex'), transaction: newTransaction(), epoch, publicKey, claims: claimsOf(its, []) };
+          const { silent } = await exchangeHello(socket, address, hello, signal);
+          return { address, agent: !silent, flows: its.length };
+        }),
+      );
+      return { peers };
+    },
+    preflight: async ({ snapshot }) => {
+      const host = await hostFacts(paths.run);
+      return { host, checks: preflightChecks(snapshot, host, await ownAddresses(), (path, kind) => fileFact('', path, kind)) };
+    },
+    'source.prepare': async ({ migration: id, cell, drop, key }, { signal, gone }) => {
+      const migration = coordinator.beginSource(id, cell, gone);
+      coordinator.remember(migration);
+      const tree = await migration.prepare(key, drop, signal);
+      coordinator.remember(migration);
+      return snapshotOf(migration.cell, tree);
+    },
+    'destination.prepare': async ({ migration: id, ...request }, { gone }) => {
+      const migration = await coordinator.beginDestination(id, request, gone);
+      return { labels: await migration.prepare() };
+    },
+    'source.arm': async ({ migration, labels }, { signal }) => {
+      await coordinator.source(migration).arm(labels, signal);
+      return {};
+    },
+    'source.freeze': ({ migration }, { signal }) => coordinator.source(migration).freeze(signal),
+    'image.read': async ({ migration }, call) => {
+      await sendImage(coordinator.source(migration).image(call.signal), call);
+      return {};
+    },
+    'image.write': async ({ migration }, call) => {
+      const writer = coordinator.destination(migration).imageWriter();
+      try {
+        for await (const frame of call.frames()) {
+          if (frame.kind === 'data') writer.write(Buffer.from(frame.body));
+          else return { bytes: writer.finish(imageSummarySchema.parse(decodeMessage(frame))).bytes };
+        }
+      } finally {
+        writer.close();
+      }
+      throw new OsmosisError('IMAGE_CORRUPT', 'the image stream ended early; the process goes on at the source. Try again.', { phase: 'freeze' });
+    },
+    'destination.restore': async ({ migration, sessions }, { signal }) => {
+      const started = performance.now();
+      await coordinator.destination(migration).restore(sessions, signal);
+      return { restore_ms: performance.now() - started };
+    },
+    'source.commit': async ({ migration }) => {
+      coordinator.source(migration).commit();
+      return {};
+    },
+    'destination.resume': async ({ migration }) => {
+      const started = performance.now();
+      await coordinator.destination(migration).resume();
+      return { resume_ms: performance.now() - started };
+    },
+    'destination.confirm': ({ migration }) => coordinator.confirmDestination(migration),
+    'source.confirm': async ({ migration }) => {
+      await coordinator.confirmSource(migration);
+      return {};
+    },
+    'source.abort': async ({ migration }) => ({ committed: await coordinator.abortSource(migration) }),
+    'destination.abort': async ({ migration }) => {
+      await coordinator.abortDestination(migration);
+      return {};
+    },
+  };
+}
+
+async function sendImage(pieces: AsyncIterable<{ piece: Buffer; names: readonly string[] }>, call: Call): Promise<void> {
+  const tally = new ImageTally();
+  for await (const { piece, names } of pieces) {
+    tally.add(piece, names);
+    await call.sendData(piece);
+  }
+  call.sendEnd(tally.finish());
+}
+
+function describeCell(cell: Cell) {
+  return {
+    id: cell.id,
+    name: cell.name,
+    pid: cell.pid,
+    command: commandLine(cell.pid),
+    home: cell.link === undefined,
+    flows: cell.flows.map(({ protocol, local, remote, wireLocal }) => ({ protocol, virtual_local: local, virtual_remote: remote, wire_local: wireLocal })),
+    labels: cell.labels.map(({ protocol, virtual, peer, wire }) => ({ protocol, virtual, peer, wire })),
+    peers: cell.peers.map(({ address, epoch }) => ({ address, epoch })),
+  };
+}

@@ -1,0 +1,123 @@
+/** What a destination must have before anything is touched: a pure comparison of two hosts and a process. */
+import type { Check, FileFact, HostFacts, Snapshot } from '../control/protocol.ts';
+
+/** CRIU before 4.1 does not start on kernels from 6.13 on ("Unexpected rt vDSO area bounds"). */
+export const CRIU_MIN = '4.1';
+/** An image and the memory that it is restored into live side by side for a while. */
+const ROOM_FACTOR = 2;
+const ROOM_SPARE_BYTES = 64 * 1024 * 1024;
+/** Of a long list, this many are named. */
+const NAMED_MAX = 5;
+
+/** `lookup` says what the destination has at a path; `addresses` are the destination's own. */
+export function preflightChecks(
+  snapshot: Snapshot,
+  own: HostFacts,
+  addresses: readonly string[],
+  lookup: (path: string, kind: FileFact['kind']) => FileFact | undefined,
+): Check[] {
+  return [
+    criuCheck('CRIU at the source', snapshot.host),
+    criuCheck('CRIU at the destination', own),
+    kernelCheck(snapshot.host, own),
+    cpuCheck(snapshot.host, own),
+    roomCheck(snapshot, own),
+    ...fileChecks(snapshot.files, lookup),
+    peersCheck(snapshot, own, addresses),
+  ];
+}
+
+function criuCheck(name: string, host: HostFacts): Check {
+  const remedy = `install CRIU ${CRIU_MIN} or newer on ${host.hostname} (Debian 13 has it)`;
+  if (host.criu === null) return { name, ok: false, message: `${host.hostname} has no working criu in PATH; ${remedy}` };
+  const ok = compareVersions(host.criu, CRIU_MIN) >= 0;
+  return { name, ok, message: ok ? host.criu : `${host.hostname} has CRIU ${host.criu}; ${remedy}` };
+}
+
+/** Numeric, part by part: 4.1.1 is after 4.1. */
+export function compareVersions(left: string, right: string): number {
+  const [a, b] = [left, right].map((text) => text.split(/[.-]/).map((part) => Number.parseInt(part, 10) || 0));
+  for (let index = 0; index < Math.max(a?.length ?? 0, b?.length ?? 0); index++) {
+    const difference = (a?.[index] ?? 0) - (b?.[index] ?? 0);
+    if (difference !== 0) return difference;
+  }
+  return 0;
+}
+
+function kernelCheck(source: HostFacts, own: HostFacts): Check {
+  const [from, to] = [source.kernel, own.kernel].map((text) => text.split('.').slice(0, 2).join('.'));
+  const ok = source.arch === own.arch && compareVersions(to ?? '', from ?? '') >= 0;
+  const what = `${source.kernel} (${source.arch}) to ${own.kernel} (${own.arch})`;
+  const remedy = 'the destination must be of the same architecture and its kernel not older: choose another host or boot a newer kernel';
+  return { name: 'kernel', ok, message: ok ? what : `${what}: ${remedy}` };
+}
+
+function cpuCheck(source: HostFacts, own: HostFacts): Check {
+  const has = new Set(own.cpu_flags);
+  const missing = source.cpu_flags.filter((flag) => !has.has(flag));
+  if (missing.length === 0) return { name: 'cpu', ok: true, message: `${own.cpu_flags.length} features` };
+  const remedy = 'the process may have chosen code for them at its start: choose a host that has them';
+  return { name: 'cpu', ok: false, message: `${own.hostname} lacks CPU features of the source: ${some(missing)}; ${remedy}` };
+}
+
+function roomCheck(snapshot: Snapshot, own: HostFacts): Check {
+  const needed = snapshot.image_bytes * ROOM_FACTOR + ROOM_SPARE_BYTES;
+  const sides = [
+    { host: snapshot.host, what: 'the source', needed: snapshot.image_bytes + ROOM_SPARE_BYTES },
+    { host: own, what: 'the destination', needed },
+  ];
+  const short = sides.find((side) => side.host.room_bytes < side.needed);
+  const text = (bytes: number) => `${Math.ceil(bytes / 1024 / 1024)} MiB`;
+  return short === undefined
+    ? { name: 'room', ok: true, message: `${text(own.room_bytes)} free at the destination, ${text(needed)} needed` }
+    : {
+        name: 'room',
+        ok: false,
+        message: `${short.what} (${short.host.hostname}) has ${text(short.host.room_bytes)} free for image and memory, ${text(short.needed)} are needed; free memory, or enlarge /run`,
+      };
+}
+
+function fileChecks(files: readonly FileFact[], lookup: (path: string, kind: FileFact['kind']) => FileFact | undefined): Check[] {
+  const lacking: string[] = [];
+  const differing: string[] = [];
+  for (const file of files) {
+    const here = lookup(file.path, file.kind);
+    if (here === undefined) lacking.push(`${file.path} (${nameOf(file)})`);
+    else if (isOther(file, here)) differing.push(`${file.path} (${nameOf(file)})`);
+  }
+  if (lacking.length + differing.length === 0) return [{ name: 'files', ok: true, message: `${files.length} needed, all there` }];
+  const checks: Check[] = [];
+  if (lacking.length > 0) {
+    checks.push({ name: 'files', ok: false, message: `the destination lacks ${some(lacking)}; copy or install them there first` });
+  }
+  if (differing.length > 0) {
+    checks.push({
+      name: 'files',
+      ok: false,
+      message: `the destination has another size or build of ${some(differing)}; bring both hosts to the same version`,
+    });
+  }
+  return checks;
+}
+
+function nameOf(file: FileFact): string {
+  return { executable: 'executable', mapped: 'mapped file', open: 'open file', directory: 'directory', device: 'device' }[file.kind];
+}
+
+function isOther(file: FileFact, here: FileFact): boolean {
+  if (file.kind === 'directory' || here.kind === 'directory') return file.kind !== here.kind;
+  return file.size !== here.size || (file.build_id !== undefined && file.build_id !== here.build_id);
+}
+
+function peersCheck(snapshot: Snapshot, own: HostFacts, addresses: readonly string[]): Check {
+  const there = snapshot.flows.filter(({ remote }) => addresses.includes(remote.address));
+  const message = `${there.length} flows have their other end on ${own.hostname} itself, which is not supported yet; choose another host`;
+  return there.length === 0
+    ? { name: 'peers', ok: true, message: `${snapshot.flows.length} flows` }
+    : { name: 'peers', ok: false, message };
+}
+
+function some(names: readonly string[]): string {
+  const more = names.length - NAMED_MAX;
+  return names.slice(0, NAMED_MAX).join(', ') + (more > 0 ? ` and ${more} more` : '');
+}

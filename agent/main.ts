@@ -1,0 +1,72 @@
+/** `osmosis agent`: the daemon of one host. Owns the socket, the H2O port, the cells and the datapath. */
+import { existsSync, mkdirSync } from 'node:fs';
+import { connect } from 'node:net';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { pino } from 'pino';
+import { CellKeeper } from './cell/keeper.ts';
+import { Labels } from './cell/labels.ts';
+import { Registry } from './cell/registry.ts';
+import type { AgentContext, AgentPaths } from './context.ts';
+import { serveControl } from './control/server.ts';
+import { Datapath } from './datapath/datapath.ts';
+import { OsmosisError } from './error.ts';
+import { createHandlers } from './handlers.ts';
+import { PeerSide } from './h2o/peer-side.ts';
+import { H2oSocket } from './h2o/socket.ts';
+import { Coordinator } from './migration/coordinator.ts';
+import { VERSION } from './version.ts';
+
+export const DEFAULT_PATHS: AgentPaths = { run: '/run/osmosis', state: '/var/lib/osmosis' };
+
+export function socketPath({ run }: AgentPaths): string {
+  return `${run}/agent.sock`;
+}
+
+/** Runs until SIGTERM or SIGINT. Moved connections go on without it: everything that they need is in the kernel. */
+export async function runAgent(paths: AgentPaths): Promise<void> {
+  if (process.getuid?.() !== 0) throw new OsmosisError('USAGE', 'the agent must run as root');
+  for (const directory of [paths.run, paths.state]) mkdirSync(directory, { recursive: true, mode: 0o700 });
+  await refuseSecond(socketPath(paths));
+  const log = pino({ base: { version: VERSION }, redact: ['*.key', '*.secretKey'] }, pino.destination({ dest: 2, sync: true }));
+  const objectFile = fileURLToPath(new URL('./datapath/osmosis.bpf.o', import.meta.url));
+  if (!existsSync(objectFile)) throw new OsmosisError('DATAPATH', `${objectFile} is missing: npm run build:bpf makes it`);
+
+  const datapath = await Datapath.open({ pinDir: `${paths.run}/bpf`, objectFile, log: (message) => log.warn(message) });
+  const registry = new Registry(`${paths.run}/cells`);
+  const labels = new Labels(registry.all().flatMap((cell) => cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port }))));
+  const socket = new H2oSocket();
+  const context: AgentContext = { paths, socket, datapath, registry, labels, log };
+  const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, log);
+  const coordinator = new Coordinator(context);
+  const keeper = new CellKeeper(context);
+
+  await socket.open();
+  peerSide.start();
+  await coordinator.recover();
+  keeper.start();
+  const server = await serveControl(socketPath(paths), createHandlers(context, coordinator, peerSide), log);
+  log.info({ socket: socketPath(paths), cells: registry.all().length }, 'agent ready');
+
+  await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
+  log.info('agent stops; moved connections go on');
+  keeper.stop();
+  coordinator.stop();
+  server.close();
+  await peerSide.stop();
+  await socket.close();
+  await datapath.close();
+  process.exit(0);
+}
+
+async function refuseSecond(path: string): Promise<void> {
+  const probe = connect(path);
+  try {
+    await once(probe, 'connect');
+  } catch {
+    return;
+  } finally {
+    probe.destroy();
+  }
+  throw new OsmosisError('BUSY', `an agent is running already and answers at ${path}`);
+}

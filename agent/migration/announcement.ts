@@ -1,0 +1,81 @@
+/** One MOVE to one peer host: sealed once, sent until it is acknowledged, whatever becomes of the orchestrator. */
+import type { PeerKeys } from '../cell/registry.ts';
+import type { Label, PeerSession } from '../control/protocol.ts';
+import { sendUntilAcknowledged } from '../h2o/cell-side.ts';
+import type { H2oSocket } from '../h2o/socket.ts';
+import { createMove, generateKeyPair, type KeyPair, type Session } from '../wire/h2o-session.ts';
+
+export type AnnouncementRecord = {
+  readonly peer: string;
+  readonly epoch: number;
+  readonly session: Session;
+  /** Sealed once: the same nonce must never seal anything else. */
+  readonly datagram: Uint8Array;
+  readonly next: KeyPair;
+  readonly peerPublicKey: Uint8Array | undefined;
+};
+
+export class Announcement {
+  readonly #socket: H2oSocket;
+  readonly #record: AnnouncementRecord;
+  readonly #stop = new AbortController();
+  #peerPublicKey: Uint8Array | undefined;
+  #acknowledged: Promise<void> | undefined;
+  /** From the first sending to the ACK, in which the peer has flipped. */
+  roundTripMs: number | undefined;
+
+  private constructor(socket: H2oSocket, record: AnnouncementRecord) {
+    this.#socket = socket;
+    this.#record = record;
+    this.#peerPublicKey = record.peerPublicKey;
+  }
+
+  static create(socket: H2oSocket, { peer, epoch, transaction, cell, tag, toPeer, toCell }: PeerSession, labels: readonly Label[]): Announcement {
+    const session = { cell, tag, toPeer, toCell };
+    const next = generateKeyPair();
+    const datagram = createMove(session, { epoch, nextPublicKey: next.publicKey, transaction, labels: labels.filter((label) => label.peer === peer) });
+    return new Announcement(socket, { peer, epoch, session, datagram, next, peerPublicKey: undefined });
+  }
+
+  static adopt(socket: H2oSocket, record: AnnouncementRecord): Announcement {
+    return new Announcement(socket, record);
+  }
+
+  record(): AnnouncementRecord {
+    return { ...this.#record, peerPublicKey: this.#peerPublicKey };
+  }
+
+  get peer(): string {
+    return this.#record.peer;
+  }
+
+  get isAcknowledged(): boolean {
+    return this.#peerPublicKey !== undefined;
+  }
+
+  /** Settles when the peer has answered, or the trying has ended. */
+  get acknowledged(): Promise<void> {
+    return this.#acknowledged ?? this.start();
+  }
+
+  start(): Promise<void> {
+    this.#acknowledged ??= this.#send();
+    return this.#acknowledged;
+  }
+
+  async #send(): Promise<void> {
+    if (this.isAcknowledged) return;
+    const { peer, epoch, session, datagram } = this.#record;
+    const started = performance.now();
+    const ack = await sendUntilAcknowledged(this.#socket, peer, { session, sent: { type: 'move', epoch }, datagram }, this.#stop.signal);
+    if (ack === undefined || ack.acknowledged !== 'move') return;
+    this.roundTripMs = performance.now() - started;
+    this.#peerPublicKey = ack.nextPublicKey;
+  }
+
+  /** The keys of the next session with this peer. */
+  keys(): PeerKeys {
+    const { peer, epoch, next } = this.#record;
+    return { address: peer, epoch, last: epoch, secretKey: next.secretKey, publicKey: next.publicKey, peerPublicKey: this.#peerPublicKey };
+  }
+}

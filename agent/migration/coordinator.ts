@@ -1,0 +1,219 @@
+/** The migrations under way on this host, both roles: one object each, finished or undone by themselves if need be. */
+import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
+import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
+import { Decision } from '../criu/decision.ts';
+import { messageOf, OsmosisError } from '../error.ts';
+import { isAlive } from '../proc/tree.ts';
+import { Store } from '../state/store.ts';
+import { DestinationMigration, type DestinationRecord } from './destination.ts';
+import { SourceMigration, type SourceRecord } from './source.ts';
+import { answerQueries, askVerdict } from './verdicts.ts';
+
+/** Migrations at once on one host, both roles. */
+const MIGRATIONS_MAX = 64;
+/** After commit the source keeps its fence this long for peers that have not turned yet, if nobody confirms. */
+const RELEASE_MS_MAX = 15_000;
+/** An abort that the destination was not told of is kept for its question. */
+const ABORT_KEPT_MS = 600_000;
+const CONFIRM_MS_MAX = 5_000;
+
+export class Coordinator {
+  readonly #context: AgentContext;
+  readonly #store: Store<SourceRecord | DestinationRecord>;
+  readonly #sources = new Map<string, SourceMigration>();
+  readonly #destinations = new Map<string, DestinationMigration>();
+  readonly #stop = new AbortController();
+
+  constructor(context: AgentContext) {
+    this.#context = context;
+    this.#store = new Store(`${context.paths.run}/migrations`);
+    answerQueries(context, (migration) => this.#sources.has(migration));
+  }
+
+  stop(): void {
+    this.#stop.abort(new OsmosisError('INTERRUPTED', 'the agent stops'));
+  }
+
+  /** @throws OsmosisError BUSY where the cell is being moved already. */
+  beginSource(id: string, cell: string, gone: AbortSignal): SourceMigration {
+    const { registry } = this.#context;
+    const found = registry.get(cell);
+    if (found === undefined) throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'prepare' });
+    this.#checkRoom();
+    registry.lock(cell);
+    const migration = new SourceMigration(this.#context, id, found);
+    this.#sources.set(id, migration);
+    gone.addEventListener('abort', () => void this.#sourceAlone(migration), { once: true });
+    return migration;
+  }
+
+  source(id: string): SourceMigration {
+    const found = this.#sources.get(id);
+    if (found === undefined) throw new OsmosisError('ABORTED', 'the source knows no such migration any more; plan anew', { owner: 'source' });
+    return found;
+  }
+
+  /** For an agent that comes back: what this migration has put into kernel and files. */
+  remember(migration: SourceMigration): void {
+    this.#store.put(`source-${migration.id}`, migration.record());
+  }
+
+  async beginDestination(id: string, request: ConstructorParameters<typeof DestinationMigration>[2], gone: AbortSignal): Promise<DestinationMigration> {
+    this.#checkRoom();
+    this.#context.registry.lock(request.snapshot.cell);
+    const migration = new DestinationMigration(this.#context, id, request, (record) => this.#store.put(`destination-${id}`, record));
+    this.#destinations.set(id, migration);
+    gone.addEventListener('abort', () => void this.#destinationAlone(migration), { once: true });
+    return migration;
+  }
+
+  destination(id: string): DestinationMigration {
+    const found = this.#destinations.get(id);
+    if (found === undefined) throw new OsmosisError('ABORTED', 'the destination knows no such migration any more; plan anew');
+    return found;
+  }
+
+  /** @returns whether commit had been decided: then nothing was undone. */
+  async abortSource(id: string): Promise<boolean> {
+    const migration = this.#sources.get(id);
+    if (migration === undefined) return new Decision(decisionDirectory(this.#context), id).read() === 'commit';
+    const undone = await migration.undo();
+    if (undone) this.#endSource(migration);
+    return !undone;
+  }
+
+  /** The destination knows: after a commit the source lets go, in any case it forgets. */
+  async confirmSource(id: string): Promise<void> {
+    const migration = this.#sources.get(id);
+    if (migration === undefined) return new Decision(decisionDirectory(this.#context), id).clear();
+    if (migration.isCommitted) await migration.release();
+    this.#endSource(migration);
+    migration.forget();
+  }
+
+  #endSource(migration: SourceMigration): void {
+    this.#sources.delete(migration.id);
+    this.#store.remove(`source-${migration.id}`);
+    this.#context.registry.unlock(migration.cell.id);
+    rmSync(imageDirectory(this.#context, migration.id), { recursive: true, force: true });
+    setTimeout(() => migration.forget(), ABORT_KEPT_MS).unref();
+  }
+
+  async abortDestination(id: string): Promise<void> {
+    const migration = this.#destinations.get(id);
+    if (migration === undefined) return;
+    await migration.undo();
+    this.#endDestination(migration);
+  }
+
+  async confirmDestination(id: string): Promise<{ pid: number; silent: string[]; flip_ms: number[] }> {
+    const migration = this.destination(id);
+    const pid = migration.rootPid() ?? 0;
+    const confirmed = await migration.confirm(CONFIRM_MS_MAX);
+    migration.end();
+    this.#endDestination(migration);
+    return { pid, ...confirmed };
+  }
+
+  #endDestination(migration: DestinationMigration): void {
+    this.#destinations.delete(migration.id);
+    this.#store.remove(`destination-${migration.id}`);
+    this.#context.registry.unlock(migration.record().snapshot.cell);
+  }
+
+  #checkRoom(): void {
+    if (this.#sources.size + this.#destinations.size >= MIGRATIONS_MAX) {
+      throw new OsmosisError('BUSY', `this host takes part in ${MIGRATIONS_MAX} migrations already; wait for some to end`, { phase: 'prepare' });
+    }
+  }
+
+  /** The orchestrator is gone: undo, or, where it was decided, give the destination its time and let go. */
+  async #sourceAlone(migration: SourceMigration): Promise<void> {
+    if (this.#sources.get(migration.id) !== migration) return;
+    try {
+      if (!(await this.abortSource(migration.id))) return;
+      await new Promise((resolve) => setTimeout(resolve, RELEASE_MS_MAX).unref());
+      if (this.#sources.get(migration.id) !== migration) return;
+      await migration.release();
+      this.#endSource(migration);
+    } catch (error) {
+      this.#context.log.error({ migration: migration.id, error: messageOf(error) }, 'the source could not finish alone');
+    }
+  }
+
+  /** The orchestrator is gone: undo if nothing was restored, else ask the source, and do as it has decided. */
+  async #destinationAlone(migration: DestinationMigration): Promise<void> {
+    const { id } = migration;
+    if (this.#destinations.get(id) !== migration) return;
+    try {
+      if (migration.stage === 'restored') {
+        const { addresses, key } = migration.source;
+        const secret = { migration: Buffer.from(id, 'hex'), key };
+        const verdict = await askVerdict(this.#context.socket, secret, addresses, this.#stop.signal);
+        this.#context.log.warn({ migration: id, verdict }, 'asked the source for its decision');
+        if (this.#destinations.get(id) !== migration) return;
+        if (verdict === 'commit') await migration.resume();
+      }
+      if (migration.stage === 'committed') await migration.resume();
+      if (migration.stage === 'running') await this.confirmDestination(id);
+      else await this.abortDestination(id);
+    } catch (error) {
+      if (!this.#stop.signal.aborted) this.#context.log.error({ migration: id, error: messageOf(error) }, 'the destination could not finish alone');
+    }
+  }
+
+  /** After a restart: every migration that the last agent left is finished or undone. */
+  async recover(): Promise<void> {
+    for (const record of this.#store.all()) {
+      if (record.role === 'source') await this.#recoverSource(record);
+      else this.#recoverDestination(record);
+    }
+    this.#sweepFiles();
+  }
+
+  /** Undecided is aborted now; CRIU's hook sees it and lets the process go on. */
+  async #recoverSource({ migration: id, cell, side, flows, listeners }: SourceRecord): Promise<void> {
+    const { datapath, log, registry } = this.#context;
+    const verdict = new Decision(decisionDirectory(this.#context), id).decide('abort');
+    log.warn({ migration: id, cell: cell.name, verdict }, 'found a migration of the last agent');
+    await waitWhile(() => isAlive(cell.pid) && verdict === 'commit', RELEASE_MS_MAX);
+    await datapath.unfenceListeners(listeners);
+    if (verdict === 'commit') {
+      if (cell.link !== undefined) await destroyLink(cell.link.name);
+      if (cell.init !== undefined) await destroyNamespaces(cell.init);
+      registry.remove(cell.id);
+    }
+    if (cell.link === undefined || verdict === 'commit') {
+      await datapath.removeFlows(cell.link === undefined ? flows : cell.flows);
+      if (side !== 0) await datapath.removeSide(side);
+    } else if (side !== 0) {
+      await datapath.putSide({ id: side, state: 'home', active: 0, accept: 1, ifindex: cell.link.ifindex });
+    }
+    await datapath.removeIfEmpty();
+    this.#store.remove(`source-${id}`);
+  }
+
+  #recoverDestination(record: DestinationRecord): void {
+    const { migration: id } = record;
+    const migration = DestinationMigration.adopt(this.#context, record, (next) => this.#store.put(`destination-${id}`, next));
+    this.#destinations.set(id, migration);
+    this.#context.log.warn({ migration: id, stage: record.stage }, 'found a migration of the last agent');
+    void this.#destinationAlone(migration);
+  }
+
+  /** Images and decisions that belong to no migration. A commit is kept: its destination may still ask. */
+  #sweepFiles(): void {
+    const images = `${this.#context.paths.run}/images`;
+    for (const id of existsSync(images) ? readdirSync(images) : []) {
+      if (!this.#destinations.has(id)) rmSync(imageDirectory(this.#context, id), { recursive: true, force: true });
+    }
+  }
+}
+
+async function waitWhile(condition: () => boolean, limit_ms: number): Promise<void> {
+  const POLL_MS = 20;
+  for (let waited = 0; waited < limit_ms && condition(); waited += POLL_MS) {
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}

@@ -1,0 +1,371 @@
+/** The source's half of one migration: hold off, announce, freeze, decide, and either let go or go on in place. */
+import { mkdirSync, rmSync } from 'node:fs';
+import { randomInt } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Flow, flowKey } from '../address.ts';
+import type { Cell, PeerKeys } from '../cell/registry.ts';
+import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
+import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
+import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
+import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
+import { Decision } from '../criu/decision.ts';
+import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
+import { acceptOf, type FlowEntry, type Side } from '../datapath/model.ts';
+import { messageOf, OsmosisError } from '../error.ts';
+import { claimsOf, exchangeHello, sendUntilAcknowledged } from '../h2o/cell-side.ts';
+import { routeTo } from '../host/routes.ts';
+import { type ImagePiece, readImage } from '../image/reader.ts';
+import { inetSockets } from '../proc/sockets.ts';
+import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
+import { isDrop } from '../wire/h2o-layout.ts';
+import { newTransaction } from '../wire/h2o.ts';
+import { createBye, deriveSession, type Session } from '../wire/h2o-session.ts';
+import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
+
+/** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
+export const FROZEN_MS_MAX = 60_000;
+const HOOK_TICK_MS = 20;
+/** New connections are held off while those that wait to be accepted are; after this the process is too busy to move. */
+const QUIESCE_MS_MAX = 2_000;
+const QUIESCE_POLL_MS = 5;
+/** CRIU ends its copy, or resumes it, within this after the decision. */
+const CRIU_END_MS_MAX = 30_000;
+/** An aborted move is told to peers for this long; they forget it by themselves later. */
+const BYE_MS_MAX = 2_000;
+
+type Stage = 'prepared' | 'armed' | 'frozen' | 'committed' | 'ended';
+
+/** Written down: what an agent that comes back must know to finish or undo. */
+export type SourceRecord = {
+  readonly role: 'source';
+  readonly migration: string;
+  readonly cell: Cell;
+  readonly side: number;
+  readonly flows: readonly FlowEntry[];
+  readonly listeners: Snapshot['listeners'];
+};
+
+export class SourceMigration {
+  readonly id: string;
+  readonly #context: AgentContext;
+  readonly #decision: Decision;
+  readonly #directory: string;
+  readonly #abort = new AbortController();
+  #cell: Cell;
+  #drop: ReadonlySet<string> = new Set();
+  #stage: Stage = 'prepared';
+  #side: Side | undefined;
+  #entries: FlowEntry[] = [];
+  #flows: Flow[] = [];
+  #listeners: Snapshot['listeners'] = [];
+  /** Of them, those whose new connections are held off. */
+  #fenced: Snapshot['listeners'] = [];
+  #labels: Label[] = [];
+  #transactions = new Map<string, Uint8Array>();
+  readonly #keys = new Map<string, PeerKeys>();
+  #sessions = new Map<string, { session: Session; epoch: number }>();
+  #frozen = false;
+  #criu: Promise<CriuExit> | undefined;
+
+  constructor(context: AgentContext, id: string, cell: Cell) {
+    this.#context = context;
+    this.id = id;
+    this.#cell = cell;
+    this.#decision = new Decision(decisionDirectory(context), id);
+    this.#directory = imageDirectory(context, id);
+  }
+
+  get cell(): Cell {
+    return this.#cell;
+  }
+
+  get isCommitted(): boolean {
+    return this.#stage === 'committed';
+  }
+
+  record(): SourceRecord {
+    return { role: 'source', migration: this.id, cell: this.#cell, side: this.#side?.id ?? 0, flows: this.#entries, listeners: this.#fenced };
+  }
+
+  /** Holds off new connections and says what exactly is to move. */
+  async prepare(key: Uint8Array, drop: readonly string[], signal: AbortSignal): Promise<Tree> {
+    this.#drop = new Set(drop);
+    this.#decision.prepare(key);
+    mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+    const tree = await inspectTree(this.#cell.pid);
+    this.#listeners = tree.listeners;
+    // A cell with a network of its own is reached through its flows only: there are no new connections to hold off.
+    if (this.#cell.link === undefined && tree.flows.length > 0) {
+      this.#fenced = tree.listeners;
+      for (const address of new Set(tree.flows.map(({ remote }) => remote.address))) await this.#attachTowards(address);
+      await this.#context.datapath.fenceListeners(this.#fenced);
+    }
+    await this.#quiesce(signal);
+    const settled = await inspectTree(this.#cell.pid);
+    this.#flows = settled.flows.filter(({ remote }) => !this.#drop.has(remote.address));
+    await this.#enterFlows(settled.flows);
+    return { ...settled, flows: this.#flows };
+  }
+
+  async #attachTowards(address: string): Promise<number> {
+    const { device, ifindex } = await routeTo(address);
+    await this.#context.datapath.attachDevice(device);
+    return ifindex;
+  }
+
+  /** Until every connection that the kernel has finished for a listening socket is in the process's hands. */
+  async #quiesce(signal: AbortSignal): Promise<void> {
+    const listening = new Set(this.#listeners.map(({ address, port }) => `${address} ${port}`));
+    for (let waited = 0; waited < QUIESCE_MS_MAX; waited += QUIESCE_POLL_MS) {
+      signal.throwIfAborted();
+      const waiting = inetSockets(this.#cell.pid).filter(
+        ({ state, local, receiveQueue }) => state === 'listen' && receiveQueue > 0 && listening.has(`${local.address} ${local.port}`),
+      );
+      if (waiting.length === 0) return;
+      await sleep(QUIESCE_POLL_MS, undefined, { signal });
+    }
+    throw new OsmosisError(
+      'FLOWS_CHANGED',
+      `the process has not accepted its waiting connections within ${QUIESCE_MS_MAX} ms; it goes on at the source. Try again when it is less busy.`,
+      { phase: 'prepare' },
+    );
+  }
+
+  /** At home the flows are entered as they are, so that one update can fence them all. */
+  async #enterFlows(flows: readonly Flow[]): Promise<void> {
+    const { datapath } = this.#context;
+    const { link, side } = this.#cell;
+    if (link !== undefined) {
+      this.#side = { id: side, state: 'home', active: 0, accept: acceptOf(0), ifindex: link.ifindex };
+      return;
+    }
+    this.#side = { id: randomInt(1, 2 ** 31), state: 'home', active: 0, accept: acceptOf(0), ifindex: 0 };
+    const devices = new Map<string, number>();
+    for (const address of new Set(flows.map(({ remote }) => remote.address))) devices.set(address, await this.#attachTowards(address));
+    const side_id = this.#side.id;
+    this.#entries = flows.map((flow) => ({
+      ...flow,
+      wireLocal: flow.local,
+      wireRemote: [{ endpoint: flow.remote, ifindex: devices.get(flow.remote.address) ?? 0 }, undefined],
+      localSide: side_id,
+      remoteSide: 0,
+      scope: 0,
+    }));
+    if (this.#entries.length === 0) return;
+    await datapath.putSide(this.#side);
+    await datapath.putFlows(this.#entries);
+  }
+
+  /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
+  async arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
+    this.#labels = [...labels];
+    const byPeer = Map.groupBy(this.#flows, ({ remote }) => remote.address);
+    await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
+    this.#stage = 'armed';
+  }
+
+  async #armPeer(peer: string, flows: readonly Flow[], signal: AbortSignal): Promise<void> {
+    const { socket, registry } = this.#context;
+    const keys = registry.keysWith(this.#cell, peer);
+    this.#cell = registry.get(this.#cell.id) ?? this.#cell;
+    const transaction = newTransaction();
+    this.#transactions.set(peer, transaction);
+    const claims = claimsOf(flows, this.#labels.filter((label) => label.peer === peer));
+    const hello = { cell: Buffer.from(this.#cell.id, 'hex'), transaction, epoch: keys.epoch, publicKey: keys.publicKey, claims };
+    const { silent, claimable, peerPublicKey } = await exchangeHello(socket, peer, hello, signal);
+    if (silent) throw this.#silent(peer);
+    keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
+    this.#keys.set(peer, keys);
+    const refused = flows.filter((flow) => !claimable.has(flowKey(flow)));
+    const still = refused.length === 0 ? [] : this.#stillThere(refused);
+    if (still.length > 0) {
+      throw new OsmosisError(
+        'PEER_SILENT',
+        `the peer ${peer} does not know ${still.length} of ${flows.length} flows as ours (such as from its port ${still[0]?.remote.port}); ` +
+          'the process goes on at the source. Is there address translation between the hosts?',
+        { phase: 'prepare' },
+      );
+    }
+  }
+
+  /** A flow that ended in the meantime is missing at its peer with good reason. */
+  #stillThere(flows: readonly Flow[]): Flow[] {
+    const now = new Set(inetSockets(this.#cell.pid).filter(({ state }) => state === 'established').map((socket) => flowKey(socket)));
+    return flows.filter((flow) => now.has(flowKey(flow)));
+  }
+
+  #silent(peer: string): OsmosisError {
+    return new OsmosisError(
+      'PEER_SILENT',
+      `the agent of the peer ${peer} does not answer; the process goes on at the source. Check that agent and UDP port 18018, or use --drop-legacy.`,
+      { phase: 'prepare' },
+    );
+  }
+
+  /** From here the process stands still. Resolves when all of it is written, and CRIU waits for the decision. */
+  async freeze(signal: AbortSignal): Promise<{ sessions: PeerSession[]; dump_ms: number }> {
+    if (!this.#isAlive()) throw this.#exited();
+    await this.#fence(true);
+    const started = performance.now();
+    const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
+    const run = startCriu(insideArgv(this.#namespaces(), dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory)), {
+      env: {
+        OSMOSIS_WORK: this.#directory,
+        OSMOSIS_DECISION: this.#decision.path,
+        OSMOSIS_DEADLINE_TICKS: String(FROZEN_MS_MAX / HOOK_TICK_MS),
+      },
+    });
+    this.#criu = run.exited;
+    // Beside CRIU's work, never on the gap's critical path.
+    const sessions = this.#deriveSessions();
+    const frozen = await markerAppears(this.#directory, 'frozen', run.exited, signal);
+    if (!frozen) throw this.#dumpFailed();
+    this.#frozen = true;
+    this.#stage = 'frozen';
+    this.#checkFlows();
+    return { sessions, dump_ms: performance.now() - started };
+  }
+
+  #namespaces(): Namespaces {
+    const { init, link } = this.#cell;
+    return init === undefined ? 'host' : { init: init.pid, net: link !== undefined };
+  }
+
+  #deriveSessions(): PeerSession[] {
+    const cell = Buffer.from(this.#cell.id, 'hex');
+    return [...this.#keys].map(([peer, keys]) => {
+      const { epoch, last, publicKey: cellPublicKey, secretKey, peerPublicKey } = keys;
+      const transaction = this.#transactions.get(peer);
+      const session =
+        peerPublicKey === undefined || transaction === undefined
+          ? ({ drop: 'session' } as const)
+          : deriveSession({ cell, epoch, cellPublicKey, peerPublicKey, secretKey, role: 'cell' });
+      if (isDrop(session) || transaction === undefined) {
+        throw new OsmosisError('PEER_SILENT', `the peer ${peer} sent no usable key; the process goes on at the source`, { phase: 'freeze' });
+      }
+      this.#sessions.set(peer, { session, epoch: last + 1 });
+      return { peer, epoch: last + 1, transaction, ...session };
+    });
+  }
+
+  #isAlive(): boolean {
+    return isAlive(this.#cell.pid) && startTicks(this.#cell.pid) === this.#cell.ticks;
+  }
+
+  #exited(): OsmosisError {
+    return new OsmosisError('TARGET_EXITED', 'the process ended by itself before it was frozen; nothing is left to move', { phase: 'freeze' });
+  }
+
+  #dumpFailed(): OsmosisError {
+    if (!this.#isAlive()) return this.#exited();
+    const why = criuErrors(this.#directory, 'dump.log');
+    return new OsmosisError('DUMP_FAILED', `CRIU could not save the process: ${why}. It goes on at the source. See docs/limits.md.`, { phase: 'freeze' });
+  }
+
+  /** A connection that came up between the announcement and the freeze is unknown to its peer: go back and try again. */
+  #checkFlows(): void {
+    const known = new Set(this.#entries.length > 0 ? this.#entries.map(flowKey) : this.#cell.flows.map(flowKey));
+    const others = inetSockets(this.#cell.pid).filter(
+      (socket) => socket.protocol === 'tcp' && socket.state === 'established' && socket.inode !== 0 && !known.has(flowKey(socket)),
+    );
+    if (others.length === 0) return;
+    const news = currentFlows(this.#cell.pid).filter((flow) => !known.has(flowKey(flow)));
+    if (news.length === 0) return;
+    throw new OsmosisError('FLOWS_CHANGED', `${news.length} new connections came up while the move was prepared; the process goes on at the source. Try again.`, {
+      phase: 'freeze',
+    });
+  }
+
+  image(signal: AbortSignal): AsyncGenerator<ImagePiece> {
+    return readImage(this.#directory, () => this.#frozen, AbortSignal.any([signal, this.#abort.signal]));
+  }
+
+  /** The point of no return. @throws OsmosisError ABORTED where the hook's deadline decided first. */
+  commit(): void {
+    if (this.#stage !== 'frozen') throw new OsmosisError('ABORTED', `can't commit a migration that is ${this.#stage}`, { phase: 'commit', owner: 'source' });
+    if (this.#decision.decide('commit') === 'commit') {
+      this.#stage = 'committed';
+      return;
+    }
+    throw new OsmosisError('ABORTED', `the process was frozen for more than ${FROZEN_MS_MAX} ms and goes on at the source; try again`, {
+      phase: 'commit',
+      owner: 'source',
+    });
+  }
+
+  /** After commit and once the peers have turned: CRIU's copy, the fence and the image go. */
+  async release(): Promise<void> {
+    await this.#criuEnd();
+    await this.#removeEntries();
+    const { init, link, id } = this.#cell;
+    if (link !== undefined) await destroyLink(link.name);
+    if (init !== undefined) await destroyNamespaces(init);
+    this.#context.labels.release(this.#cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
+    this.#context.registry.remove(id);
+    await this.#context.datapath.removeIfEmpty();
+    this.#stage = 'ended';
+  }
+
+  /** Everything as before. False where the decision was commit: then there is nothing to undo. */
+  async undo(): Promise<boolean> {
+    if (this.#stage === 'ended') return true;
+    this.#abort.abort(new OsmosisError('ABORTED', 'the migration was undone'));
+    if (this.#decision.decide('abort') === 'commit') {
+      this.#stage = 'committed';
+      return false;
+    }
+    await this.#criuEnd();
+    await this.#fence(false);
+    await this.#sayBye();
+    if (this.#cell.link === undefined) await this.#removeEntries();
+    await this.#context.datapath.removeIfEmpty();
+    this.#stage = 'ended';
+    return true;
+  }
+
+  /** The destination knows the outcome. */
+  forget(): void {
+    this.#decision.clear();
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
+
+  async #fence(up: boolean): Promise<void> {
+    if (this.#side === undefined || (this.#entries.length === 0 && this.#cell.flows.length === 0)) return;
+    await this.#context.datapath.putSide({ ...this.#side, state: up ? 'fenced' : 'home' });
+  }
+
+  async #criuEnd(): Promise<void> {
+    if (this.#criu === undefined) return;
+    const ended = await Promise.race([this.#criu, sleep(CRIU_END_MS_MAX, undefined, { ref: false })]);
+    if (ended === undefined) this.#context.log.error({ migration: this.id }, 'CRIU has not ended at the source; see dump.log in the image directory');
+  }
+
+  async #removeEntries(): Promise<void> {
+    const { datapath } = this.#context;
+    const entries = this.#cell.link === undefined ? this.#entries : this.#cell.flows;
+    if (this.#fenced.length > 0) await datapath.unfenceListeners(this.#fenced);
+    this.#fenced = [];
+    await datapath.removeFlows(entries);
+    if (this.#side !== undefined && this.#side.id !== 0) await datapath.removeSide(this.#side.id);
+    this.#entries = [];
+  }
+
+  /** Peers that armed are told; one that misses it disarms by its own deadline. */
+  async #sayBye(): Promise<void> {
+    const { socket, registry, log } = this.#context;
+    try {
+      if (this.#sessions.size === 0) this.#deriveSessions();
+    } catch (error) {
+      log.warn({ migration: this.id, error: messageOf(error) }, 'some peers are not told of the undoing');
+    }
+    for (const keys of this.#keys.values()) keys.last++;
+    registry.save(this.#cell.id);
+    const signal = AbortSignal.timeout(BYE_MS_MAX);
+    await Promise.all(
+      [...this.#sessions].map(async ([peer, { session, epoch }]) => {
+        const datagram = createBye(session, { epoch, reason: 'aborted' });
+        await sendUntilAcknowledged(socket, peer, { session, sent: { type: 'bye', epoch }, datagram }, signal);
+      }),
+    );
+  }
+}

@@ -1,0 +1,31 @@
+/**
+ * The phase table: for each phase of a migration what comes next, who owns the process during it, and what a failure
+ * in it leads to. The migration, the agents' recovery and the docs all read this one table.
+ */
+export const PHASES = ['plan', 'prepare', 'freeze', 'restore', 'commit', 'redirect', 'confirm'] as const;
+export type Phase = (typeof PHASES)[number];
+
+/** `refuse`: nothing was touched. `undo`: put back and keep running at the source. `finish`: go on at the destination. */
+export type Recovery = 'refuse' | 'undo' | 'finish';
+
+type PhaseRow = {
+  readonly next: Phase | 'done';
+  readonly owner: 'source' | 'destination';
+  readonly recovery: Recovery;
+};
+
+export const PHASE_TABLE = {
+  plan: { next: 'prepare', owner: 'source', recovery: 'refuse' },
+  prepare: { next: 'freeze', owner: 'source', recovery: 'undo' },
+  freeze: { next: 'restore', owner: 'source', recovery: 'undo' },
+  restore: { next: 'commit', owner: 'source', recovery: 'undo' },
+  // The decision is one durable file at the source: until it exists the source owns, from then on the destination.
+  commit: { next: 'redirect', owner: 'source', recovery: 'undo' },
+  redirect: { next: 'confirm', owner: 'destination', recovery: 'finish' },
+  confirm: { next: 'done', owner: 'destination', recovery: 'finish' },
+} as const satisfies Record<Phase, PhaseRow>;
+
+/** True from the first phase in which a failure no longer goes back to the source. */
+export function isCommitted(phase: Phase): boolean {
+  return PHASE_TABLE[phase].recovery === 'finish';
+}

@@ -1,0 +1,178 @@
+/** A process tree as a plan needs it: processes, flows, files, and everything that would keep it from moving. */
+import { execa } from 'execa';
+import { type Endpoint, type Flow, flowKey, isLoopback, type Protocol } from '../address.ts';
+import type { Check, Snapshot } from '../control/protocol.ts';
+import { OsmosisError } from '../error.ts';
+import { type Descriptor, descriptorsOf, outsidePipes, socketInode } from './descriptors.ts';
+import { filesOf } from './files.ts';
+import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
+import { procText } from './text.ts';
+import { commandLine, PROCESSES_MAX, type ProcessStatus, processTree } from './tree.ts';
+
+const SS_ANSWER_MS_MAX = 5_000;
+/** include/uapi/linux/capability.h */
+const CAP_SYS_RESOURCE = 24;
+
+export type Tree = Pick<
+  Snapshot,
+  'processes' | 'flows' | 'listeners' | 'addresses' | 'files' | 'outside' | 'image_bytes' | 'checks'
+>;
+
+/** @throws OsmosisError NO_SUCH_TARGET where `root` is no process. */
+export async function inspectTree(root: number): Promise<Tree> {
+  const processes = processTree(root);
+  if (processes.length === 0 || processes[0]?.state === 'Z') {
+    throw new OsmosisError('NO_SUCH_TARGET', `there is no process ${root} on this host; nothing was touched`, { phase: 'plan' });
+  }
+  const descriptors = processes.flatMap(({ pid }) => descriptorsOf(pid));
+  const sockets = socketsOf(root, descriptors);
+  const { flows, listeners } = flowsOf(sockets.inet);
+  return {
+    processes: processes.map((one) => ({
+      pid: one.pid,
+      inner_pid: one.namespacePids.at(-1) ?? one.pid,
+      command: commandLine(one.pid),
+      uid: one.uid,
+      resident_bytes: one.residentBytes,
+    })),
+    flows,
+    listeners,
+    addresses: localAddresses(flows, listeners),
+    files: filesOf(processes.map(({ pid }) => pid)),
+    outside: outsidePipes(descriptors).map((resource) => ({
+      resource,
+      external: false,
+      what: `one end of a pipe (${describePipe(resource, descriptors)})`,
+    })),
+    image_bytes: processes.reduce((sum, { residentBytes }) => sum + residentBytes, 0),
+    checks: [
+      ...processChecks(processes),
+      ...descriptorChecks(descriptors),
+      ...(await socketChecks(sockets)),
+    ],
+  };
+}
+
+type Sockets = { readonly inet: readonly InetSocket[]; readonly others: readonly string[]; readonly unknown: readonly number[] };
+
+function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
+  const inodes = new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
+  if (inodes.size === 0) return { inet: [], others: [], unknown: [] };
+  const inet = inetSockets(root).filter(({ inode }) => inodes.has(inode));
+  for (const { inode } of inet) inodes.delete(inode);
+  const kinds = inodes.size === 0 ? new Map<number, string>() : otherSockets(root);
+  const others = [...inodes].flatMap((inode) => kinds.get(inode) ?? []);
+  return { inet, others, unknown: [...inodes].filter((inode) => !kinds.has(inode)) };
+}
+
+/** The flows of a tree as they are now. */
+export function currentFlows(root: number): Flow[] {
+  const descriptors = processTree(root).flatMap(({ pid }) => descriptorsOf(pid));
+  return flowsOf(socketsOf(root, descriptors).inet).flows;
+}
+
+/** A socket has a flow once both its endpoints are set, whatever of its closing is still to come. */
+export function isConnected(socket: InetSocket): boolean {
+  return socket.remote.port !== 0 && socket.state !== 'listen' && socket.state !== 'time-wait';
+}
+
+function flowsOf(sockets: readonly InetSocket[]): { flows: Flow[]; listeners: (Endpoint & { protocol: Protocol })[] } {
+  const flows: Flow[] = [];
+  const listeners: (Endpoint & { protocol: Protocol })[] = [];
+  const own = new Set(sockets.filter(isConnected).map((socket) => flowKey(socket)));
+  for (const { protocol, local, remote, state } of sockets.filter((socket) => isConnected(socket) || socket.state === 'listen')) {
+    if (state === 'listen') listeners.push({ protocol, ...local });
+    // Both ends in the tree: the connection moves as a whole, over the cell's own loopback.
+    else if (!own.has(flowKey({ protocol, local: remote, remote: local }))) flows.push({ protocol, local, remote });
+  }
+  return { flows, listeners };
+}
+
+function localAddresses(flows: readonly Flow[], listeners: readonly Endpoint[]): string[] {
+  const all = [...flows.map(({ local }) => local.address), ...listeners.map(({ address }) => address)];
+  return [...new Set(all)].filter((address) => address !== '0.0.0.0' && address !== '::' && !isLoopback(address));
+}
+
+function describePipe(resource: string, descriptors: readonly Descriptor[]): string {
+  const holders = descriptors.filter(({ link }) => link === resource).map(({ pid, fd }) => `pid ${pid} fd ${fd}`);
+  return holders.slice(0, 4).join(', ');
+}
+
+function processChecks(processes: readonly ProcessStatus[]): Check[] {
+  const checks: Check[] = [];
+  const own = processes.some(({ pid }) => pid === process.pid || pid === 1);
+  if (own) checks.push(bad('processes', 'init and the agent itself cannot move; name another process'));
+  if (processes.length > PROCESSES_MAX) checks.push(bad('processes', `more than ${PROCESSES_MAX} processes in the tree`));
+  for (const { pid } of processes) {
+    const tracer = /^TracerPid:\s+([1-9]\d*)/m.exec(procText(`/proc/${pid}/status`) ?? '')?.[1];
+    if (tracer !== undefined) checks.push(bad('debugger', `process ${pid} is traced by process ${tracer}; detach the debugger first`));
+  }
+  const other = processes.find(({ uid }) => uid !== 0);
+  if (other !== undefined && !hasCapability(procText('/proc/self/status') ?? '', CAP_SYS_RESOURCE)) {
+    const why = `process ${other.pid} runs as uid ${other.uid} and this host gives its root no CAP_SYS_RESOURCE, without which CRIU can't read that process's limits`;
+    checks.push(bad('capabilities', `${why}; run it as root here, or give the host the capability`));
+  }
+  if (checks.length === 0) checks.push(good('processes', `${processes.length} in the tree`));
+  return checks;
+}
+
+/** `status` is the text of /proc/self/status. */
+export function hasCapability(status: string, capability: number): boolean {
+  const mask = /^CapEff:\s+([0-9a-f]+)$/m.exec(status)?.[1];
+  return mask !== undefined && ((BigInt(`0x${mask}`) >> BigInt(capability)) & 1n) === 1n;
+}
+
+function descriptorChecks(descriptors: readonly Descriptor[]): Check[] {
+  const checks: Check[] = [];
+  const ring = descriptors.find(({ link }) => link.includes('[io_uring]'));
+  if (ring !== undefined) {
+    const remedy = 'start it with io_uring denied (sysctl kernel.io_uring_disabled=2, or a seccomp filter)';
+    checks.push(bad('io_uring', `process ${ring.pid} has an io_uring open (fd ${ring.fd}), which CRIU can't save; ${remedy}`));
+  }
+  const terminal = descriptors.find(({ link }) => link.startsWith('/dev/pts/') || link.startsWith('/dev/tty'));
+  if (terminal !== undefined) {
+    const remedy = 'start it with its input and output redirected, or with osmosis run';
+    checks.push(bad('terminal', `process ${terminal.pid} has the terminal ${terminal.link} open (fd ${terminal.fd}), which stays behind; ${remedy}`));
+  }
+  return checks;
+}
+
+async function socketChecks({ inet, others, unknown }: Sockets): Promise<Check[]> {
+  const checks: Check[] = [];
+  if (unknown.length > 0) checks.push(await unknownSocketCheck(unknown));
+  for (const kind of ['raw', 'raw6', 'packet', 'icmp', 'icmp6', 'udplite', 'udplite6']) {
+    if (others.includes(kind)) checks.push(bad('sockets', `the process has a ${kind} socket, which can't be moved; close it first`));
+  }
+  const udp = inet.find(({ protocol }) => protocol === 'udp');
+  if (udp !== undefined) checks.push(bad('sockets', `the process has a UDP socket (port ${udp.local.port}); only TCP moves in this version`));
+  const { flows } = flowsOf(inet);
+  const six = flows.find(({ local }) => local.address.includes(':') && !isLoopback(local.address));
+  if (six !== undefined) checks.push(bad('sockets', `the process has an IPv6 connection (from ${six.remote.address}); only IPv4 moves in this version`));
+  const loop = flows.find(({ local, remote }) => isLoopback(local.address) || local.address === remote.address);
+  if (loop !== undefined) {
+    const where = `${loop.local.address}:${loop.local.port} with port ${loop.remote.port}`;
+    checks.push(bad('sockets', `a connection (${where}) has its other end on this same host, outside of the tree; close it first`));
+  }
+  const opening = inet.find(({ state }) => state === 'syn-sent');
+  if (opening !== undefined) checks.push(bad('sockets', `a connection to ${opening.remote.address} is still opening (SYN sent); try again`));
+  return checks;
+}
+
+async function unknownSocketCheck(inodes: readonly number[]): Promise<Check> {
+  const { stdout } = await execa('ss', ['--mptcp', '--all', '--numeric', '--extended', '--no-header'], {
+    reject: false,
+    timeout: SS_ANSWER_MS_MAX,
+  });
+  const mptcp = inodes.some((inode) => new RegExp(`\\bino:${inode}\\b`).test(stdout));
+  return mptcp
+    ? bad('mptcp', "the process has an MPTCP socket, which CRIU can't save; start it with MPTCP off (Go: GODEBUG=multipathtcp=0)")
+    : bad('sockets', `the process has a socket of a kind that can't be moved (inode ${inodes[0]}: SCTP, kTLS, VSOCK or such); close it first`);
+}
+
+function good(name: string, message: string): Check {
+  return { name, ok: true, message };
+}
+
+function bad(name: string, message: string): Check {
+  return { name, ok: false, message };
+}

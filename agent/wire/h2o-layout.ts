@@ -1,0 +1,128 @@
+/** What every H2O datagram begins with, and the names and bounds that all of H2O shares. Specification: docs/h2o.md. */
+import assert from 'node:assert/strict';
+import type { Endpoint, Protocol } from '../address.ts';
+import { type ByteReader, concatBytes, u8 } from './bytes.ts';
+
+export const H2O_PORT = 18018;
+/** Fits the minimum IPv6 MTU of 1,280 bytes with its headers, so that a datagram is never fragmented. */
+export const DATAGRAM_BYTES_MAX = 1200;
+export const ID_BYTES = 16;
+export const KEY_BYTES = 32;
+export const TRANSACTION_BYTES = 8;
+export const TAG_BYTES = 8;
+export const SEAL_BYTES = 16;
+export const QUERY_NONCE_BYTES = 8;
+
+const MAGIC = Uint8Array.of(0x48, 0x32, 0x4f);
+const VERSION = 1;
+const RESERVED_BYTES = 2;
+export const HEADER_BYTES = MAGIC.length + 1 + 1 + 1 + RESERVED_BYTES + ID_BYTES;
+/** The header, the session tag and the epoch: what is in clear, and authenticated, in a sealed message. */
+export const SEALED_HEADER_BYTES = HEADER_BYTES + TAG_BYTES + 4;
+
+export const MESSAGE_TYPES = {
+  hello: 1,
+  welcome: 2,
+  move: 3,
+  hold: 4,
+  bye: 5,
+  ack: 6,
+  query: 7,
+  verdict: 8,
+} as const;
+export type MessageType = keyof typeof MESSAGE_TYPES;
+
+/** What the cell side seals and the peer side acknowledges. */
+export const ACKNOWLEDGED = {
+  move: MESSAGE_TYPES.move,
+  hold: MESSAGE_TYPES.hold,
+  bye: MESSAGE_TYPES.bye,
+} as const;
+export type Acknowledged = keyof typeof ACKNOWLEDGED;
+
+/** `aborted`: the prepared move won't happen, the cell goes on where it is. `ended`: the cell exists no more. */
+export const BYE_REASONS = { aborted: 1, ended: 2 } as const;
+export type ByeReason = keyof typeof BYE_REASONS;
+
+export const VERDICTS = { undecided: 1, commit: 2, abort: 3 } as const;
+export type Verdict = keyof typeof VERDICTS;
+
+/** Why a datagram does nothing. The text is what `osmosis` shows beside the counter. */
+export const DROP_REASONS = {
+  'too-long': 'longer than a datagram of H2O can be',
+  'too-short': 'ends before its fields do',
+  'not-h2o': 'does not begin with the magic of H2O',
+  version: 'a version of H2O that is not spoken here',
+  type: 'an unknown message type',
+  reserved: 'a reserved field is not zero',
+  trailing: 'goes on after its last field',
+  count: 'a count out of its bounds',
+  value: 'a field with a value that it cannot have',
+  session: 'belongs to another session or to keys that are no longer valid',
+  'weak-key': 'a public key of small order',
+  forged: 'its seal does not open',
+  stale: 'an epoch that is not newer than the last one',
+  unarmed: 'moves labels that were never armed here',
+} as const;
+export type DropReason = keyof typeof DROP_REASONS;
+export type Drop = { readonly drop: DropReason };
+
+export function isDrop(value: object): value is Drop {
+  return 'drop' in value;
+}
+
+export const PROTOCOL_NUMBERS = { tcp: 6, udp: 17 } as const satisfies Record<Protocol, number>;
+
+/** The name that `table` gives to `code`. */
+export function nameOf<Name extends string>(table: Record<Name, number>, code: number): Name | undefined {
+  for (const name in table) if (table[name] === code) return name;
+  return undefined;
+}
+
+/**
+ * Header, 24 bytes:
+ *
+ *   3b: magic "H2O"
+ *   1b: version (1)
+ *   1b: type
+ *   1b: detail (ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
+ *   2b: reserved, zero
+ *  16b: cell id (QUERY, VERDICT: migration id)
+ */
+export type Header = { readonly type: MessageType; readonly detail: number; readonly id: Uint8Array };
+
+export function encodeHeader({ type, detail, id }: Header): Uint8Array {
+  assert.equal(id.length, ID_BYTES);
+  const reserved = new Uint8Array(RESERVED_BYTES);
+  return concatBytes(MAGIC, u8(VERSION), u8(MESSAGE_TYPES[type]), u8(detail), reserved, id);
+}
+
+export function decodeHeader(reader: ByteReader): Header | Drop {
+  const magic = reader.take(MAGIC.length);
+  const [version, code, detail] = [reader.u8(), reader.u8(), reader.u8()];
+  const reserved = reader.take(RESERVED_BYTES);
+  const id = reader.take(ID_BYTES);
+  if (reader.overrun()) return { drop: 'too-short' };
+  if (!magic.every((byte, index) => byte === MAGIC[index])) return { drop: 'not-h2o' };
+  if (version !== VERSION) return { drop: 'version' };
+  const type = nameOf(MESSAGE_TYPES, code);
+  if (type === undefined) return { drop: 'type' };
+  if (reserved.some((byte) => byte !== 0)) return { drop: 'reserved' };
+  const detailIsKnown = isKnownDetail(type, detail);
+  return detailIsKnown ? { type, detail, id } : { drop: detail === 0 ? 'value' : 'reserved' };
+}
+
+function isKnownDetail(type: MessageType, detail: number): boolean {
+  if (type === 'ack') return nameOf(ACKNOWLEDGED, detail) !== undefined;
+  if (type === 'bye') return nameOf(BYE_REASONS, detail) !== undefined;
+  if (type === 'verdict') return nameOf(VERDICTS, detail) !== undefined;
+  return detail === 0;
+}
+
+/** Both of IPv4 or both of IPv6: addresses are rewritten in place, which can't turn one family into the other. */
+export function sameFamily(a: string, b: string): boolean {
+  return a.includes(':') === b.includes(':');
+}
+
+/** A label: the wire endpoint under which a cell's virtual endpoint appears after the move. */
+export type Label = { readonly protocol: Protocol; readonly virtual: Endpoint; readonly wire: Endpoint };

@@ -1,0 +1,179 @@
+/**
+ * The peer side's acceptance: pure steps from a state and a datagram to the next state. The agent that takes a step
+ *
+ *   1. does what the message says (which must be harmless to do twice),
+ *   2. writes the state down,
+ *   3. and only then sends the ACK;
+ *
+ * so that after a crash at any point the same MOVE, sent again, ends in the same state.
+ *
+ *   HELLO ──► armed ──MOVE──► moved (next pair; old keys gone) ──HELLO──► armed again …
+ *              │  ▲
+ *         HOLD └──┘ BYE                       same datagram again: same ACK again
+ */
+import { createHash } from 'node:crypto';
+import { equalBytes } from './bytes.ts';
+import type { Hello, Sealed } from './h2o.ts';
+import { armedLabels } from './h2o-claims.ts';
+import { resolveLabels } from './h2o-labels.ts';
+import { type Drop, type DropReason, isDrop, type Label } from './h2o-layout.ts';
+import {
+  type Ack,
+  type Bye,
+  createAck,
+  deriveSession,
+  type FromCell,
+  generateKeyPair,
+  type Hold,
+  type KeyPair,
+  type Move,
+  open,
+  type Pair,
+  type Session,
+  sessionTag,
+} from './h2o-session.ts';
+
+/** Pairs that a peer keeps under one cell id: one for each of its own addresses that the cell talks to. */
+export const PAIRS_PER_CELL_MAX = 8;
+/** The newest HELLO transactions whose labels a pair keeps: one that is under way, and one that replaces it. */
+export const ARMED_TRANSACTIONS_MAX = 2;
+
+/** The labels that one HELLO transaction armed, by part. */
+export type Armed = { readonly transaction: Uint8Array; readonly parts: readonly (readonly Label[])[] };
+
+/** What the peer side keeps of a cell. Plain data: to be written down before an ACK leaves. */
+export type PeerState = {
+  readonly pair: Pair;
+  /** This side's secret of the pair. */
+  readonly secretKey: Uint8Array;
+  /** The highest epoch accepted. */
+  readonly epoch: number;
+  /** Newest last. */
+  readonly armed: readonly Armed[];
+  /** Computed, once, when the first sealed message of the pair arrives; a drop if the cell side's key is a weak one. */
+  readonly session?: Session | Drop;
+  /** What was accepted last, to answer it again: SHA-256 of the datagram, and the ACK. */
+  readonly last?: { readonly digest: Uint8Array; readonly ack: Uint8Array };
+};
+
+/** A MOVE whose labels are all known, also those that it named by digest. */
+export type Accepted = (Omit<Move, 'labels'> & { readonly labels: readonly Label[] }) | Hold | Bye;
+
+/** `state` is to be kept in every case: also what is dropped may have computed the session. */
+export type Consumed =
+  | {
+      readonly outcome: 'accepted';
+      readonly state: PeerState;
+      readonly message: Accepted;
+      readonly ack: Uint8Array;
+    }
+  | { readonly outcome: 'duplicate'; readonly state: PeerState; readonly ack: Uint8Array }
+  | { readonly outcome: 'dropped'; readonly state: PeerState; readonly reason: DropReason };
+
+/**
+ * The state that a HELLO belongs to: one of `known` (all that are kept under its cell id), or a new one, with a new key
+ * pair, at first contact. Undefined if it belongs to none: someone else claims a cell that has already moved here, or
+ * there are too many. To be called only for a HELLO that claims a flow which exists here and is at the HELLO's source.
+ */
+export function pairFor(hello: Hello, known: readonly PeerState[]): PeerState | undefined {
+  const found = known.find((state) => isPairOf(hello, state));
+  if (found !== undefined) return found;
+  // Whoever moved here before proves itself with the key that its MOVE announced; a first contact can't replace it.
+  if (hello.epoch > 0 || known.some(({ pair }) => pair.epoch > 0)) return undefined;
+  if (known.length >= PAIRS_PER_CELL_MAX) return undefined;
+  const { secretKey, publicKey } = generateKeyPair();
+  const pair = { cell: hello.cell, epoch: 0, cellPublicKey: hello.publicKey, peerPublicKey: publicKey };
+  return { pair, secretKey, epoch: 0, armed: [] };
+}
+
+function isPairOf(hello: Hello, { pair }: PeerState): boolean {
+  const samePair = hello.epoch === pair.epoch && equalBytes(hello.publicKey, pair.cellPublicKey);
+  return samePair && equalBytes(hello.cell, pair.cell);
+}
+
+/** With the labels of a HELLO part. A new transaction says everything anew; the oldest one is forgotten. */
+export function arm(state: PeerState, hello: Hello): PeerState {
+  const labels = armedLabels(hello.claims);
+  if (labels.length === 0) return state;
+  const index = state.armed.findIndex(({ transaction }) => equalBytes(transaction, hello.transaction));
+  const parts = Array.from({ length: hello.parts }, (_, part) => state.armed[index]?.parts[part] ?? []);
+  const armed = { transaction: hello.transaction, parts: parts.with(hello.part, labels) };
+  if (index >= 0) return { ...state, armed: state.armed.with(index, armed) };
+  return { ...state, armed: [...state.armed, armed].slice(-ARMED_TRANSACTIONS_MAX) };
+}
+
+/** The state among `known` that a sealed message is for, also one that it was for before it moved. */
+export function stateFor(sealed: Sealed, known: readonly PeerState[]): PeerState | undefined {
+  const tagged = known.find(({ pair }) => equalBytes(sessionTag(pair), sealed.tag));
+  return tagged ?? known.find((state) => isLast(state, sealed));
+}
+
+function isLast({ last }: PeerState, { datagram }: Sealed): boolean {
+  return last !== undefined && equalBytes(last.digest, digestOf(datagram));
+}
+
+export function consumeFromCell(
+  state: PeerState,
+  sealed: Sealed,
+  newKeyPair: () => KeyPair = generateKeyPair,
+): Consumed {
+  if (state.last !== undefined && isLast(state, sealed)) {
+    return { outcome: 'duplicate', state, ack: state.last.ack };
+  }
+  const dropped = (reason: DropReason, kept = state): Consumed => ({
+    outcome: 'dropped',
+    state: kept,
+    reason,
+  });
+  if (sealed.type === 'ack') return dropped('type');
+  // Before the public-key operation: what is not for this session, or old, must cost nothing.
+  if (!equalBytes(sealed.tag, sessionTag(state.pair))) return dropped('session');
+  if (sealed.epoch <= state.epoch) return dropped('stale');
+  const session = state.session ?? deriveSession({ ...state.pair, secretKey: state.secretKey, role: 'peer' });
+  const opened = { ...state, session };
+  if (isDrop(session)) return dropped(session.drop, opened);
+  const message = openFromCell(session, sealed, state.armed);
+  return isDrop(message)
+    ? dropped(message.drop, opened)
+    : accept(opened, session, message, digestOf(sealed.datagram), newKeyPair);
+}
+
+function openFromCell(session: Session, sealed: Sealed, armed: readonly Armed[]): Accepted | Drop {
+  const message: FromCell | Ack | Drop = open(session, sealed);
+  if (isDrop(message)) return message;
+  if (message.type === 'ack') return { drop: 'type' };
+  if (message.type !== 'move') return message;
+  const transaction = armed.find((each) => equalBytes(each.transaction, message.transaction));
+  const labels = resolveLabels(message.labels, transaction?.parts.flat() ?? []);
+  return 'drop' in labels ? labels : { ...message, labels };
+}
+
+function accept(
+  state: PeerState,
+  session: Session,
+  message: Accepted,
+  digest: Uint8Array,
+  newKeyPair: () => KeyPair,
+): Consumed {
+  const { type, epoch } = message;
+  if (type !== 'move') {
+    const ack = createAck(session, { type: 'ack', epoch, acknowledged: type });
+    // A suspended cell's labels stay understood; an aborted or ended move's must be forgotten.
+    const armed = type === 'hold' ? state.armed : [];
+    return { outcome: 'accepted', state: { ...state, epoch, armed, last: { digest, ack } }, message, ack };
+  }
+  const { secretKey, publicKey } = newKeyPair();
+  const ack = createAck(session, { type: 'ack', epoch, acknowledged: 'move', nextPublicKey: publicKey });
+  const { cell } = state.pair;
+  const pair = { cell, epoch, cellPublicKey: message.nextPublicKey, peerPublicKey: publicKey };
+  return {
+    outcome: 'accepted',
+    state: { pair, secretKey, epoch, armed: [], last: { digest, ack } },
+    message,
+    ack,
+  };
+}
+
+function digestOf(datagram: Uint8Array): Uint8Array {
+  return new Uint8Array(createHash('sha256').update(datagram).digest());
+}

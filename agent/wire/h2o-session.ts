@@ -1,0 +1,278 @@
+/**
+ * The session between a cell and one peer: its keys, and what is sealed under them.
+ *
+ *   salt     = SHA-256("osmosis h2o 1" ‖ cell id ‖ epoch of the pair (4b) ‖ cell side's key ‖ peer side's key)
+ *   tag      = first 8 bytes of salt
+ *   to peer  = HKDF-SHA256(X25519 shared secret, salt, "cell to peer", 32)
+ *   to cell  = HKDF-SHA256(X25519 shared secret, salt, "peer to cell", 32)
+ *
+ * Sealed with ChaCha20-Poly1305; additional data: the whole clear header, 36 bytes. Nonce, 12 bytes:
+ *
+ *   1b: type
+ *   1b: detail (ACK: type acknowledged; BYE: reason)
+ *   6b: zero
+ *   4b: epoch
+ *
+ * One key never seals two plaintexts under one nonce: HOLD, BYE and their ACKs have none (all they say is in the header);
+ * the cell side gives every new message a new epoch and keeps a MOVE's datagram, not its parts, to send it again; the
+ * peer side keeps the ACK that it made. So both MUST be written down before they are first sent.
+ */
+import assert from 'node:assert/strict';
+import { createCipheriv, createDecipheriv, createHash, hkdfSync } from 'node:crypto';
+import { x25519 } from '@noble/curves/ed25519.js';
+import { byteReader, concatBytes, equalBytes, u8, u32 } from './bytes.ts';
+import type { Sealed } from './h2o.ts';
+import { decodeLabels, encodeLabels, type MoveLabels } from './h2o-labels.ts';
+import {
+  ACKNOWLEDGED,
+  type Acknowledged,
+  BYE_REASONS,
+  type ByeReason,
+  DATAGRAM_BYTES_MAX,
+  type Drop,
+  encodeHeader,
+  ID_BYTES,
+  isDrop,
+  KEY_BYTES,
+  type Label,
+  MESSAGE_TYPES,
+  nameOf,
+  SEAL_BYTES,
+  SEALED_HEADER_BYTES,
+  TAG_BYTES,
+  TRANSACTION_BYTES,
+} from './h2o-layout.ts';
+
+const DOMAIN = new TextEncoder().encode('osmosis h2o 1');
+const AEAD = 'chacha20-poly1305';
+
+export type KeyPair = { readonly secretKey: Uint8Array; readonly publicKey: Uint8Array };
+export type Role = 'cell' | 'peer';
+
+/** What both sides know of each other; all of it has been on the wire in clear or sealed. */
+export type Pair = {
+  readonly cell: Uint8Array;
+  /** Of the MOVE that announced these keys; 0 for keys from HELLO and WELCOME. */
+  readonly epoch: number;
+  readonly cellPublicKey: Uint8Array;
+  readonly peerPublicKey: Uint8Array;
+};
+
+/** Plain data, so that the source agent can compute it and hand it to the destination agent over SSH. */
+export type Session = {
+  readonly cell: Uint8Array;
+  readonly tag: Uint8Array;
+  /** Keys of 32 bytes, one per direction. */
+  readonly toPeer: Uint8Array;
+  readonly toCell: Uint8Array;
+};
+
+let sharedSecrets = 0;
+
+/** How many X25519 shared secrets this process has computed. */
+export function sharedSecretCount(): number {
+  return sharedSecrets;
+}
+
+export function generateKeyPair(): KeyPair {
+  return x25519.keygen();
+}
+
+function sharedSecret(secretKey: Uint8Array, publicKey: Uint8Array): Uint8Array | undefined {
+  assert.equal(secretKey.length, KEY_BYTES);
+  assert.equal(publicKey.length, KEY_BYTES);
+  sharedSecrets++;
+  try {
+    return x25519.getSharedSecret(secretKey, publicKey);
+  } catch {
+    // Lengths are right, so this is RFC 7748's check: a point of small order makes an all-zero secret.
+    return undefined;
+  }
+}
+
+function transcriptHash({ cell, epoch, cellPublicKey, peerPublicKey }: Pair): Uint8Array {
+  assert.equal(cell.length, ID_BYTES);
+  const transcript = concatBytes(DOMAIN, cell, u32(epoch), cellPublicKey, peerPublicKey);
+  return new Uint8Array(createHash('sha256').update(transcript).digest());
+}
+
+/** The tag of a pair's session, without computing any secret. */
+export function sessionTag(pair: Pair): Uint8Array {
+  return transcriptHash(pair).slice(0, TAG_BYTES);
+}
+
+/** The one place that computes a shared secret: at migration time, not before. Drops a public key of small order. */
+export function deriveSession({
+  secretKey,
+  role,
+  ...pair
+}: Pair & { readonly secretKey: Uint8Array; readonly role: Role }): Session | Drop {
+  const secret = sharedSecret(secretKey, role === 'cell' ? pair.peerPublicKey : pair.cellPublicKey);
+  if (secret === undefined) return { drop: 'weak-key' };
+  const salt = transcriptHash(pair);
+  const key = (info: string) => new Uint8Array(hkdfSync('sha256', secret, salt, info, KEY_BYTES));
+  return {
+    cell: pair.cell,
+    tag: salt.slice(0, TAG_BYTES),
+    toPeer: key('cell to peer'),
+    toCell: key('peer to cell'),
+  };
+}
+
+export type Move = {
+  readonly type: 'move';
+  readonly epoch: number;
+  /** The destination's public key for the next session. */
+  readonly nextPublicKey: Uint8Array;
+  /** The HELLO that armed `labels`. */
+  readonly transaction: Uint8Array;
+  readonly labels: MoveLabels;
+};
+export type Hold = { readonly type: 'hold'; readonly epoch: number };
+export type Bye = { readonly type: 'bye'; readonly epoch: number; readonly reason: ByeReason };
+export type Ack = {
+  readonly type: 'ack';
+  readonly epoch: number;
+} & (
+  | { readonly acknowledged: 'move'; readonly nextPublicKey: Uint8Array }
+  | { readonly acknowledged: 'hold' | 'bye' }
+);
+export type FromCell = Move | Hold | Bye;
+
+type Legible = { readonly type: Sealed['type']; readonly detail: number; readonly epoch: number };
+
+/**
+ * `labels` are all that `transaction` armed, every part of which the peer answered with its key. The result, and the
+ * secret key of `nextPublicKey`, are to be written down before it is sent. MOVE's plaintext:
+ *
+ *   32b: X25519 public key of the destination for the next session
+ *    8b: transaction of the HELLO that armed the labels
+ *    1b: number of label groups
+ *    3b: reserved, zero
+ *        label groups (h2o-labels.ts)
+ */
+export function createMove(
+  session: Session,
+  move: Omit<Move, 'type' | 'labels'> & { readonly labels: readonly Label[] },
+): Uint8Array {
+  assert.equal(move.nextPublicKey.length, KEY_BYTES);
+  assert.equal(move.transaction.length, TRANSACTION_BYTES);
+  const plaintext = concatBytes(move.nextPublicKey, move.transaction, encodeLabels(move.labels));
+  return seal(session, { type: 'move', detail: 0, epoch: move.epoch }, plaintext);
+}
+
+export function createHold(session: Session, epoch: number): Uint8Array {
+  return seal(session, { type: 'hold', detail: 0, epoch });
+}
+
+export function createBye(
+  session: Session,
+  bye: { readonly epoch: number; readonly reason: ByeReason },
+): Uint8Array {
+  return seal(session, { type: 'bye', detail: BYE_REASONS[bye.reason], epoch: bye.epoch });
+}
+
+/** ACK's plaintext, for a MOVE: 32b: X25519 public key of the peer side for the next session. Else none. */
+export function createAck(session: Session, ack: Ack): Uint8Array {
+  const detail = ACKNOWLEDGED[ack.acknowledged];
+  const plaintext = ack.acknowledged === 'move' ? ack.nextPublicKey : undefined;
+  return seal(session, { type: 'ack', detail, epoch: ack.epoch }, plaintext);
+}
+
+function nonceOf({ type, detail, epoch }: Legible): Uint8Array {
+  return concatBytes(u8(MESSAGE_TYPES[type]), u8(detail), new Uint8Array(6), u32(epoch));
+}
+
+function seal(
+  { cell, tag, toPeer, toCell }: Session,
+  legible: Legible,
+  plaintext: Uint8Array = new Uint8Array(),
+): Uint8Array {
+  assert(legible.epoch > 0, 'a sealed message has an epoch of its own');
+  const { type, detail, epoch } = legible;
+  const header = concatBytes(encodeHeader({ type, detail, id: cell }), tag, u32(epoch));
+  const key = type === 'ack' ? toCell : toPeer;
+  const datagram = concatBytes(header, sealBytes(key, nonceOf(legible), header, plaintext));
+  assert(datagram.length <= DATAGRAM_BYTES_MAX);
+  return datagram;
+}
+
+/** Ciphertext and 16 bytes of authentication tag. */
+export function sealBytes(
+  key: Uint8Array,
+  nonce: Uint8Array,
+  aad: Uint8Array,
+  plaintext: Uint8Array,
+): Uint8Array {
+  const cipher = createCipheriv(AEAD, key, nonce, { authTagLength: SEAL_BYTES });
+  cipher.setAAD(aad, { plaintextLength: plaintext.length });
+  return concatBytes(cipher.update(plaintext), cipher.final(), cipher.getAuthTag());
+}
+
+/** The plaintext, or undefined if anything about it is not what was sealed. */
+export function openBytes(
+  key: Uint8Array,
+  nonce: Uint8Array,
+  aad: Uint8Array,
+  sealed: Uint8Array,
+): Uint8Array | undefined {
+  const ciphertext = sealed.subarray(0, -SEAL_BYTES);
+  const decipher = createDecipheriv(AEAD, key, nonce, { authTagLength: SEAL_BYTES });
+  decipher.setAAD(aad, { plaintextLength: ciphertext.length });
+  decipher.setAuthTag(sealed.subarray(-SEAL_BYTES));
+  const plaintext = decipher.update(ciphertext);
+  try {
+    decipher.final();
+  } catch {
+    return undefined;
+  }
+  return new Uint8Array(plaintext);
+}
+
+/** Opens what is sealed under this session; says nothing about its epoch being new. Never throws. */
+export function open(session: Session, sealed: Sealed): FromCell | Ack | Drop {
+  if (!equalBytes(sealed.cell, session.cell) || !equalBytes(sealed.tag, session.tag))
+    return { drop: 'session' };
+  const key = sealed.type === 'ack' ? session.toCell : session.toPeer;
+  const header = sealed.datagram.subarray(0, SEALED_HEADER_BYTES);
+  const box = sealed.datagram.subarray(SEALED_HEADER_BYTES);
+  const plaintext = openBytes(key, nonceOf(sealed), header, box);
+  return plaintext === undefined ? { drop: 'forged' } : decodePlaintext(sealed, plaintext);
+}
+
+function decodePlaintext({ type, detail, epoch }: Legible, plaintext: Uint8Array): FromCell | Ack | Drop {
+  if (type === 'move') return decodeMove(epoch, plaintext);
+  const acknowledged = type === 'ack' ? nameOf(ACKNOWLEDGED, detail) : undefined;
+  if (acknowledged === 'move') {
+    if (plaintext.length !== KEY_BYTES)
+      return { drop: plaintext.length < KEY_BYTES ? 'too-short' : 'trailing' };
+    return { type: 'ack', epoch, acknowledged, nextPublicKey: plaintext };
+  }
+  if (plaintext.length > 0) return { drop: 'trailing' };
+  if (acknowledged !== undefined) return { type: 'ack', epoch, acknowledged };
+  const reason = nameOf(BYE_REASONS, detail);
+  if (type === 'hold') return { type, epoch };
+  return type === 'bye' && reason !== undefined ? { type, epoch, reason } : { drop: 'value' };
+}
+
+function decodeMove(epoch: number, plaintext: Uint8Array): Move | Drop {
+  const reader = byteReader(plaintext);
+  const nextPublicKey = reader.take(KEY_BYTES);
+  const transaction = reader.take(TRANSACTION_BYTES);
+  const labels = decodeLabels(reader);
+  return isDrop(labels) ? labels : { type: 'move', epoch, nextPublicKey, transaction, labels };
+}
+
+/** The cell side's reading of an answer: the ACK of exactly the message that it sent, or a drop. */
+export function consumeAck(
+  session: Session,
+  sent: { readonly type: Acknowledged; readonly epoch: number },
+  sealed: Sealed,
+): Ack | Drop {
+  if (sealed.type !== 'ack') return { drop: 'type' };
+  const ack = open(session, sealed);
+  if (isDrop(ack)) return ack;
+  if (ack.type !== 'ack' || ack.acknowledged !== sent.type || ack.epoch !== sent.epoch)
+    return { drop: 'stale' };
+  return ack;
+}

@@ -1,0 +1,306 @@
+/**
+ * H2O, the handoff between agents, as bytes: no I/O, no keys. What is sealed is opened in h2o-session.ts.
+ *
+ * Protocol flow:
+ *
+ *    cell side                                              peer side
+ *    source       HELLO part 1..n (public key, claims)  →   has those flows? arms their labels
+ *                                                       ←   WELCOME part 1..n (public key, which exist)
+ *                 freeze; both can now compute the session; the source gives it to the destination
+ *                                         commit
+ *    destination  MOVE (labels, next public key)        →   flips
+ *                                                       ←   ACK (next public key)
+ *                 the two next public keys are the next session's
+ *
+ *    source       HOLD (suspension), BYE (aborted, ended) →
+ *                                                       ←   ACK
+ *
+ *    destination  QUERY                                 →   source (not a peer: the two agents of one migration)
+ *                                                       ←   VERDICT
+ *
+ * Whoever is not answered sends the identical datagram again. No answer is longer than what it answers.
+ * Integers are big-endian; an address is 16 bytes, IPv4 as ::ffff:a.b.c.d.
+ */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { OsmosisError } from '../error.ts';
+import { type ByteReader, byteReader, concatBytes, equalBytes, u8, u16, u32 } from './bytes.ts';
+import {
+  armedLabels,
+  type Claim,
+  claimedFlows,
+  decodeClaims,
+  encodeClaims,
+  groupCount,
+  packClaims,
+} from './h2o-claims.ts';
+import { assertMovable } from './h2o-labels.ts';
+import {
+  type Acknowledged,
+  DATAGRAM_BYTES_MAX,
+  type Drop,
+  decodeHeader,
+  encodeHeader,
+  HEADER_BYTES,
+  type Header,
+  ID_BYTES,
+  isDrop,
+  KEY_BYTES,
+  QUERY_NONCE_BYTES,
+  SEAL_BYTES,
+  TAG_BYTES,
+  TRANSACTION_BYTES,
+} from './h2o-layout.ts';
+
+/** Enough for 10,000 outgoing connections to one peer (75 parts); bounds what a peer keeps of one transaction. */
+export const HELLO_PARTS_MAX = 128;
+/** Transaction, epoch, public key, part, parts, and the two bytes of the counts. */
+const HELLO_PREFIX_BYTES = HEADER_BYTES + TRANSACTION_BYTES + 4 + KEY_BYTES + 2 + 2;
+export const CLAIM_BYTES_PER_PART_MAX = DATAGRAM_BYTES_MAX - HELLO_PREFIX_BYTES;
+
+/** The cell side's offer: who it is and which flows it holds with this peer. In clear, and proves nothing by itself. */
+export type Hello = {
+  readonly type: 'hello';
+  readonly cell: Uint8Array;
+  /** 8 random bytes, the same in all parts and in their answers. */
+  readonly transaction: Uint8Array;
+  /** Of the last MOVE of this cell that this peer acknowledged; 0 before the first. */
+  readonly epoch: number;
+  /** X25519. At an epoch above 0: the very key that the last MOVE announced. */
+  readonly publicKey: Uint8Array;
+  /** 0 to parts - 1. */
+  readonly part: number;
+  readonly parts: number;
+  readonly claims: readonly Claim[];
+};
+
+export type Welcome = {
+  readonly type: 'welcome';
+  readonly cell: Uint8Array;
+  readonly transaction: Uint8Array;
+  readonly epoch: number;
+  /** X25519; all zeros if no flow of the part is claimable and nothing was kept of it. */
+  readonly publicKey: Uint8Array;
+  readonly part: number;
+  readonly parts: number;
+  /** For each flow of the HELLO part, in order: it exists here, and this cell may claim it. */
+  readonly claimable: readonly boolean[];
+};
+
+/** A sealed message before it is opened: only `type`, `cell`, `tag` and `epoch` are legible, and none is to be believed yet. */
+export type Sealed = {
+  readonly type: Acknowledged | 'ack';
+  readonly cell: Uint8Array;
+  /** Which session it is sealed under: what is for another one costs no public-key operation. */
+  readonly tag: Uint8Array;
+  readonly epoch: number;
+  readonly detail: number;
+  readonly datagram: Uint8Array;
+};
+
+/** A message between the two agents of one migration, before it is opened. */
+export type SealedVerdict = {
+  readonly type: 'query' | 'verdict';
+  readonly migration: Uint8Array;
+  readonly nonce: Uint8Array;
+  readonly detail: number;
+  readonly datagram: Uint8Array;
+};
+
+export type Message = Hello | Welcome | Sealed | SealedVerdict;
+
+/** Never throws, whatever the bytes. */
+export function decode(datagram: Uint8Array): { readonly message: Message } | Drop {
+  if (datagram.length > DATAGRAM_BYTES_MAX) return { drop: 'too-long' };
+  const reader = byteReader(datagram);
+  const header = decodeHeader(reader);
+  if (isDrop(header)) return header;
+  const message = decodeBody(header, reader, datagram);
+  return isDrop(message) ? message : { message };
+}
+
+function decodeBody(header: Header, reader: ByteReader, datagram: Uint8Array): Message | Drop {
+  switch (header.type) {
+    case 'hello':
+      return decodeHello(header, reader);
+    case 'welcome':
+      return decodeWelcome(header, reader);
+    case 'move':
+    case 'hold':
+    case 'bye':
+    case 'ack':
+      return decodeSealed({ ...header, type: header.type }, reader, datagram);
+    case 'query':
+    case 'verdict':
+      return decodeSealedVerdict({ ...header, type: header.type }, reader, datagram);
+  }
+}
+
+/**
+ * HELLO, after the header:
+ *
+ *    8b: transaction
+ *    4b: epoch
+ *   32b: X25519 public key
+ *    1b: part, from 0
+ *    1b: parts
+ *    1b: number of claim groups, at least 1
+ *    1b: reserved, zero
+ *        claim groups (h2o-claims.ts)
+ */
+export function encodeHello(hello: Hello): Uint8Array {
+  const datagram = concatBytes(
+    encodeHeader({ type: 'hello', detail: 0, id: hello.cell }),
+    encodePart(hello),
+    u8(groupCount(hello.claims)),
+    u8(0),
+    encodeClaims(hello.claims),
+  );
+  assert(datagram.length <= DATAGRAM_BYTES_MAX, 'a HELLO part is made by splitHello');
+  return datagram;
+}
+
+function decodeHello({ id }: Header, reader: ByteReader): Hello | Drop {
+  const prefix = decodePart(reader);
+  const [groups, reserved] = [reader.u8(), reader.u8()];
+  if (reader.overrun()) return { drop: 'too-short' };
+  if (isDrop(prefix)) return prefix;
+  if (reserved !== 0) return { drop: 'reserved' };
+  if (groups === 0) return { drop: 'count' };
+  const claims = decodeClaims(reader, groups);
+  if ('drop' in claims) return claims;
+  if (reader.remaining() > 0) return { drop: 'trailing' };
+  return { type: 'hello', cell: id, ...prefix, claims };
+}
+
+/**
+ * WELCOME, after the header; the first five fields as in the HELLO part that it answers:
+ *
+ *    8b: transaction
+ *    4b: epoch
+ *   32b: X25519 public key of the peer side, or zeros
+ *    1b: part
+ *    1b: parts
+ *    2b: number of flows, at least 1
+ *        one bit for each, from the highest bit of the first byte; unused bits zero
+ */
+export function encodeWelcome(welcome: Welcome): Uint8Array {
+  const bitmap = new Uint8Array(Math.ceil(welcome.claimable.length / 8));
+  welcome.claimable.forEach((claimable, index) => {
+    if (claimable) bitmap[index >> 3] = (bitmap[index >> 3] ?? 0) | (0x80 >> (index & 7));
+  });
+  return concatBytes(
+    encodeHeader({ type: 'welcome', detail: 0, id: welcome.cell }),
+    encodePart(welcome),
+    u16(welcome.claimable.length),
+    bitmap,
+  );
+}
+
+function decodeWelcome({ id }: Header, reader: ByteReader): Welcome | Drop {
+  const prefix = decodePart(reader);
+  const count = reader.u16();
+  if (reader.overrun()) return { drop: 'too-short' };
+  if (isDrop(prefix)) return prefix;
+  if (count === 0) return { drop: 'count' };
+  const bitmap = reader.take(Math.ceil(count / 8));
+  if (reader.overrun()) return { drop: 'too-short' };
+  if (reader.remaining() > 0) return { drop: 'trailing' };
+  const isSet = (index: number) => ((bitmap[index >> 3] ?? 0) & (0x80 >> (index & 7))) !== 0;
+  const bits = Array.from({ length: bitmap.length * 8 }, (_, index) => isSet(index));
+  if (bits.slice(count).includes(true)) return { drop: 'reserved' };
+  return { type: 'welcome', cell: id, ...prefix, claimable: bits.slice(0, count) };
+}
+
+type Part = Pick<Hello, 'transaction' | 'epoch' | 'publicKey' | 'part' | 'parts'>;
+
+function encodePart({ transaction, epoch, publicKey, part, parts }: Part): Uint8Array {
+  assert.equal(transaction.length, TRANSACTION_BYTES);
+  assert.equal(publicKey.length, KEY_BYTES);
+  return concatBytes(transaction, u32(epoch), publicKey, u8(part), u8(parts));
+}
+
+function decodePart(reader: ByteReader): Part | Drop {
+  const transaction = reader.take(TRANSACTION_BYTES);
+  const epoch = reader.u32();
+  const publicKey = reader.take(KEY_BYTES);
+  const [part, parts] = [reader.u8(), reader.u8()];
+  if (reader.overrun()) return { drop: 'too-short' };
+  if (parts > HELLO_PARTS_MAX || part >= parts) return { drop: 'count' };
+  return { transaction, epoch, publicKey, part, parts };
+}
+
+/**
+ * Sealed, after the header (MOVE, HOLD, BYE, ACK):
+ *
+ *    8b: session tag
+ *    4b: epoch
+ *        ciphertext (MOVE: labels; ACK of a MOVE: 32b; else empty)
+ *   16b: authentication tag
+ */
+function decodeSealed(
+  { type, detail, id }: Header & Pick<Sealed, 'type'>,
+  reader: ByteReader,
+  datagram: Uint8Array,
+): Sealed | Drop {
+  const tag = reader.take(TAG_BYTES);
+  const epoch = reader.u32();
+  if (reader.overrun() || reader.remaining() < SEAL_BYTES) return { drop: 'too-short' };
+  if (epoch === 0) return { drop: 'value' };
+  return { type, cell: id, tag, epoch, detail, datagram: datagram.slice() };
+}
+
+/**
+ * Between the agents of one migration, after the header (QUERY, VERDICT):
+ *
+ *    8b: nonce, random in a QUERY and echoed by its VERDICT
+ *   16b: authentication tag
+ */
+function decodeSealedVerdict(
+  { type, detail, id }: Header & Pick<SealedVerdict, 'type'>,
+  reader: ByteReader,
+  datagram: Uint8Array,
+): SealedVerdict | Drop {
+  const nonce = reader.take(QUERY_NONCE_BYTES);
+  reader.take(SEAL_BYTES);
+  if (reader.overrun()) return { drop: 'too-short' };
+  if (reader.remaining() > 0) return { drop: 'trailing' };
+  return { type, migration: id, nonce, detail, datagram: datagram.slice() };
+}
+
+export function newCellId(): Uint8Array {
+  return new Uint8Array(randomBytes(ID_BYTES));
+}
+
+export function newTransaction(): Uint8Array {
+  return new Uint8Array(randomBytes(TRANSACTION_BYTES));
+}
+
+/**
+ * The parts of one HELLO, each a Hello of its own that encodes to one datagram. Claims may come out regrouped and cut.
+ * Throws PREFLIGHT if the claims don't fit HELLO_PARTS_MAX parts, or their labels one MOVE.
+ */
+export function splitHello(hello: Omit<Hello, 'type' | 'part' | 'parts'>): Hello[] {
+  assertMovable(armedLabels(hello.claims));
+  const packed = packClaims(hello.claims, CLAIM_BYTES_PER_PART_MAX);
+  if (packed.length > HELLO_PARTS_MAX) {
+    throw new OsmosisError(
+      'PREFLIGHT',
+      `The cell has too many connections with one peer: claiming them takes ${packed.length} datagrams, the limit is ` +
+        `${HELLO_PARTS_MAX}. Nothing has been touched; move it when it has fewer.`,
+    );
+  }
+  return packed.map((claims, part) => ({ ...hello, type: 'hello', part, parts: packed.length, claims }));
+}
+
+/** True if `welcome` answers exactly this part. */
+export function answers(welcome: Welcome, hello: Hello): boolean {
+  return (
+    equalBytes(welcome.cell, hello.cell) &&
+    equalBytes(welcome.transaction, hello.transaction) &&
+    welcome.epoch === hello.epoch &&
+    welcome.part === hello.part &&
+    welcome.parts === hello.parts &&
+    welcome.claimable.length === claimedFlows(hello.claims).length
+  );
+}

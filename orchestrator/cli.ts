@@ -1,0 +1,103 @@
+#!/usr/bin/env node
+/** The command line. Every command loads what it needs only: the agent never loads ssh2 or the display. */
+import { Command, CommanderError, Option } from 'commander';
+import { asOsmosisError, EXIT_STATUS, OsmosisError } from '../agent/error.ts';
+import { VERSION } from '../agent/version.ts';
+
+type Global = { readonly json?: boolean; readonly sshConfig?: string };
+
+const program = new Command('osmosis')
+  .description('Moves a running process, with its live connections, to another host')
+  .version(VERSION)
+  .exitOverride()
+  .configureOutput({ writeErr: (text) => void process.stderr.write(text) })
+  .addOption(new Option('-F, --ssh-config <file>', 'ssh_config(5) file in place of the usual ones').env('OSMOSIS_SSH_CONFIG'))
+  .addHelpText('after', '\nExit statuses and error codes: docs/errors.md');
+
+program
+  .command('migrate')
+  .summary('move a process from one host to another')
+  .description('Moves a process (tree) with its live connections. TARGET is a pid of the source host or the name of a cell there.')
+  .argument('<target>', 'pid or cell name')
+  .requiredOption('--from <host>', 'ssh://[user@]host[:port], or local')
+  .requiredOption('--to <host>', 'ssh://[user@]host[:port], or local')
+  .option('--name <name>', 'what to call the cell, where the process is none yet')
+  .option('--drop-legacy', 'go on without the connections of peers that run no agent', false)
+  .option('--dry-run', 'print the plan and its checks; touch nothing', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis migrate 4711 --from ssh://alpha --to ssh://beta')
+  .action(async (target: string, options) => {
+    const { runMigrate } = await import('./commands/migrate.ts');
+    await runMigrate(target, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('ps')
+  .summary('list cells and their flows')
+  .argument('[hosts...]', 'ssh://[user@]host[:port], or local', ['local'])
+  .option('--json', 'one JSON object on standard output')
+  .action(async (hosts: string[], options) => {
+    const { runPs } = await import('./commands/ps.ts');
+    await runPs(hosts, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('run')
+  .summary('start a program in a cell')
+  .description('Starts a program in a cell on a host: in a PID namespace of its own, on the host\'s network, detached.')
+  .argument('<command...>', 'the program and its arguments, after --')
+  .option('--name <name>', 'what to call the cell')
+  .option('--on <host>', 'ssh://[user@]host[:port], or local', 'local')
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis run --name cache -- redis-server --port 7000')
+  .action(async (command: string[], options) => {
+    const { runRun } = await import('./commands/run.ts');
+    await runRun(command, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('datapath')
+  .summary('list the entries of the datapath')
+  .argument('[host]', 'ssh://[user@]host[:port], or local', 'local')
+  .option('--json', 'one JSON object on standard output')
+  .action(async (host: string, options) => {
+    const { runDatapath } = await import('./commands/datapath.ts');
+    await runDatapath(host, { ...program.opts<Global>(), ...options });
+  });
+
+const agent = program
+  .command('agent')
+  .summary('run the agent of this host')
+  .description('Runs in the foreground and logs JSON lines to standard error; Unix socket /run/osmosis/agent.sock, UDP port 18018.')
+  .action(async () => {
+    const { DEFAULT_PATHS, runAgent } = await import('../agent/main.ts');
+    await runAgent(DEFAULT_PATHS);
+  });
+
+agent
+  .command('stdio')
+  .summary('join standard input and output to the agent (SSH runs this)')
+  .action(async () => {
+    const { runStdio } = await import('../agent/stdio.ts');
+    runStdio('/run/osmosis/agent.sock');
+  });
+
+try {
+  await program.parseAsync();
+} catch (thrown) {
+  process.exitCode = report(thrown);
+}
+
+function report(thrown: unknown): number {
+  if (thrown instanceof CommanderError) return thrown.exitCode === 0 ? 0 : EXIT_STATUS.USAGE;
+  const error = asOsmosisError(thrown);
+  const wantsJson = process.argv.includes('--json');
+  if (wantsJson) process.stdout.write(`${JSON.stringify(failureObject(error))}\n`);
+  else process.stderr.write(`osmosis: ${error.message}\n`);
+  if (error.code === 'INTERNAL' && error.stack !== undefined) process.stderr.write(`${error.stack}\n`);
+  return error.exitStatus;
+}
+
+function failureObject({ code, message, phase, owner, cleanup }: OsmosisError): object {
+  return { ok: false, code, phase: phase ?? null, owner: owner ?? 'source', message, ...(cleanup.length > 0 ? { cleanup } : {}) };
+}

@@ -1,0 +1,52 @@
+/** Hosts of one command: connected on the way in, closed on the way out. */
+import { AgentClient } from '../agent-client.ts';
+import { connectHost, type HostConnection } from '../ssh/host.ts';
+import { parseTarget } from '../ssh/target.ts';
+
+export type HostOptions = { readonly sshConfig?: string };
+
+export class Hosts {
+  readonly #configFile: string | undefined;
+  readonly #signal: AbortSignal;
+  readonly #open: HostConnection[] = [];
+
+  constructor({ sshConfig }: HostOptions, signal: AbortSignal) {
+    this.#configFile = sshConfig;
+    this.#signal = signal;
+  }
+
+  async connect(host: string): Promise<HostConnection> {
+    const connection = await connectHost(parseTarget(host), { configFile: this.#configFile, signal: this.#signal });
+    this.#open.push(connection);
+    return connection;
+  }
+
+  /** One more channel to the agent of `connection`. */
+  async agent(connection: HostConnection): Promise<AgentClient> {
+    return new AgentClient(connection.name, await connection.openAgent(this.#signal));
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#open.map((connection) => connection.close()));
+  }
+}
+
+/** Runs `action` with hosts and a signal that SIGINT and SIGTERM fire; a second one is left to the system. */
+export async function withHosts<T>(options: HostOptions, action: (hosts: Hosts, signal: AbortSignal) => Promise<T>): Promise<T> {
+  const interrupt = new AbortController();
+  const onSignal = () => interrupt.abort();
+  process.once('SIGINT', onSignal);
+  process.once('SIGTERM', onSignal);
+  const hosts = new Hosts(options, interrupt.signal);
+  try {
+    return await action(hosts, interrupt.signal);
+  } finally {
+    process.off('SIGINT', onSignal);
+    process.off('SIGTERM', onSignal);
+    await hosts.close();
+  }
+}
+
+export function printJson(value: unknown): void {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}

@@ -1,0 +1,52 @@
+/** `osmosis migrate` */
+import { OsmosisError } from '../../agent/error.ts';
+import { startDisplay } from '../display/display.ts';
+import { planText } from '../display/plan.ts';
+import { resultText } from '../display/result.ts';
+import { type Host, migrate } from '../migrate.ts';
+import { checkPlan, makePlan } from '../plan.ts';
+import { type Hosts, type HostOptions, printJson, withHosts } from './hosts.ts';
+
+export type MigrateOptions = HostOptions & {
+  readonly from: string;
+  readonly to: string;
+  readonly name?: string;
+  readonly dropLegacy: boolean;
+  readonly dryRun: boolean;
+  readonly json?: boolean;
+};
+
+export async function runMigrate(target: string, options: MigrateOptions): Promise<void> {
+  if (options.from === options.to) {
+    throw new OsmosisError('SAME_HOST', `--from and --to are both ${options.from}; nothing was touched. Name another destination.`, { phase: 'plan' });
+  }
+  await withHosts(options, async (hosts, signal) => {
+    const [source, destination] = await Promise.all([openHost(hosts, options.from), openHost(hosts, options.to)]);
+    if (options.dryRun) return dryRun(target, options, source, destination, signal);
+    const json = options.json ?? false;
+    const display = await startDisplay({ stream: process.stderr, isTTY: process.stderr.isTTY, json });
+    try {
+      const name = options.name === undefined ? {} : { name: options.name };
+      const result = await migrate({ target, ...name, dropLegacy: options.dropLegacy, source, destination, signal, emit: display.emit });
+      await display.stop();
+      if (json) printJson(result);
+      else process.stdout.write(`${resultText(result, { from: source.control.host, to: destination.control.host })}\n`);
+      if (result.unconfirmed.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
+    } finally {
+      await display.stop();
+    }
+  });
+}
+
+async function openHost(hosts: Hosts, name: string): Promise<Host> {
+  const connection = await hosts.connect(name);
+  const [control, image] = await Promise.all([hosts.agent(connection), hosts.agent(connection)]);
+  return { control, image };
+}
+
+async function dryRun(target: string, options: MigrateOptions, source: Host, destination: Host, signal: AbortSignal): Promise<void> {
+  const { plan } = await makePlan(target, options.name, source.control, destination.control, { signal });
+  if (options.json) printJson({ ok: true, dry_run: true, plan });
+  else process.stdout.write(`${planText(plan)}\n`);
+  checkPlan(plan, options.dropLegacy);
+}

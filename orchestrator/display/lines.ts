@@ -1,0 +1,39 @@
+/** The display where there is no terminal: one plain line for each thing that happens, for logs and CI. */
+import type { MigrationEvent } from '../events.ts';
+import { bytesText, durationText, rateText } from './format.ts';
+import { EMPTY_VIEW, reduceView, type View } from './state.ts';
+
+/** Progress is a line at most this often. */
+const PROGRESS_INTERVAL_MS = 5_000;
+
+/** @param write gets each line with its newline */
+export function createLines(write: (line: string) => void, now = () => performance.now()) {
+  let view = EMPTY_VIEW;
+  let nextProgressMs = 0;
+  return (event: MigrationEvent): void => {
+    const nowMs = now();
+    view = reduceView(view, event, nowMs);
+    if (event.event === 'progress') {
+      if (nowMs < nextProgressMs) return;
+      nextProgressMs = nowMs + PROGRESS_INTERVAL_MS;
+    }
+    write(`${eventLine(event, view)}\n`);
+  };
+}
+
+/** @param view the view after the event */
+function eventLine(event: MigrationEvent, view: View): string {
+  switch (event.event) {
+    case 'phase': {
+      if (event.state === 'start') return `${event.phase}: started`;
+      const took = view.phases.find(({ phase }) => phase === event.phase)?.ms ?? 0;
+      return `${event.phase}: ${event.state === 'done' ? 'done in' : 'failed after'} ${durationText(took)}`;
+    }
+    case 'progress':
+      return `image: ${bytesText(event.bytes)} at ${rateText(event.bytes_per_s)}`;
+    case 'note':
+      return event.level === 'warn' ? `warning: ${event.message}` : event.message;
+    case 'blackout':
+      return `blackout: ${durationText(event.ms)}`;
+  }
+}

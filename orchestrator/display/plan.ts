@@ -1,0 +1,71 @@
+/** A migration that has not happened: what would move, from where to where, and what stands in the way. */
+import { bytesText, countText } from './format.ts';
+
+export type Plan = {
+  readonly cell: string;
+  readonly from: string;
+  readonly to: string;
+  readonly processes: readonly {
+    readonly pid: number;
+    readonly command: string;
+    readonly resident_bytes: number;
+  }[];
+  /** The hosts at the other ends; without an agent it is a legacy peer. */
+  readonly peers: readonly { readonly address: string; readonly agent: boolean; readonly flows: number }[];
+  /** Endpoints that the cell listens on, e.g. `tcp 10.0.0.1:6379`. */
+  readonly listeners: readonly string[];
+  readonly image_bytes_estimate: number;
+  readonly checks: readonly { readonly name: string; readonly ok: boolean; readonly message: string }[];
+};
+
+const COMMAND_COLUMNS_MAX = 60;
+
+/** Lines, each with its newline. */
+export function planText(plan: Plan): string {
+  const failed = plan.checks.filter(({ ok }) => !ok).length;
+  const lines = [
+    `${plan.cell}: from ${plan.from} to ${plan.to}, about ${bytesText(plan.image_bytes_estimate)} of image`,
+    ...section(
+      'processes',
+      plan.processes.map(({ pid, command, resident_bytes }) => [
+        String(pid),
+        bytesText(resident_bytes),
+        shortened(command),
+      ]),
+    ),
+    ...section(
+      'peers',
+      plan.peers.map(({ address, agent, flows }) => [
+        address,
+        countText(flows, 'connection'),
+        agent ? 'agent' : 'NO AGENT: a legacy peer',
+      ]),
+    ),
+    ...section(
+      'listens on',
+      plan.listeners.map((listener) => [listener]),
+    ),
+    ...section(
+      'checks',
+      plan.checks.map(({ name, ok, message }) => [ok ? 'ok' : 'FAIL', name, message]),
+    ),
+    failed === 0
+      ? 'It can move. Nothing has been touched.'
+      : `It cannot move: ${countText(failed, 'check')} failed. Nothing has been touched.`,
+  ];
+  return lines.map((line) => `${line}\n`).join('');
+}
+
+/** A heading and aligned columns; nothing at all for no rows. */
+function section(heading: string, rows: readonly (readonly string[])[]): string[] {
+  if (rows.length === 0) return [];
+  const width = (column: number) => Math.max(...rows.map((row) => row[column]?.length ?? 0));
+  const line = (row: readonly string[]) => row.map((cell, column) => cell.padEnd(width(column))).join('  ');
+  return [heading, ...rows.map((row) => `  ${line(row)}`.trimEnd())];
+}
+
+/** Commands come from other people's processes: control characters stay out of the terminal. */
+function shortened(command: string): string {
+  const clean = command.replace(/\p{Cc}+/gu, ' ').trim();
+  return clean.length <= COMMAND_COLUMNS_MAX ? clean : `${clean.slice(0, COMMAND_COLUMNS_MAX - 1)}…`;
+}

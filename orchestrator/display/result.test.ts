@@ -1,0 +1,57 @@
+import { describe, expect, it } from 'vitest';
+import { type MigrationFailure, type MigrationSuccess, resultText } from './result.ts';
+
+const MOVED: MigrationSuccess = {
+  ok: true,
+  cell: 'redis-1',
+  flows: { moved: 12, relayed: 0, lost: 0 },
+  blackout_ms: 412,
+  phases: { plan: 12, freeze: 400 },
+  bytes: 1.2e9,
+};
+const FAILED: MigrationFailure = {
+  ok: false,
+  code: 'DUMP_FAILED',
+  phase: 'freeze',
+  owner: 'source',
+  message: 'why',
+};
+
+describe('resultText', () => {
+  it('says what has moved', () => {
+    expect(resultText(MOVED).split('\n')).toEqual([
+      'Moved: redis-1 runs at the destination. It stood still for 412 ms.',
+      '12 connections moved, none lost.',
+      '1.20 GB of image, 412 ms in all (plan 12 ms, freeze 400 ms).',
+      '',
+    ]);
+  });
+
+  it('hides neither relayed nor lost connections', () => {
+    const text = resultText({ ...MOVED, flows: { moved: 1, relayed: 2, lost: 3 } });
+    expect(text).toContain(
+      '1 connection moved.\n2 connections relayed by the source: keep that host and its agent up.',
+    );
+    expect(text).toContain('WARNING: 3 connections lost.');
+  });
+
+  it('says after a failure where the process runs', () => {
+    expect(resultText(FAILED)).toBe(
+      'Not moved (DUMP_FAILED, in phase freeze): why\n' +
+        'It was undone: the process runs at the source, with its connections.\n',
+    );
+    expect(resultText({ ...FAILED, phase: 'plan' })).toContain('Nothing was touched');
+    expect(resultText({ ok: false, code: 'SSH_AUTH', message: 'why' })).toBe(
+      'Not moved (SSH_AUTH): why\nNothing was touched: the process runs at the source as before.\n',
+    );
+    expect(resultText({ ...FAILED, phase: 'confirm', owner: 'destination', code: 'UNCONFIRMED' })).toMatch(
+      /^Moved, but not finished.*\nThe process runs at the destination; .*osmosis status/,
+    );
+  });
+
+  it('claims nothing where it does not know', () => {
+    expect(resultText({ ...FAILED, phase: 'commit', owner: undefined })).toContain(
+      'not known here; exactly one does',
+    );
+  });
+});

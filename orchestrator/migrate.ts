@@ -1,0 +1,188 @@
+/** The migration: one function, a line a phase, the point of no return marked. */
+import { randomBytes } from 'node:crypto';
+import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
+import { type Phase, PHASE_TABLE } from '../agent/phases.ts';
+import type { AgentClient } from './agent-client.ts';
+import type { MigrationEvent } from './events.ts';
+import { relayImage } from './image-relay.ts';
+import { checkPlan, makePlan, type Plan } from './plan.ts';
+
+/** Both agents undo within this, or the failure says that they go on undoing alone. */
+const UNDO_MS_MAX = 45_000;
+const SLOW_MS_MAX = 600_000;
+/** Connections that come up at the wrong moment: plan anew and try again, this often in all. */
+const TRIES_MAX = 3;
+
+export type MigrationResult = {
+  readonly ok: true;
+  readonly cell: string;
+  readonly flows: { readonly moved: number; readonly relayed: number; readonly lost: number };
+  readonly blackout_ms: number;
+  readonly phases: Partial<Record<Phase, number>>;
+  readonly bytes: number;
+  /** Root process at the destination, as a pid of that host. */
+  readonly pid: number;
+  /** For each peer host, ms from MOVE sent to its ACK. */
+  readonly flip_ms: readonly number[];
+  /** Peers that have not acknowledged yet; the destination's agent goes on telling them. */
+  readonly unconfirmed: readonly string[];
+};
+
+/** Control and image channel to one agent, each a connection of its own. */
+export type Host = { readonly control: AgentClient; readonly image: AgentClient };
+
+export type MigrationOptions = {
+  readonly target: string;
+  readonly name?: string;
+  readonly dropLegacy: boolean;
+  readonly source: Host;
+  readonly destination: Host;
+  readonly emit: (event: MigrationEvent) => void;
+  /** Honoured up to commit, never after. */
+  readonly signal: AbortSignal;
+};
+
+export async function migrate(options: MigrationOptions): Promise<MigrationResult> {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await migrateOnce(options);
+    } catch (error) {
+      const again = error instanceof OsmosisError && error.code === 'FLOWS_CHANGED' && tries < TRIES_MAX;
+      if (!again || options.signal.aborted) throw error;
+      options.emit({ event: 'note', level: 'info', message: `${error.message} (try ${tries + 1} of ${TRIES_MAX})` });
+    }
+  }
+}
+
+async function migrateOnce({ target, name, dropLegacy, source, destination, emit, signal }: MigrationOptions): Promise<MigrationResult> {
+  const migration = randomBytes(16).toString('hex');
+  const key = new Uint8Array(randomBytes(32));
+  const phases = new PhaseClock(emit);
+  const undo = new AbortController();
+  const until = { signal: AbortSignal.any([signal, undo.signal]), timeoutMs: SLOW_MS_MAX };
+  const [from, to] = [source.control, destination.control];
+  try {
+    phases.enter('plan');
+    const { plan, snapshot: seen } = await makePlan(target, name, from, to, until);
+    checkPlan(plan, dropLegacy);
+    const drop = plan.peers.filter(({ agent }) => !agent).map(({ address }) => address);
+
+    phases.enter('prepare');
+    const snapshot = await from.call('source.prepare', { migration, target, cell: seen.cell, drop, key }, until);
+    const { labels } = await to.call('destination.prepare', { migration, snapshot, drop, source: { addresses: snapshot.agent_addresses, key } }, until);
+    await from.call('source.arm', { migration, labels }, until);
+
+    phases.enter('freeze');
+    const frozenAt = performance.now();
+    const image = relayImage(migration, source.image, destination.image, emit, until);
+    // Whichever of the two fails first is what went wrong; the other one is told to stop.
+    const [{ sessions }, bytes] = await Promise.all([from.call('source.freeze', { migration }, until), image]);
+
+    phases.enter('restore');
+    await to.call('destination.restore', { migration, sessions }, until);
+
+    phases.enter('commit');
+    signal.throwIfAborted();
+    await from.call('source.commit', { migration });
+    // The point of no return: from here on nothing is undone, and the agents finish even without us.
+
+    phases.enter('redirect');
+    await to.call('destination.resume', { migration });
+    const blackout_ms = performance.now() - frozenAt;
+    emit({ event: 'blackout', ms: blackout_ms });
+
+    phases.enter('confirm');
+    const { pid, silent, flip_ms } = await to.call('destination.confirm', { migration });
+    await from.call('source.confirm', { migration });
+    phases.finish();
+    const flows = flowCounts(plan, snapshot.flows.map(({ remote }) => remote.address), silent);
+    return { ok: true, cell: snapshot.name, flows, blackout_ms, phases: phases.times, bytes, pid, flip_ms, unconfirmed: silent };
+  } catch (error) {
+    undo.abort(new OsmosisError('ABORTED', 'the other half of this step failed'));
+    phases.fail();
+    throw await recover(error, phases.current, migration, source, destination, signal);
+  }
+}
+
+function flowCounts(plan: Plan, movedPeers: readonly string[], silent: readonly string[]): MigrationResult['flows'] {
+  const dropped = plan.peers.filter(({ agent }) => !agent).reduce((sum, { flows }) => sum + flows, 0);
+  const unconfirmed = movedPeers.filter((address) => silent.includes(address)).length;
+  return { moved: movedPeers.length - unconfirmed, relayed: 0, lost: dropped + unconfirmed };
+}
+
+/** The phase table says what a failure leads to; the first error is kept, and says who owns the process now. */
+async function recover(error: unknown, phase: Phase, migration: string, source: Host, destination: Host, signal: AbortSignal): Promise<OsmosisError> {
+  const first = signal.aborted ? new OsmosisError('INTERRUPTED', 'interrupted') : asOsmosisError(error, 'INTERNAL');
+  switch (PHASE_TABLE[phase].recovery) {
+    case 'refuse':
+      return told(first, phase, 'source', '', []);
+    case 'finish':
+      return told(first, phase, 'destination', ' The process runs, or will run, at the destination: its agent finishes without us; see osmosis ps there.', []);
+    case 'undo': {
+      const { owner, cleanup } = await undoBoth(migration, source, destination);
+      const state =
+        owner === 'source'
+          ? ' The process runs at the source with its connections; nothing was left at the destination.'
+          : ' It had been decided already: the destination finishes the move.';
+      return told(first, phase, owner, cleanup.length === 0 ? state : ` Undoing is not complete: ${cleanup.join('; ')}. The agents go on by themselves.`, cleanup);
+    }
+  }
+}
+
+async function undoBoth(migration: string, source: Host, destination: Host): Promise<{ owner: Owner; cleanup: string[] }> {
+  const cleanup: string[] = [];
+  const attempt = async <T>(who: string, step: () => Promise<T>): Promise<T | undefined> => {
+    try {
+      return await step();
+    } catch (thrown) {
+      cleanup.push(`${who}: ${messageOf(thrown)}`);
+      return undefined;
+    }
+  };
+  const limit = { timeoutMs: UNDO_MS_MAX };
+  const aborted = await attempt('source', () => source.control.call('source.abort', { migration }, limit));
+  if (aborted?.committed === true) return { owner: 'destination', cleanup };
+  const undone = await attempt('destination', () => destination.control.call('destination.abort', { migration }, limit));
+  if (undone !== undefined && aborted !== undefined) await attempt('source', () => source.control.call('source.confirm', { migration }, limit));
+  return { owner: 'source', cleanup };
+}
+
+function told(first: OsmosisError, phase: Phase, owner: Owner, state: string, cleanup: readonly string[]): OsmosisError {
+  return new OsmosisError(first.code, first.message + state, { phase, owner, cause: first, cleanup: [...first.cleanup, ...cleanup] });
+}
+
+/** Times the phases, and tells of each. */
+class PhaseClock {
+  readonly times: Partial<Record<Phase, number>> = {};
+  readonly #emit: (event: MigrationEvent) => void;
+  #current: Phase = 'plan';
+  #started: number | undefined;
+
+  constructor(emit: (event: MigrationEvent) => void) {
+    this.#emit = emit;
+  }
+
+  get current(): Phase {
+    return this.#current;
+  }
+
+  enter(phase: Phase): void {
+    this.finish();
+    this.#current = phase;
+    this.#started = performance.now();
+    this.#emit({ event: 'phase', phase, state: 'start' });
+  }
+
+  finish(): void {
+    if (this.#started === undefined) return;
+    const ms = performance.now() - this.#started;
+    this.times[this.#current] = Math.round(ms * 10) / 10;
+    this.#started = undefined;
+    this.#emit({ event: 'phase', phase: this.#current, state: 'done', ms });
+  }
+
+  fail(): void {
+    this.#started = undefined;
+    this.#emit({ event: 'phase', phase: this.#current, state: 'failed' });
+  }
+}

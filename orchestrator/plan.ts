@@ -1,0 +1,69 @@
+/** The plan of one migration: what would move, to where, and whether it can. Nothing is touched by it. */
+import type { Check, PeerFact, Snapshot } from '../agent/control/protocol.ts';
+import { endpointText } from '../agent/address.ts';
+import { OsmosisError } from '../agent/error.ts';
+import type { AgentClient, CallOptions } from './agent-client.ts';
+
+export type Plan = {
+  readonly cell: string;
+  readonly from: string;
+  readonly to: string;
+  readonly processes: readonly { pid: number; command: string; resident_bytes: number }[];
+  readonly peers: readonly PeerFact[];
+  readonly listeners: readonly string[];
+  readonly image_bytes_estimate: number;
+  readonly checks: readonly Check[];
+};
+
+export type Planned = { readonly plan: Plan; readonly snapshot: Snapshot };
+
+export async function makePlan(
+  target: string,
+  name: string | undefined,
+  source: AgentClient,
+  destination: AgentClient,
+  options: CallOptions,
+): Promise<Planned> {
+  const snapshot = await source.call('inspect', { target, ...(name === undefined ? {} : { name }) }, options);
+  const [{ peers }, { host, checks }] = await Promise.all([
+    source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options),
+    destination.call('preflight', { snapshot }, options),
+  ]);
+  if (host.machine_id === snapshot.host.machine_id) {
+    throw new OsmosisError('SAME_HOST', `${source.host} and ${destination.host} are the same host; nothing was touched. Name another destination.`, { phase: 'plan' });
+  }
+  const plan: Plan = {
+    cell: snapshot.name,
+    from: source.host,
+    to: destination.host,
+    processes: snapshot.processes.map(({ pid, command, resident_bytes }) => ({ pid, command, resident_bytes })),
+    peers,
+    listeners: snapshot.listeners.map((listener) => `${listener.protocol} ${endpointText(listener)}`),
+    image_bytes_estimate: snapshot.image_bytes,
+    checks: [...snapshot.checks, ...checks, ...outsideChecks(snapshot)],
+  };
+  return { plan, snapshot };
+}
+
+/** Not in the way of a move, but the operator should know. */
+function outsideChecks(snapshot: Snapshot): Check[] {
+  return snapshot.outside.map(({ what }) => ({ name: 'descriptors', ok: true, message: `${what} has its other end outside: it becomes /dev/null` }));
+}
+
+/** @throws OsmosisError PREFLIGHT with every failed check, LEGACY_PEERS; both before anything is touched. */
+export function checkPlan({ checks, peers }: Plan, dropLegacy: boolean): void {
+  const failed = checks.filter(({ ok }) => !ok);
+  if (failed.length > 0) {
+    const list = failed.map(({ name, message }) => `${name}: ${message}`).join('; ');
+    throw new OsmosisError('PREFLIGHT', `it can't be moved: ${list}. Nothing was touched.`, { phase: 'plan' });
+  }
+  const legacy = peers.filter(({ agent }) => !agent);
+  if (legacy.length > 0 && !dropLegacy) {
+    const list = legacy.map(({ address, flows }) => `${address} (${flows} flows)`).join(', ');
+    throw new OsmosisError(
+      'LEGACY_PEERS',
+      `these peers run no agent: ${list}. Nothing was touched. Start an agent there, or drop their connections with --drop-legacy.`,
+      { phase: 'plan' },
+    );
+  }
+}

@@ -1,0 +1,60 @@
+/** A connection to a host, however it is reached. */
+import type { Duplex } from 'node:stream';
+import { asOsmosisError } from '../../agent/error.ts';
+import { connectSsh } from './connect.ts';
+import { AGENT_SOCKET, connectLocalAgent } from './local.ts';
+import { type Target, targetName } from './target.ts';
+
+export interface HostConnection {
+  /** For messages: `local`, `alpha`, `alpha:2222`. */
+  readonly name: string;
+  /**
+   * A byte stream to the agent there; any number may be open at once. The signal ends the opening, not the stream.
+   * The stream fails with an OsmosisError: AGENT_UNREACHABLE, or SSH_UNREACHABLE when the connection is lost.
+   */
+  openAgent(signal?: AbortSignal): Promise<Duplex>;
+  /** Closes the connection and with it every stream on it. Never fails. */
+  close(): Promise<void>;
+}
+
+export type ConnectOptions = {
+  /** ssh_config(5) file in place of OpenSSH's default ones. */
+  readonly configFile?: string | undefined;
+  /** Ends the connecting, not the connection. */
+  readonly signal?: AbortSignal | undefined;
+  /** The agent's Unix socket, for `local`. */
+  readonly socketPath?: string | undefined;
+};
+
+/**
+ * Connects to a host. For `local` nothing happens before openAgent.
+ * @throws OsmosisError SSH_CONFIG, SSH_UNREACHABLE, SSH_HOST_KEY, SSH_AUTH, INTERRUPTED
+ */
+export async function connectHost(target: Target, options: ConnectOptions = {}): Promise<HostConnection> {
+  if (target.kind === 'local') return connectLocal(options.socketPath ?? AGENT_SOCKET);
+  const signal = options.signal ?? new AbortController().signal;
+  try {
+    signal.throwIfAborted();
+    return await connectSsh(target, options.configFile, signal);
+  } catch (error) {
+    throw asOsmosisError(error, signal.aborted ? 'INTERRUPTED' : 'INTERNAL');
+  }
+}
+
+function connectLocal(socketPath: string): HostConnection {
+  const open = new Set<Duplex>();
+  return {
+    name: targetName({ kind: 'local' }),
+    openAgent: async (signal) => {
+      const stream = await connectLocalAgent(socketPath, signal).catch((error: unknown) => {
+        throw asOsmosisError(error, 'INTERRUPTED');
+      });
+      open.add(stream);
+      stream.once('close', () => open.delete(stream));
+      return stream;
+    },
+    close: async () => {
+      for (const stream of open) stream.destroy();
+    },
+  };
+}
