@@ -28,7 +28,8 @@ export function addressBytes(address: string): Uint8Array {
     return addressBytes(`${dotted[1]}${((a << 8) | b).toString(16)}:${((c << 8) | d).toString(16)}`);
   }
   const [head = '', tail] = address.split('::');
-  const groups = (part: string) => (part === '' ? [] : part.split(':').map((group) => Number.parseInt(group, 16)));
+  const groups = (part: string) =>
+    part === '' ? [] : part.split(':').map((group) => Number.parseInt(group, 16));
   const front = groups(head);
   const back = tail === undefined ? [] : groups(tail);
   const all = [...front, ...new Array<number>(8 - front.length - back.length).fill(0), ...back];
@@ -41,8 +42,10 @@ export function addressBytes(address: string): Uint8Array {
 
 /** The reverse of addressBytes: dotted quad for mapped addresses, RFC 5952 text otherwise. */
 export function addressText(bytes: Uint8Array): string {
-  if (bytes.length !== ADDRESS_BYTES) throw new RangeError(`an address has ${ADDRESS_BYTES} bytes, got ${bytes.length}`);
-  const mapped = bytes.subarray(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff && bytes[11] === 0xff;
+  if (bytes.length !== ADDRESS_BYTES)
+    throw new RangeError(`an address has ${ADDRESS_BYTES} bytes, got ${bytes.length}`);
+  const mapped =
+    bytes.subarray(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff && bytes[11] === 0xff;
   if (mapped) return bytes.subarray(12).join('.');
   const groups: string[] = [];
   for (let index = 0; index < ADDRESS_BYTES; index += 2) {

@@ -3,6 +3,7 @@ import type { Cell } from './cell/registry.ts';
 import { runCell } from './cell/run.ts';
 import type { AgentContext } from './context.ts';
 import type { Snapshot } from './control/protocol.ts';
+import { imageSummarySchema } from './control/protocol.ts';
 import type { Call, Handlers } from './control/server.ts';
 import { OsmosisError } from './error.ts';
 import { claimsOf, exchangeHello } from './h2o/cell-side.ts';
@@ -14,13 +15,16 @@ import type { Coordinator } from './migration/coordinator.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
-import { decodeMessage } from './wire/frame.ts';
-import { ImageTally } from './wire/image.ts';
-import { imageSummarySchema } from './control/protocol.ts';
-import { newTransaction } from './wire/h2o.ts';
 import { VERSION } from './version.ts';
+import { decodeMessage } from './wire/frame.ts';
+import { newTransaction } from './wire/h2o.ts';
+import { ImageTally } from './wire/image.ts';
 
-export function createHandlers(context: AgentContext, coordinator: Coordinator, peerSide: PeerSide): Handlers {
+export function createHandlers(
+  context: AgentContext,
+  coordinator: Coordinator,
+  peerSide: PeerSide,
+): Handlers {
   const { registry, datapath, socket, paths } = context;
 
   const snapshotOf = async (cell: Cell, tree: Tree): Promise<Snapshot> => ({
@@ -52,12 +56,19 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator, 
     },
     survey: async ({ cell: id, flows }, { signal }) => {
       const cell = registry.get(id);
-      if (cell === undefined) throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'plan' });
+      if (cell === undefined)
+        throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'plan' });
       const byPeer = Map.groupBy(flows, ({ remote }) => remote.address);
       const peers = await Promise.all(
         [...byPeer].map(async ([address, its]) => {
           const { epoch, publicKey } = registry.keysWith(cell, address);
-          const hello = { cell: Buffer.from(id, 'hex'), transaction: newTransaction(), epoch, publicKey, claims: claimsOf(its, []) };
+          const hello = {
+            cell: Buffer.from(id, 'hex'),
+            transaction: newTransaction(),
+            epoch,
+            publicKey,
+            claims: claimsOf(its, []),
+          };
           const { silent } = await exchangeHello(socket, address, hello, signal);
           return { address, agent: !silent, flows: its.length };
         }),
@@ -66,7 +77,12 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator, 
     },
     preflight: async ({ snapshot }) => {
       const host = await hostFacts(paths.run);
-      return { host, checks: preflightChecks(snapshot, host, await ownAddresses(), (path, kind) => fileFact('', path, kind)) };
+      return {
+        host,
+        checks: preflightChecks(snapshot, host, await ownAddresses(), (path, kind) =>
+          fileFact('', path, kind),
+        ),
+      };
     },
     'source.prepare': async ({ migration: id, cell, drop, key }, { signal, gone }) => {
       const migration = coordinator.beginSource(id, cell, gone);
@@ -98,7 +114,11 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator, 
       } finally {
         writer.close();
       }
-      throw new OsmosisError('IMAGE_CORRUPT', 'the image stream ended early; the process goes on at the source. Try again.', { phase: 'freeze' });
+      throw new OsmosisError(
+        'IMAGE_CORRUPT',
+        'the image stream ended early; the process goes on at the source. Try again.',
+        { phase: 'freeze' },
+      );
     },
     'destination.restore': async ({ migration, sessions }, { signal }) => {
       const started = performance.now();
@@ -127,7 +147,10 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator, 
   };
 }
 
-async function sendImage(pieces: AsyncIterable<{ piece: Buffer; names: readonly string[] }>, call: Call): Promise<void> {
+async function sendImage(
+  pieces: AsyncIterable<{ piece: Buffer; names: readonly string[] }>,
+  call: Call,
+): Promise<void> {
   const tally = new ImageTally();
   for await (const { piece, names } of pieces) {
     tally.add(piece, names);
@@ -143,7 +166,12 @@ function describeCell(cell: Cell) {
     pid: cell.pid,
     command: commandLine(cell.pid),
     home: cell.link === undefined,
-    flows: cell.flows.map(({ protocol, local, remote, wireLocal }) => ({ protocol, virtual_local: local, virtual_remote: remote, wire_local: wireLocal })),
+    flows: cell.flows.map(({ protocol, local, remote, wireLocal }) => ({
+      protocol,
+      virtual_local: local,
+      virtual_remote: remote,
+      wire_local: wireLocal,
+    })),
     labels: cell.labels.map(({ protocol, virtual, peer, wire }) => ({ protocol, virtual, peer, wire })),
     peers: cell.peers.map(({ address, epoch }) => ({ address, epoch })),
   };

@@ -1,7 +1,8 @@
 /** `osmosis agent`: the daemon of one host. Owns the socket, the H2O port, the cells and the datapath. */
+
+import { once } from 'node:events';
 import { existsSync, mkdirSync } from 'node:fs';
 import { connect } from 'node:net';
-import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { pino } from 'pino';
 import { CellKeeper } from './cell/keeper.ts';
@@ -11,9 +12,9 @@ import type { AgentContext, AgentPaths } from './context.ts';
 import { serveControl } from './control/server.ts';
 import { Datapath } from './datapath/datapath.ts';
 import { OsmosisError } from './error.ts';
-import { createHandlers } from './handlers.ts';
 import { PeerSide } from './h2o/peer-side.ts';
 import { H2oSocket } from './h2o/socket.ts';
+import { createHandlers } from './handlers.ts';
 import { Coordinator } from './migration/coordinator.ts';
 import { VERSION } from './version.ts';
 
@@ -28,13 +29,25 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   if (process.getuid?.() !== 0) throw new OsmosisError('USAGE', 'the agent must run as root');
   for (const directory of [paths.run, paths.state]) mkdirSync(directory, { recursive: true, mode: 0o700 });
   await refuseSecond(socketPath(paths));
-  const log = pino({ base: { version: VERSION }, redact: ['*.key', '*.secretKey'] }, pino.destination({ dest: 2, sync: true }));
+  const log = pino(
+    { base: { version: VERSION }, redact: ['*.key', '*.secretKey'] },
+    pino.destination({ dest: 2, sync: true }),
+  );
   const objectFile = fileURLToPath(new URL('./datapath/osmosis.bpf.o', import.meta.url));
-  if (!existsSync(objectFile)) throw new OsmosisError('DATAPATH', `${objectFile} is missing: npm run build:bpf makes it`);
+  if (!existsSync(objectFile))
+    throw new OsmosisError('DATAPATH', `${objectFile} is missing: npm run build:bpf makes it`);
 
-  const datapath = await Datapath.open({ pinDir: `${paths.run}/bpf`, objectFile, log: (message) => log.warn(message) });
+  const datapath = await Datapath.open({
+    pinDir: `${paths.run}/bpf`,
+    objectFile,
+    log: (message) => log.warn(message),
+  });
   const registry = new Registry(`${paths.run}/cells`);
-  const labels = new Labels(registry.all().flatMap((cell) => cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port }))));
+  const labels = new Labels(
+    registry
+      .all()
+      .flatMap((cell) => cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port }))),
+  );
   const socket = new H2oSocket();
   const context: AgentContext = { paths, socket, datapath, registry, labels, log };
   const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, log);

@@ -10,10 +10,15 @@ const STATUS_UNAVAILABLE = 69;
 export function runStdio(socketPath: string): void {
   const socket = connect({ path: socketPath, allowHalfOpen: true });
   socket.on('error', (error) => {
-    process.stderr.write(`osmosis: the agent does not answer at ${socketPath} (${error.message}); start it: osmosis agent\n`);
+    process.stderr.write(
+      `osmosis: the agent does not answer at ${socketPath} (${error.message}); start it: osmosis agent\n`,
+    );
     process.exit(STATUS_UNAVAILABLE);
   });
-  socket.on('close', () => process.exit(0));
+  // What the agent said last must be out before this process is gone.
+  const exit = () => process.stdout.write('', () => process.exit(0));
+  socket.on('end', exit);
+  socket.on('close', exit);
   process.stdin.on('error', () => socket.destroy());
   process.stdout.on('error', () => socket.destroy());
   // A client that is gone must be seen as gone by the agent at once: it undoes what is not committed.

@@ -4,7 +4,14 @@ import type { Duplex } from 'node:stream';
 import { METHODS, type Method, type Params, type Result, responseSchema } from '../agent/control/protocol.ts';
 import { isErrorCode, messageOf, OsmosisError } from '../agent/error.ts';
 import { PHASES, type Phase } from '../agent/phases.ts';
-import { decodeMessage, encodeFrame, encodeMessage, type Frame, FrameDecoder, type FrameKind } from '../agent/wire/frame.ts';
+import {
+  decodeMessage,
+  encodeFrame,
+  encodeMessage,
+  type Frame,
+  FrameDecoder,
+  type FrameKind,
+} from '../agent/wire/frame.ts';
 
 /** A request that names no deadline of its own is answered within this, or the agent is taken for gone. */
 const ANSWER_MS_MAX = 120_000;
@@ -30,7 +37,11 @@ export class AgentClient {
   }
 
   /** @throws OsmosisError as the agent gave it, AGENT_UNREACHABLE when the connection ends first, TIMEOUT, INTERRUPTED. */
-  async call<M extends Method>(method: M, params: Params<M>, { signal, timeoutMs = ANSWER_MS_MAX }: CallOptions = {}): Promise<Result<M>> {
+  async call<M extends Method>(
+    method: M,
+    params: Params<M>,
+    { signal, timeoutMs = ANSWER_MS_MAX }: CallOptions = {},
+  ): Promise<Result<M>> {
     signal?.throwIfAborted();
     if (this.#failure !== undefined) throw this.#failure;
     const id = this.#nextId++;
@@ -43,7 +54,13 @@ export class AgentClient {
       this.#waiting.delete(id);
     };
     const timer = setTimeout(
-      () => giveUp(new OsmosisError('TIMEOUT', `the agent of ${this.host} did not answer ${method} within ${timeoutMs} ms`)),
+      () =>
+        giveUp(
+          new OsmosisError(
+            'TIMEOUT',
+            `the agent of ${this.host} did not answer ${method} within ${timeoutMs} ms`,
+          ),
+        ),
       timeoutMs,
     );
     const onAbort = () => giveUp(new OsmosisError('INTERRUPTED', `interrupted during ${method}`));
@@ -52,7 +69,10 @@ export class AgentClient {
       this.#stream.write(encodeMessage('request', { id, method, params }));
       const parsed = METHODS[method].result.safeParse(await answer);
       if (!parsed.success) {
-        throw new OsmosisError('AGENT_PROTOCOL', `the agent of ${this.host} answered ${method} in another form; are both of one version?`);
+        throw new OsmosisError(
+          'AGENT_PROTOCOL',
+          `the agent of ${this.host} answered ${method} in another form; are both of one version?`,
+        );
       }
       return parsed.data as Result<M>;
     } finally {
@@ -117,7 +137,9 @@ export class AgentClient {
     this.#failure ??=
       error instanceof OsmosisError
         ? error
-        : new OsmosisError('AGENT_UNREACHABLE', `lost the agent of ${this.host}: ${messageOf(error)}`, { cause: error });
+        : new OsmosisError('AGENT_UNREACHABLE', `lost the agent of ${this.host}: ${messageOf(error)}`, {
+            cause: error,
+          });
     for (const waiting of this.#waiting.values()) waiting.reject(this.#failure);
     this.#waiting.clear();
   }

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** The command line. Every command loads what it needs only: the agent never loads ssh2 or the display. */
 import { Command, CommanderError, Option } from 'commander';
-import { asOsmosisError, EXIT_STATUS, OsmosisError } from '../agent/error.ts';
+import { asOsmosisError, EXIT_STATUS, type OsmosisError } from '../agent/error.ts';
 import { VERSION } from '../agent/version.ts';
 
 type Global = { readonly json?: boolean; readonly sshConfig?: string };
@@ -11,13 +11,19 @@ const program = new Command('osmosis')
   .version(VERSION)
   .exitOverride()
   .configureOutput({ writeErr: (text) => void process.stderr.write(text) })
-  .addOption(new Option('-F, --ssh-config <file>', 'ssh_config(5) file in place of the usual ones').env('OSMOSIS_SSH_CONFIG'))
+  .addOption(
+    new Option('-F, --ssh-config <file>', 'ssh_config(5) file in place of the usual ones').env(
+      'OSMOSIS_SSH_CONFIG',
+    ),
+  )
   .addHelpText('after', '\nExit statuses and error codes: docs/errors.md');
 
 program
   .command('migrate')
   .summary('move a process from one host to another')
-  .description('Moves a process (tree) with its live connections. TARGET is a pid of the source host or the name of a cell there.')
+  .description(
+    'Moves a process (tree) with its live connections. TARGET is a pid of the source host or the name of a cell there.',
+  )
   .argument('<target>', 'pid or cell name')
   .requiredOption('--from <host>', 'ssh://[user@]host[:port], or local')
   .requiredOption('--to <host>', 'ssh://[user@]host[:port], or local')
@@ -44,7 +50,9 @@ program
 program
   .command('run')
   .summary('start a program in a cell')
-  .description('Starts a program in a cell on a host: in a PID namespace of its own, on the host\'s network, detached.')
+  .description(
+    "Starts a program in a cell on a host: in a PID namespace of its own, on the host's network, detached.",
+  )
   .argument('<command...>', 'the program and its arguments, after --')
   .option('--name <name>', 'what to call the cell')
   .option('--on <host>', 'ssh://[user@]host[:port], or local', 'local')
@@ -68,7 +76,9 @@ program
 const agent = program
   .command('agent')
   .summary('run the agent of this host')
-  .description('Runs in the foreground and logs JSON lines to standard error; Unix socket /run/osmosis/agent.sock, UDP port 18018.')
+  .description(
+    'Runs in the foreground and logs JSON lines to standard error; Unix socket /run/osmosis/agent.sock, UDP port 18018.',
+  )
   .action(async () => {
     const { DEFAULT_PATHS, runAgent } = await import('../agent/main.ts');
     await runAgent(DEFAULT_PATHS);
@@ -99,5 +109,12 @@ function report(thrown: unknown): number {
 }
 
 function failureObject({ code, message, phase, owner, cleanup }: OsmosisError): object {
-  return { ok: false, code, phase: phase ?? null, owner: owner ?? 'source', message, ...(cleanup.length > 0 ? { cleanup } : {}) };
+  return {
+    ok: false,
+    code,
+    phase: phase ?? null,
+    owner: owner ?? 'source',
+    message,
+    ...(cleanup.length > 0 ? { cleanup } : {}),
+  };
 }

@@ -21,7 +21,11 @@ export async function relayImage(
     const now = performance.now();
     if (now - reportedAt >= PROGRESS_MS || kind === 'end') {
       reportedAt = now;
-      emit({ event: 'progress', bytes, bytes_per_s: Math.round((bytes * 1000) / Math.max(now - started, 1)) });
+      emit({
+        event: 'progress',
+        bytes,
+        bytes_per_s: Math.round((bytes * 1000) / Math.max(now - started, 1)),
+      });
     }
     await destination.sendImage(kind, body);
   });

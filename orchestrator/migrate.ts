@@ -1,7 +1,7 @@
 /** The migration: one function, a line a phase, the point of no return marked. */
 import { randomBytes } from 'node:crypto';
 import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
-import { type Phase, PHASE_TABLE } from '../agent/phases.ts';
+import { PHASE_TABLE, type Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
 import type { MigrationEvent } from './events.ts';
 import { relayImage } from './image-relay.ts';
@@ -49,12 +49,24 @@ export async function migrate(options: MigrationOptions): Promise<MigrationResul
     } catch (error) {
       const again = error instanceof OsmosisError && error.code === 'FLOWS_CHANGED' && tries < TRIES_MAX;
       if (!again || options.signal.aborted) throw error;
-      options.emit({ event: 'note', level: 'info', message: `${error.message} (try ${tries + 1} of ${TRIES_MAX})` });
+      options.emit({
+        event: 'note',
+        level: 'info',
+        message: `${error.message} (try ${tries + 1} of ${TRIES_MAX})`,
+      });
     }
   }
 }
 
-async function migrateOnce({ target, name, dropLegacy, source, destination, emit, signal }: MigrationOptions): Promise<MigrationResult> {
+async function migrateOnce({
+  target,
+  name,
+  dropLegacy,
+  source,
+  destination,
+  emit,
+  signal,
+}: MigrationOptions): Promise<MigrationResult> {
   const migration = randomBytes(16).toString('hex');
   const key = new Uint8Array(randomBytes(32));
   const phases = new PhaseClock(emit);
@@ -68,15 +80,26 @@ async function migrateOnce({ target, name, dropLegacy, source, destination, emit
     const drop = plan.peers.filter(({ agent }) => !agent).map(({ address }) => address);
 
     phases.enter('prepare');
-    const snapshot = await from.call('source.prepare', { migration, target, cell: seen.cell, drop, key }, until);
-    const { labels } = await to.call('destination.prepare', { migration, snapshot, drop, source: { addresses: snapshot.agent_addresses, key } }, until);
+    const snapshot = await from.call(
+      'source.prepare',
+      { migration, target, cell: seen.cell, drop, key },
+      until,
+    );
+    const { labels } = await to.call(
+      'destination.prepare',
+      { migration, snapshot, drop, source: { addresses: snapshot.agent_addresses, key } },
+      until,
+    );
     await from.call('source.arm', { migration, labels }, until);
 
     phases.enter('freeze');
     const frozenAt = performance.now();
     const image = relayImage(migration, source.image, destination.image, emit, until);
     // Whichever of the two fails first is what went wrong; the other one is told to stop.
-    const [{ sessions }, bytes] = await Promise.all([from.call('source.freeze', { migration }, until), image]);
+    const [{ sessions }, bytes] = await Promise.all([
+      from.call('source.freeze', { migration }, until),
+      image,
+    ]);
 
     phases.enter('restore');
     await to.call('destination.restore', { migration, sessions }, until);
@@ -95,8 +118,22 @@ async function migrateOnce({ target, name, dropLegacy, source, destination, emit
     const { pid, silent, flip_ms } = await to.call('destination.confirm', { migration });
     await from.call('source.confirm', { migration });
     phases.finish();
-    const flows = flowCounts(plan, snapshot.flows.map(({ remote }) => remote.address), silent);
-    return { ok: true, cell: snapshot.name, flows, blackout_ms, phases: phases.times, bytes, pid, flip_ms, unconfirmed: silent };
+    const flows = flowCounts(
+      plan,
+      snapshot.flows.map(({ remote }) => remote.address),
+      silent,
+    );
+    return {
+      ok: true,
+      cell: snapshot.name,
+      flows,
+      blackout_ms,
+      phases: phases.times,
+      bytes,
+      pid,
+      flip_ms,
+      unconfirmed: silent,
+    };
   } catch (error) {
     undo.abort(new OsmosisError('ABORTED', 'the other half of this step failed'));
     phases.fail();
@@ -104,32 +141,63 @@ async function migrateOnce({ target, name, dropLegacy, source, destination, emit
   }
 }
 
-function flowCounts(plan: Plan, movedPeers: readonly string[], silent: readonly string[]): MigrationResult['flows'] {
+function flowCounts(
+  plan: Plan,
+  movedPeers: readonly string[],
+  silent: readonly string[],
+): MigrationResult['flows'] {
   const dropped = plan.peers.filter(({ agent }) => !agent).reduce((sum, { flows }) => sum + flows, 0);
   const unconfirmed = movedPeers.filter((address) => silent.includes(address)).length;
   return { moved: movedPeers.length - unconfirmed, relayed: 0, lost: dropped + unconfirmed };
 }
 
 /** The phase table says what a failure leads to; the first error is kept, and says who owns the process now. */
-async function recover(error: unknown, phase: Phase, migration: string, source: Host, destination: Host, signal: AbortSignal): Promise<OsmosisError> {
-  const first = signal.aborted ? new OsmosisError('INTERRUPTED', 'interrupted') : asOsmosisError(error, 'INTERNAL');
+async function recover(
+  error: unknown,
+  phase: Phase,
+  migration: string,
+  source: Host,
+  destination: Host,
+  signal: AbortSignal,
+): Promise<OsmosisError> {
+  const first = signal.aborted
+    ? new OsmosisError('INTERRUPTED', 'interrupted')
+    : asOsmosisError(error, 'INTERNAL');
   switch (PHASE_TABLE[phase].recovery) {
     case 'refuse':
       return told(first, phase, 'source', '', []);
     case 'finish':
-      return told(first, phase, 'destination', ' The process runs, or will run, at the destination: its agent finishes without us; see osmosis ps there.', []);
+      return told(
+        first,
+        phase,
+        'destination',
+        ' The process runs, or will run, at the destination: its agent finishes without us; see osmosis ps there.',
+        [],
+      );
     case 'undo': {
       const { owner, cleanup } = await undoBoth(migration, source, destination);
       const state =
         owner === 'source'
           ? ' The process runs at the source with its connections; nothing was left at the destination.'
           : ' It had been decided already: the destination finishes the move.';
-      return told(first, phase, owner, cleanup.length === 0 ? state : ` Undoing is not complete: ${cleanup.join('; ')}. The agents go on by themselves.`, cleanup);
+      return told(
+        first,
+        phase,
+        owner,
+        cleanup.length === 0
+          ? state
+          : ` Undoing is not complete: ${cleanup.join('; ')}. The agents go on by themselves.`,
+        cleanup,
+      );
     }
   }
 }
 
-async function undoBoth(migration: string, source: Host, destination: Host): Promise<{ owner: Owner; cleanup: string[] }> {
+async function undoBoth(
+  migration: string,
+  source: Host,
+  destination: Host,
+): Promise<{ owner: Owner; cleanup: string[] }> {
   const cleanup: string[] = [];
   const attempt = async <T>(who: string, step: () => Promise<T>): Promise<T | undefined> => {
     try {
@@ -142,13 +210,27 @@ async function undoBoth(migration: string, source: Host, destination: Host): Pro
   const limit = { timeoutMs: UNDO_MS_MAX };
   const aborted = await attempt('source', () => source.control.call('source.abort', { migration }, limit));
   if (aborted?.committed === true) return { owner: 'destination', cleanup };
-  const undone = await attempt('destination', () => destination.control.call('destination.abort', { migration }, limit));
-  if (undone !== undefined && aborted !== undefined) await attempt('source', () => source.control.call('source.confirm', { migration }, limit));
+  const undone = await attempt('destination', () =>
+    destination.control.call('destination.abort', { migration }, limit),
+  );
+  if (undone !== undefined && aborted !== undefined)
+    await attempt('source', () => source.control.call('source.confirm', { migration }, limit));
   return { owner: 'source', cleanup };
 }
 
-function told(first: OsmosisError, phase: Phase, owner: Owner, state: string, cleanup: readonly string[]): OsmosisError {
-  return new OsmosisError(first.code, first.message + state, { phase, owner, cause: first, cleanup: [...first.cleanup, ...cleanup] });
+function told(
+  first: OsmosisError,
+  phase: Phase,
+  owner: Owner,
+  state: string,
+  cleanup: readonly string[],
+): OsmosisError {
+  return new OsmosisError(first.code, first.message + state, {
+    phase,
+    owner,
+    cause: first,
+    cleanup: [...first.cleanup, ...cleanup],
+  });
 }
 
 /** Times the phases, and tells of each. */

@@ -1,6 +1,7 @@
 /** The plan of one migration: what would move, to where, and whether it can. Nothing is touched by it. */
-import type { Check, PeerFact, Snapshot } from '../agent/control/protocol.ts';
+
 import { endpointText } from '../agent/address.ts';
+import type { Check, PeerFact, Snapshot } from '../agent/control/protocol.ts';
 import { OsmosisError } from '../agent/error.ts';
 import type { AgentClient, CallOptions } from './agent-client.ts';
 
@@ -9,7 +10,9 @@ export type Plan = {
   readonly from: string;
   readonly to: string;
   readonly processes: readonly { pid: number; command: string; resident_bytes: number }[];
+  /** The hosts at the other ends; without an agent it is a legacy peer. */
   readonly peers: readonly PeerFact[];
+  /** Endpoints that the cell listens on, e.g. `tcp 10.0.0.1:6379`. */
   readonly listeners: readonly string[];
   readonly image_bytes_estimate: number;
   readonly checks: readonly Check[];
@@ -30,13 +33,21 @@ export async function makePlan(
     destination.call('preflight', { snapshot }, options),
   ]);
   if (host.machine_id === snapshot.host.machine_id) {
-    throw new OsmosisError('SAME_HOST', `${source.host} and ${destination.host} are the same host; nothing was touched. Name another destination.`, { phase: 'plan' });
+    throw new OsmosisError(
+      'SAME_HOST',
+      `${source.host} and ${destination.host} are the same host; nothing was touched. Name another destination.`,
+      { phase: 'plan' },
+    );
   }
   const plan: Plan = {
     cell: snapshot.name,
     from: source.host,
     to: destination.host,
-    processes: snapshot.processes.map(({ pid, command, resident_bytes }) => ({ pid, command, resident_bytes })),
+    processes: snapshot.processes.map(({ pid, command, resident_bytes }) => ({
+      pid,
+      command,
+      resident_bytes,
+    })),
     peers,
     listeners: snapshot.listeners.map((listener) => `${listener.protocol} ${endpointText(listener)}`),
     image_bytes_estimate: snapshot.image_bytes,
@@ -47,7 +58,11 @@ export async function makePlan(
 
 /** Not in the way of a move, but the operator should know. */
 function outsideChecks(snapshot: Snapshot): Check[] {
-  return snapshot.outside.map(({ what }) => ({ name: 'descriptors', ok: true, message: `${what} has its other end outside: it becomes /dev/null` }));
+  return snapshot.outside.map(({ what }) => ({
+    name: 'descriptors',
+    ok: true,
+    message: `${what} has its other end outside: it becomes /dev/null`,
+  }));
 }
 
 /** @throws OsmosisError PREFLIGHT with every failed check, LEGACY_PEERS; both before anything is touched. */
@@ -55,7 +70,9 @@ export function checkPlan({ checks, peers }: Plan, dropLegacy: boolean): void {
   const failed = checks.filter(({ ok }) => !ok);
   if (failed.length > 0) {
     const list = failed.map(({ name, message }) => `${name}: ${message}`).join('; ');
-    throw new OsmosisError('PREFLIGHT', `it can't be moved: ${list}. Nothing was touched.`, { phase: 'plan' });
+    throw new OsmosisError('PREFLIGHT', `it can't be moved: ${list}. Nothing was touched.`, {
+      phase: 'plan',
+    });
   }
   const legacy = peers.filter(({ agent }) => !agent);
   if (legacy.length > 0 && !dropLegacy) {

@@ -1,6 +1,7 @@
 /** Looks after the cells of this host: what has ended is taken away, with all that was made for it. */
-import type { AgentContext } from '../context.ts';
+
 import { flowKey } from '../address.ts';
+import type { AgentContext } from '../context.ts';
 import { messageOf } from '../error.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
@@ -36,9 +37,13 @@ export class CellKeeper {
     if (this.#sweeping) return;
     this.#sweeping = true;
     try {
-      for (const cell of this.#context.registry.all()) if (!this.#context.registry.isLocked(cell.id)) await this.#look(cell);
+      for (const cell of this.#context.registry.all())
+        if (!this.#context.registry.isLocked(cell.id)) await this.#look(cell);
     } catch (error) {
-      this.#context.log.warn({ error: messageOf(error) }, 'looking after the cells failed; it is tried again');
+      this.#context.log.warn(
+        { error: messageOf(error) },
+        'looking after the cells failed; it is tried again',
+      );
     } finally {
       this.#sweeping = false;
     }
@@ -47,10 +52,13 @@ export class CellKeeper {
   async #look(cell: Cell): Promise<void> {
     if (cell.init !== undefined && !isInitAlive(cell.init)) return this.#remove(cell);
     const sockets = cell.init === undefined ? [] : inetSockets(cell.init.pid);
-    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks) return this.#forgetEnded(cell, new Set(sockets.map((socket) => flowKey(socket))));
+    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks)
+      return this.#forgetEnded(cell, new Set(sockets.map((socket) => flowKey(socket))));
     const endedAt = this.#endedAt.get(cell.id) ?? Date.now();
     this.#endedAt.set(cell.id, endedAt);
-    const closing = cell.link !== undefined && sockets.some(({ state }) => state !== 'time-wait' && state !== 'listen' && state !== 'close');
+    const closing =
+      cell.link !== undefined &&
+      sockets.some(({ state }) => state !== 'time-wait' && state !== 'listen' && state !== 'close');
     if (!closing || Date.now() - endedAt > CLOSING_MS_MAX) await this.#remove(cell);
   }
 

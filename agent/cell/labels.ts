@@ -25,7 +25,10 @@ export class Labels {
   /** @throws OsmosisError LABELS_EXHAUSTED; then none is drawn. */
   draw(protocols: readonly Protocol[]): number[] {
     this.#reserve();
-    const used = new Set([...this.#drawn, ...inetSockets('self').map(({ protocol, local }) => `${protocol} ${local.port}`)]);
+    const used = new Set([
+      ...this.#drawn,
+      ...inetSockets('self').map(({ protocol, local }) => `${protocol} ${local.port}`),
+    ]);
     const labels: number[] = [];
     let port = LABEL_FIRST;
     for (const protocol of protocols) {
@@ -61,7 +64,8 @@ export class Labels {
     if (this.#drawn.size > 0) return;
     const reserved = currentRanges();
     // The kernel takes an empty list only as a lone newline.
-    if (reserved.includes(RANGE)) writeFileSync(SYSCTL, `${reserved.filter((range) => range !== RANGE).join(',')}\n`);
+    if (reserved.includes(RANGE))
+      writeFileSync(SYSCTL, `${reserved.filter((range) => range !== RANGE).join(',')}\n`);
   }
 }
 

@@ -2,8 +2,8 @@
 import { spawn } from 'node:child_process';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
-import { messageOf, OsmosisError } from '../error.ts';
 import { insideArgv } from '../criu/argv.ts';
+import { messageOf, OsmosisError } from '../error.ts';
 import { procLink, procText } from '../proc/text.ts';
 import { childrenOf, isAlive, startTicks } from '../proc/tree.ts';
 
@@ -26,7 +26,17 @@ export type CellInit = {
 
 /** argv of the holder; `net`: with a network namespace of its own. */
 export function holderArgv(net: boolean): string[] {
-  return ['unshare', ...(net ? ['--net'] : []), '--pid', '--fork', '--mount', '--mount-proc', '--kill-child', 'catatonit', '-P'];
+  return [
+    'unshare',
+    ...(net ? ['--net'] : []),
+    '--pid',
+    '--fork',
+    '--mount',
+    '--mount-proc',
+    '--kill-child',
+    'catatonit',
+    '-P',
+  ];
 }
 
 /** @throws OsmosisError CELL where the namespaces can't be made; nothing is left of them then. */
@@ -43,7 +53,11 @@ export async function createNamespaces(net: boolean): Promise<CellInit> {
     return await Promise.race([initOf(child.pid ?? 0), failed]);
   } catch (cause) {
     child.kill('SIGKILL');
-    throw new OsmosisError('CELL', `can't make the namespaces of a cell: ${messageOf(cause)}; see osmosis agent's log`, { cause });
+    throw new OsmosisError(
+      'CELL',
+      `can't make the namespaces of a cell: ${messageOf(cause)}; see osmosis agent's log`,
+      { cause },
+    );
   }
 }
 
@@ -74,7 +88,8 @@ export async function destroyNamespaces(init: CellInit): Promise<void> {
       // Gone in between: what we wanted.
     }
   }
-  for (let waited = 0; waited < GONE_MS_MAX && isInitAlive(init); waited += INIT_POLL_MS) await sleep(INIT_POLL_MS);
+  for (let waited = 0; waited < GONE_MS_MAX && isInitAlive(init); waited += INIT_POLL_MS)
+    await sleep(INIT_POLL_MS);
 }
 
 /**
@@ -88,8 +103,27 @@ export function startPidsAfter(init: CellInit, pid: number): Promise<void> {
 export type CellLink = { readonly name: string; readonly ifindex: number };
 
 /** Joins the cell to the host with one veth that carries its virtual addresses. */
-export async function createLink(init: CellInit, name: string, addresses: readonly string[], mtu: number): Promise<CellLink> {
-  await run(['ip', 'link', 'add', name, 'mtu', String(mtu), 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(init.pid)]);
+export async function createLink(
+  init: CellInit,
+  name: string,
+  addresses: readonly string[],
+  mtu: number,
+): Promise<CellLink> {
+  await run([
+    'ip',
+    'link',
+    'add',
+    name,
+    'mtu',
+    String(mtu),
+    'type',
+    'veth',
+    'peer',
+    'name',
+    'eth0',
+    'netns',
+    String(init.pid),
+  ]);
   try {
     await run(['ip', 'link', 'set', name, 'up']);
     const { ifindex, mac } = await linkFacts(name);
@@ -109,11 +143,16 @@ export function cellNetworkBatch(addresses: readonly string[], mac: string, mtu:
     'link set lo up',
     `link set eth0 mtu ${mtu}`,
     'link set eth0 up',
-    ...addresses.map((address) => (address.includes(':') ? `addr add ${address}/128 dev eth0 nodad` : `addr add ${address}/32 dev eth0`)),
+    ...addresses.map((address) =>
+      address.includes(':') ? `addr add ${address}/128 dev eth0 nodad` : `addr add ${address}/32 dev eth0`,
+    ),
     `neigh replace ${NEXT_HOP.v4} lladdr ${mac} nud permanent dev eth0`,
     `route replace default via ${NEXT_HOP.v4} dev eth0 onlink`,
     ...(v6
-      ? [`neigh replace ${NEXT_HOP.v6} lladdr ${mac} nud permanent dev eth0`, `route replace default via ${NEXT_HOP.v6} dev eth0 onlink`]
+      ? [
+          `neigh replace ${NEXT_HOP.v6} lladdr ${mac} nud permanent dev eth0`,
+          `route replace default via ${NEXT_HOP.v6} dev eth0 onlink`,
+        ]
       : []),
     '',
   ].join('\n');
@@ -131,7 +170,10 @@ async function linkFacts(name: string): Promise<{ ifindex: number; mac: string }
 }
 
 async function run([file = '', ...args]: readonly string[], input?: string): Promise<void> {
-  const { failed, stderr } = await execa(file, args, { reject: false, timeout: COMMAND_MS_MAX, ...(input === undefined ? {} : { input }) });
+  const { failed, stderr } = await execa(file, args, {
+    reject: false,
+    timeout: COMMAND_MS_MAX,
+    ...(input === undefined ? {} : { input }),
+  });
   if (failed) throw new OsmosisError('CELL', `${[file, ...args].join(' ')}: ${stderr.trim() || 'failed'}`);
 }
-

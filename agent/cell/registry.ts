@@ -88,7 +88,11 @@ export class Registry {
     const pid = /^[1-9]\d{0,9}$/.test(target) ? Number(target) : undefined;
     if (pid === undefined || !isAlive(pid)) {
       const what = pid === undefined ? `no cell is called ${target}` : `there is no process ${target}`;
-      throw new OsmosisError('NO_SUCH_TARGET', `${what} on this host; nothing was touched. See osmosis ps, or give a pid.`, { phase: 'plan' });
+      throw new OsmosisError(
+        'NO_SUCH_TARGET',
+        `${what} on this host; nothing was touched. See osmosis ps, or give a pid.`,
+        { phase: 'plan' },
+      );
     }
     return this.#cellAround(pid) ?? this.#adopt(pid, name);
   }
@@ -97,7 +101,11 @@ export class Registry {
   lock(id: string): void {
     if (this.#busy.has(id)) {
       const name = this.get(id)?.name ?? id;
-      throw new OsmosisError('BUSY', `the cell ${name} is being moved already; wait until that migration has ended`, { phase: 'plan' });
+      throw new OsmosisError(
+        'BUSY',
+        `the cell ${name} is being moved already; wait until that migration has ended`,
+        { phase: 'plan' },
+      );
     }
     this.#busy.add(id);
   }
@@ -112,11 +120,17 @@ export class Registry {
 
   #alive(cell: Cell): Cell {
     if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks) return cell;
-    throw new OsmosisError('NO_SUCH_TARGET', `the process of cell ${cell.name} has ended; nothing was touched`, { phase: 'plan' });
+    throw new OsmosisError(
+      'NO_SUCH_TARGET',
+      `the process of cell ${cell.name} has ended; nothing was touched`,
+      { phase: 'plan' },
+    );
   }
 
   #cellAround(pid: number): Cell | undefined {
-    const candidates = [...this.all(), ...this.#tentative.values()].filter((cell) => startTicks(cell.pid) === cell.ticks);
+    const candidates = [...this.all(), ...this.#tentative.values()].filter(
+      (cell) => startTicks(cell.pid) === cell.ticks,
+    );
     for (let at: number | undefined = pid; at !== undefined && at > 1; at = processStatus(at)?.parent) {
       const found = candidates.find((cell) => cell.pid === at);
       // A process below an adopted root is not that cell: it was named on its own.
@@ -149,8 +163,13 @@ export class Registry {
 
   /** @throws OsmosisError USAGE where the name is taken or can't be one. */
   freeName(name: string): string {
-    if (!CELL_NAME.test(name)) throw new OsmosisError('USAGE', `a cell can't be called ${JSON.stringify(name)}: letters, digits, . _ - (63 at most)`);
-    if (this.all().some((cell) => cell.name === name)) throw new OsmosisError('USAGE', `a cell called ${name} is on this host already`);
+    if (!CELL_NAME.test(name))
+      throw new OsmosisError(
+        'USAGE',
+        `a cell can't be called ${JSON.stringify(name)}: letters, digits, . _ - (63 at most)`,
+      );
+    if (this.all().some((cell) => cell.name === name))
+      throw new OsmosisError('USAGE', `a cell called ${name} is on this host already`);
     return name;
   }
 

@@ -1,6 +1,7 @@
 /** `osmosis run`: a program in a cell from its start, in PID and mount namespaces of its own, on the host's network. */
-import { randomBytes } from 'node:crypto';
+
 import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentContext } from '../context.ts';
@@ -15,19 +16,42 @@ import type { Cell } from './registry.ts';
 const START_MS_MAX = 2_000;
 const START_POLL_MS = 10;
 
-export async function runCell({ registry }: AgentContext, { name, argv, cwd, env }: Params<'run'>): Promise<Cell> {
+export async function runCell(
+  { registry }: AgentContext,
+  { name, argv, cwd, env }: Params<'run'>,
+): Promise<Cell> {
   const id = randomBytes(16).toString('hex');
-  const cellName = registry.freeName(name ?? `${(argv[0] ?? '').replace(/^.*\//, '').replace(/[^A-Za-z0-9._-]/g, '-') || 'cell'}-${id.slice(0, 4)}`);
+  const cellName = registry.freeName(
+    name ??
+      `${(argv[0] ?? '').replace(/^.*\//, '').replace(/[^A-Za-z0-9._-]/g, '-') || 'cell'}-${id.slice(0, 4)}`,
+  );
   const init = await createNamespaces(false);
   const nothing = openSync(`/proc/${init.pid}/root/dev/null`, 'r+');
   try {
     const [file = '', ...args] = insideArgv({ init: init.pid, net: false }, inOwnSession(argv));
     // A child of the cell's init, not of nsenter: nsenter stays outside and would be a stranger's parent.
-    const child = spawn(file, args, { cwd, env: Object.fromEntries(env), stdio: [nothing, nothing, nothing], detached: true });
+    const child = spawn(file, args, {
+      cwd,
+      env: Object.fromEntries(env),
+      stdio: [nothing, nothing, nothing],
+      detached: true,
+    });
     child.on('error', () => undefined);
     child.unref();
     const pid = await programOf(child.pid ?? 0, init.pid);
-    const cell: Cell = { id, name: cellName, pid, ticks: startTicks(pid) ?? 0, init, link: undefined, addresses: [], side: 0, labels: [], flows: [], peers: [] };
+    const cell: Cell = {
+      id,
+      name: cellName,
+      pid,
+      ticks: startTicks(pid) ?? 0,
+      init,
+      link: undefined,
+      addresses: [],
+      side: 0,
+      labels: [],
+      flows: [],
+      peers: [],
+    };
     registry.put(cell);
     return cell;
   } catch (error) {
@@ -45,9 +69,13 @@ async function programOf(nsenter: number, init: number): Promise<number> {
     const pid = childrenOf(nsenter)[0];
     const started = pid !== undefined && procLink(`/proc/${pid}/ns/pid`) === namespace;
     const words = procText(`/proc/${pid}/cmdline`)?.split('\0');
-    if (started && words !== undefined && words[0] !== 'setsid' && words[0] !== 'nsenter' && words[0] !== '') return pid;
+    if (started && words !== undefined && words[0] !== 'setsid' && words[0] !== 'nsenter' && words[0] !== '')
+      return pid;
     if (procText(`/proc/${nsenter}/status`)?.includes('\nState:\tZ') === true) break;
     await sleep(START_POLL_MS);
   }
-  throw new OsmosisError('CELL', 'the program did not start, or ended at once; nothing is left of it. Is its path right?');
+  throw new OsmosisError(
+    'CELL',
+    'the program did not start, or ended at once; nothing is left of it. Is its path right?',
+  );
 }

@@ -9,9 +9,16 @@ export const FLOWS_MAX = 65_536;
 const id = z.string().regex(/^[0-9a-f]{32}$/);
 const port = z.int().min(0).max(65_535);
 export const endpointSchema = z.object({ address: z.string().max(45), port });
-export const flowSchema = z.object({ protocol: z.enum(PROTOCOLS), local: endpointSchema, remote: endpointSchema });
+export const flowSchema = z.object({
+  protocol: z.enum(PROTOCOLS),
+  local: endpointSchema,
+  remote: endpointSchema,
+});
 const bytes = (length: number) =>
-  z.custom<Uint8Array>((value) => value instanceof Uint8Array && value.length === length, `must have ${length} bytes`);
+  z.custom<Uint8Array>(
+    (value) => value instanceof Uint8Array && value.length === length,
+    `must have ${length} bytes`,
+  );
 const key = bytes(32);
 
 export const checkSchema = z.object({ name: z.string(), ok: z.boolean(), message: z.string() });
@@ -106,20 +113,41 @@ export const cellSchema = z.object({
   command: z.string(),
   /** It uses the host's own network. */
   home: z.boolean(),
-  flows: z.array(z.object({ protocol: z.enum(PROTOCOLS), virtual_local: endpointSchema, virtual_remote: endpointSchema, wire_local: endpointSchema })),
+  flows: z.array(
+    z.object({
+      protocol: z.enum(PROTOCOLS),
+      virtual_local: endpointSchema,
+      virtual_remote: endpointSchema,
+      wire_local: endpointSchema,
+    }),
+  ),
   labels: z.array(labelSchema),
   peers: z.array(z.object({ address: z.string(), epoch: z.int() })),
 });
 export type CellFact = z.infer<typeof cellSchema>;
 
 /** A cell of another host that this host's processes talk to. */
-export const remoteCellSchema = z.object({ cell: id, epoch: z.int(), flows: z.int(), state: z.string(), wire: z.array(z.string()) });
+export const remoteCellSchema = z.object({
+  cell: id,
+  epoch: z.int(),
+  flows: z.int(),
+  state: z.string(),
+  wire: z.array(z.string()),
+});
 
 const migration = { migration: id };
 const none = z.object({});
 
 export const METHODS = {
-  status: { params: none, result: z.object({ version: z.string(), host: hostFactsSchema, cells: z.array(cellSchema), remote_cells: z.array(remoteCellSchema) }) },
+  status: {
+    params: none,
+    result: z.object({
+      version: z.string(),
+      host: hostFactsSchema,
+      cells: z.array(cellSchema),
+      remote_cells: z.array(remoteCellSchema),
+    }),
+  },
   datapath: { params: none, result: z.unknown() },
   run: {
     params: z.object({
@@ -135,9 +163,19 @@ export const METHODS = {
     params: z.object({ cell: id, flows: z.array(flowSchema).max(FLOWS_MAX) }),
     result: z.object({ peers: z.array(peerSchema) }),
   },
-  preflight: { params: z.object({ snapshot: snapshotSchema }), result: z.object({ host: hostFactsSchema, checks: z.array(checkSchema) }) },
+  preflight: {
+    params: z.object({ snapshot: snapshotSchema }),
+    result: z.object({ host: hostFactsSchema, checks: z.array(checkSchema) }),
+  },
   'source.prepare': {
-    params: z.object({ ...migration, target: z.string(), cell: id, name: z.string().optional(), drop: z.array(z.string()).max(4096), key }),
+    params: z.object({
+      ...migration,
+      target: z.string(),
+      cell: id,
+      name: z.string().optional(),
+      drop: z.array(z.string()).max(4096),
+      key,
+    }),
     /** What is to move as it is now, with new connections held off: the destination prepares for exactly this. */
     result: snapshotSchema,
   },
@@ -190,7 +228,11 @@ export const failureSchema = z.object({
   owner: z.enum(['source', 'destination']).optional(),
   cleanup: z.array(z.string()).optional(),
 });
-export const responseSchema = z.object({ id: z.int(), result: z.unknown().optional(), error: failureSchema.optional() });
+export const responseSchema = z.object({
+  id: z.int(),
+  result: z.unknown().optional(),
+  error: failureSchema.optional(),
+});
 
 export function isMethod(name: string): name is Method {
   return Object.hasOwn(METHODS, name);

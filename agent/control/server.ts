@@ -1,10 +1,19 @@
 /** Serves the control channel on the agent's Unix socket. */
+
+import { once } from 'node:events';
 import { chmodSync, rmSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
-import { once } from 'node:events';
 import { asOsmosisError, messageOf, OsmosisError } from '../error.ts';
 import { decodeMessage, encodeFrame, encodeMessage, type Frame, FrameDecoder } from '../wire/frame.ts';
-import { cancelSchema, isMethod, METHODS, type Method, type Params, requestSchema, type Result } from './protocol.ts';
+import {
+  cancelSchema,
+  isMethod,
+  METHODS,
+  type Method,
+  type Params,
+  type Result,
+  requestSchema,
+} from './protocol.ts';
 
 /** Clients at once; one migration uses three. */
 const CONNECTIONS_MAX = 256;
@@ -52,7 +61,8 @@ function serveConnection(socket: Socket, handlers: Handlers, log: Log): void {
   const connection = new AbortController();
   const gone = () => {
     connection.abort(new OsmosisError('INTERRUPTED', 'the client went away'));
-    for (const controller of running.values()) controller.abort(new OsmosisError('INTERRUPTED', 'the client went away'));
+    for (const controller of running.values())
+      controller.abort(new OsmosisError('INTERRUPTED', 'the client went away'));
     inbox.close();
   };
   socket.on('close', gone);
@@ -93,10 +103,17 @@ function serveConnection(socket: Socket, handlers: Handlers, log: Log): void {
 
 async function answer(name: string, params: unknown, handlers: Handlers, call: Call): Promise<object> {
   try {
-    if (!isMethod(name)) throw new OsmosisError('AGENT_PROTOCOL', `this agent knows no method ${name}; are both of one version?`);
+    if (!isMethod(name))
+      throw new OsmosisError(
+        'AGENT_PROTOCOL',
+        `this agent knows no method ${name}; are both of one version?`,
+      );
     const parsed = METHODS[name].params.safeParse(params);
     if (!parsed.success) {
-      throw new OsmosisError('AGENT_PROTOCOL', `${name}: parameters refused: ${parsed.error.issues[0]?.message ?? 'invalid'}`);
+      throw new OsmosisError(
+        'AGENT_PROTOCOL',
+        `${name}: parameters refused: ${parsed.error.issues[0]?.message ?? 'invalid'}`,
+      );
     }
     const handler = handlers[name] as (params: unknown, call: Call) => Promise<unknown>;
     return { result: await handler(parsed.data, call) };

@@ -2,7 +2,18 @@
  * The decision of a migration: one file at the source, made by linking, so that whoever comes first has decided and
  * nobody can decide otherwise afterwards. No file means undecided; after a crash of the host that means abort.
  */
-import { closeSync, existsSync, fsyncSync, linkSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 
 export type Verdict = 'commit' | 'abort';
@@ -20,7 +31,8 @@ export class Decision {
    */
   prepare(key: Uint8Array): void {
     mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
-    for (const verdict of ['commit', 'abort'] as const) writeDurably(`${this.path}.${verdict}`, `${verdict}\n`);
+    for (const verdict of ['commit', 'abort'] as const)
+      writeDurably(`${this.path}.${verdict}`, `${verdict}\n`);
     writeDurably(`${this.path}.key`, key);
   }
 

@@ -6,6 +6,9 @@ import { join } from 'node:path';
 /** Lines of CRIU's log that an error message quotes. */
 const LOG_LINES_MAX = 4;
 
+/** What CRIU calls an error and goes on after. */
+const HARMLESS = /Can't setup RLIMIT_NOFILE for self/;
+
 export type CriuExit = { readonly status: number | undefined; readonly signal: string | undefined };
 
 export type CriuRun = {
@@ -35,7 +38,9 @@ export function startCriu([file, ...args]: readonly string[], { env, descriptors
   return {
     pid: child.pid,
     exited: new Promise((resolve) => {
-      child.once('exit', (status, signal) => resolve({ status: status ?? undefined, signal: signal ?? undefined }));
+      child.once('exit', (status, signal) =>
+        resolve({ status: status ?? undefined, signal: signal ?? undefined }),
+      );
       child.once('error', () => resolve({ status: undefined, signal: undefined }));
     }),
   };
@@ -47,8 +52,13 @@ export function criuErrors(directory: string, log: 'dump.log' | 'restore.log'): 
   if (!existsSync(path)) return 'CRIU wrote no log; is it installed?';
   const errors = readFileSync(path, 'utf8')
     .split('\n')
-    .filter((line) => line.includes('Error'))
-    .map((line) => line.replace(/^\([\d.]+\)\s*/, '').replace(/^\s*\d+:\s*/, '').trim());
+    .filter((line) => line.includes('Error') && !HARMLESS.test(line))
+    .map((line) =>
+      line
+        .replace(/^\([\d.]+\)\s*/, '')
+        .replace(/^\s*\d+:\s*/, '')
+        .trim(),
+    );
   return errors.length === 0 ? 'CRIU named no error' : errors.slice(0, LOG_LINES_MAX).join('; ');
 }
 

@@ -5,17 +5,25 @@
  * Addresses and ports are in network order, all other numbers in the host's (every machine that we run on is
  * little-endian).
  */
-import { ADDRESS_BYTES, addressBytes, addressText, type Endpoint, type Protocol } from '../address.ts';
+import {
+  ADDRESS_BYTES,
+  addressBytes,
+  addressText,
+  type Endpoint,
+  flowKey,
+  type Protocol,
+} from '../address.ts';
 import { COUNTERS, type Counters, type FlowEntry, SIDE_STATES, type Side, type WireSlot } from './model.ts';
 
 /** struct → bytes, and the offset of each member. */
 export const LAYOUT = {
   tuple: { bytes: 40, address: 0, port: 32, protocol: 36, pad: 37 },
   egress_key: { bytes: 44, virtual: 0, scope: 40 },
-  ingress_value: { bytes: 52, virtual: 0, local_side: 40, remote_side: 44, slot: 48 },
-  wire_slot: { bytes: 24, address: 0, port: 16, pad: 18, ifindex: 20 },
+  difference: { bytes: 4, addresses: 0, ports: 2 },
+  ingress_value: { bytes: 56, virtual: 0, local_side: 40, remote_side: 44, difference: 48, slot: 52 },
+  wire_slot: { bytes: 28, address: 0, port: 16, identity: 18, ifindex: 20, difference: 24 },
   egress_value: {
-    bytes: 76,
+    bytes: 84,
     local_address: 0,
     local_port: 16,
     pad: 18,
@@ -49,6 +57,9 @@ export function encodeIngress(flow: FlowEntry, slot: 0 | 1): Uint8Array {
   putTuple(bytes, flow);
   putU32(bytes, LAYOUT.ingress_value.local_side, flow.localSide);
   putU32(bytes, LAYOUT.ingress_value.remote_side, flow.remoteSide);
+  const remote = flow.wireRemote[slot]?.endpoint ?? flow.remote;
+  const wire = { protocol: flow.protocol, local: flow.wireLocal, remote };
+  putDifference(bytes, LAYOUT.ingress_value.difference, wire, flow);
   putU32(bytes, LAYOUT.ingress_value.slot, slot);
   return bytes;
 }
@@ -68,7 +79,12 @@ export function encodeEgressValue(flow: FlowEntry): Uint8Array {
   putU32(bytes, at.local_side, flow.localSide);
   putU32(bytes, at.remote_side, flow.remoteSide);
   flow.wireRemote.forEach((slot, index) => {
-    if (slot !== undefined) putWireSlot(bytes, at.slots + index * LAYOUT.wire_slot.bytes, slot);
+    if (slot === undefined) return;
+    const offset = at.slots + index * LAYOUT.wire_slot.bytes;
+    const wire = { protocol: flow.protocol, local: flow.wireLocal, remote: slot.endpoint };
+    putWireSlot(bytes, offset, slot);
+    putDifference(bytes, offset + LAYOUT.wire_slot.difference, flow, wire);
+    putU16(bytes, offset + LAYOUT.wire_slot.identity, flowKey(flow) === flowKey(wire) ? 1 : 0);
   });
   return bytes;
 }
@@ -164,6 +180,32 @@ function putWireSlot(bytes: Uint8Array, offset: number, { endpoint, ifindex }: W
   putU32(bytes, offset + LAYOUT.wire_slot.ifindex, ifindex);
 }
 
+/**
+ * What turns the checksum of a packet with `from` into that of the same packet with `to`: the one's complement sums of
+ * the 16-bit words that come and of the complements of those that go (RFC 1624), words as this host loads them. Whether
+ * a word is in the source or the destination field makes no difference. Zero has one form only: 0.
+ */
+function putDifference(bytes: Uint8Array, offset: number, from: Tuple, to: Tuple): void {
+  const { port, protocol } = LAYOUT.tuple;
+  const [gone, come] = [encodeTuple(from), encodeTuple(to)];
+  putU16(
+    bytes,
+    offset + LAYOUT.difference.addresses,
+    difference(gone.subarray(0, port), come.subarray(0, port)),
+  );
+  const ports = difference(gone.subarray(port, protocol), come.subarray(port, protocol));
+  putU16(bytes, offset + LAYOUT.difference.ports, ports);
+}
+
+function difference(gone: Uint8Array, come: Uint8Array): number {
+  let sum = 0;
+  for (let offset = 0; offset < gone.length; offset += 2) {
+    sum += view(come).getUint16(offset, true) + (0xffff - view(gone).getUint16(offset, true));
+  }
+  // Modulo 0xffff is what folding the carries in again comes to.
+  return sum % 0xffff;
+}
+
 /** A slot is in use where its port is not zero: neither TCP nor UDP sends from port 0. */
 function wireSlotAt(bytes: Uint8Array, offset: number): WireSlot | undefined {
   const endpoint = endpointAt(bytes, offset + LAYOUT.wire_slot.address, offset + LAYOUT.wire_slot.port);
@@ -180,6 +222,10 @@ function endpointAt(bytes: Uint8Array, address: number, port: number): Endpoint 
 
 function putPort(bytes: Uint8Array, offset: number, port: number): void {
   view(bytes).setUint16(offset, port);
+}
+
+function putU16(bytes: Uint8Array, offset: number, value: number): void {
+  view(bytes).setUint16(offset, value, true);
 }
 
 function putU32(bytes: Uint8Array, offset: number, value: number): void {

@@ -16,6 +16,7 @@
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
+#include <linux/types.h>
 #include <linux/udp.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -33,8 +34,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define LISTENERS_MAX 1024
 
 #define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
-#define IPV4_OFFSET_SOURCE 12
-#define IPV6_OFFSET_SOURCE 8
+#define PORTS_BYTES 4
 #define IPV6_EXTENSIONS_MAX 2
 #define TCP_OFFSET_FLAGS 13
 #define TCP_FLAG_BITS_SYN 0x02
@@ -63,18 +63,29 @@ struct egress_key {
 	__u32 scope; /* 0: the host's own sockets; otherwise the host end of the veth of the cell that has the socket */
 };
 
+/*
+ * What a checksum has to be changed by for the addresses and for the ports, each a folded one's complement sum of this
+ * host's 16-bit words. Computed once per flow by layout.ts, not once per packet here.
+ */
+struct difference {
+	__u16 addresses;
+	__u16 ports;
+};
+
 struct ingress_value {
 	struct tuple virtual;
 	__u32 local_side;
 	__u32 remote_side;
+	struct difference difference;
 	__u32 slot; /* which of the two wire endpoints of the remote side this key has */
 };
 
 struct wire_slot {
 	__be32 address[4];
 	__be16 port; /* 0: unused */
-	__u16 pad;
+	__u16 identity; /* 1: nothing differs between the virtual and the wire tuple */
 	__u32 ifindex;
+	struct difference difference;
 };
 
 struct egress_value {
@@ -118,8 +129,8 @@ enum counter {
 
 _Static_assert(sizeof(struct tuple) == 40, "layout.ts");
 _Static_assert(sizeof(struct egress_key) == 44, "layout.ts");
-_Static_assert(sizeof(struct ingress_value) == 52, "layout.ts");
-_Static_assert(sizeof(struct egress_value) == 76, "layout.ts");
+_Static_assert(sizeof(struct ingress_value) == 56, "layout.ts");
+_Static_assert(sizeof(struct egress_value) == 84, "layout.ts");
 _Static_assert(sizeof(struct side) == 8, "layout.ts");
 _Static_assert(sizeof(struct listener) == 20, "layout.ts");
 
@@ -178,7 +189,6 @@ static __always_inline int drop(__u32 counter)
 
 /* Where the headers of a packet are, and which of the two ends in a tuple its source is. */
 struct packet {
-	__u32 l3;
 	__u32 l4;
 	__u32 source;
 	bool ipv6;
@@ -186,69 +196,89 @@ struct packet {
 
 enum parsed { FOREIGN, FRAGMENT, WHOLE };
 
-static __always_inline enum parsed parse_ports(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+/* The headers, if the packet has so many bytes; a device may have left them in pages, then they are pulled together. */
+static __always_inline void *headers(struct __sk_buff *skb, __u32 bytes)
+{
+	if ((void *)(long)skb->data + bytes > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, bytes))
+		return NULL;
+	if ((void *)(long)skb->data + bytes > (void *)(long)skb->data_end)
+		return NULL;
+	return (void *)(long)skb->data;
+}
+
+static __always_inline enum parsed parse_ports(const struct packet *packet, struct tuple *tuple, const __be16 *ports)
+{
+	tuple->port[packet->source] = ports[0];
+	tuple->port[!packet->source] = ports[1];
+	return tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP ? WHOLE : FOREIGN;
+}
+
+/* IPv4 options and IPv6 extension headers put the ports where the fast path does not look. */
+static __always_inline enum parsed parse_ports_at(struct __sk_buff *skb, const struct packet *packet,
+						  struct tuple *tuple)
 {
 	__be16 ports[2];
 
-	if (tuple->protocol != IPPROTO_TCP && tuple->protocol != IPPROTO_UDP)
-		return FOREIGN;
 	if (bpf_skb_load_bytes(skb, packet->l4, ports, sizeof(ports)))
 		return FOREIGN;
-	tuple->port[packet->source] = ports[0];
-	tuple->port[!packet->source] = ports[1];
-	return WHOLE;
+	return parse_ports(packet, tuple, ports);
 }
 
 static __always_inline enum parsed parse_ipv4(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
 {
-	struct iphdr ip;
+	struct iphdr *ip = headers(skb, ETH_HLEN + sizeof(*ip) + PORTS_BYTES);
 
-	if (bpf_skb_load_bytes(skb, packet->l3, &ip, sizeof(ip)))
+	if (!ip)
 		return FOREIGN;
-	if (ip.frag_off & bpf_htons(IPV4_FRAGMENT_BITS))
+	ip = (void *)ip + ETH_HLEN;
+	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_BITS))
 		return FRAGMENT;
 	tuple->address[LOCAL][2] = tuple->address[REMOTE][2] = bpf_htonl(0xffff);
-	tuple->address[packet->source][3] = ip.saddr;
-	tuple->address[!packet->source][3] = ip.daddr;
-	tuple->protocol = ip.protocol;
-	packet->l4 = packet->l3 + ip.ihl * 4;
-	return parse_ports(skb, packet, tuple);
+	tuple->address[packet->source][3] = ip->saddr;
+	tuple->address[!packet->source][3] = ip->daddr;
+	tuple->protocol = ip->protocol;
+	packet->l4 = ETH_HLEN + ip->ihl * 4;
+	if (ip->ihl == sizeof(*ip) / 4)
+		return parse_ports(packet, tuple, (__be16 *)(ip + 1));
+	return parse_ports_at(skb, packet, tuple);
+}
+
+static __always_inline enum parsed parse_extensions(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+{
+	__u8 extension[2]; /* next header, length in 8 bytes without the first */
+	int i;
+
+	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
+		if (tuple->protocol != IPPROTO_HOPOPTS && tuple->protocol != IPPROTO_DSTOPTS)
+			break;
+		if (bpf_skb_load_bytes(skb, packet->l4, extension, sizeof(extension)))
+			return FOREIGN;
+		tuple->protocol = extension[0];
+		packet->l4 += (extension[1] + 1) * 8;
+	}
+	return tuple->protocol == IPPROTO_FRAGMENT ? FRAGMENT : parse_ports_at(skb, packet, tuple);
 }
 
 static __always_inline enum parsed parse_ipv6(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
 {
-	struct ipv6hdr ip;
-	__u8 extension[2]; /* next header, length in 8 bytes without the first */
-	__u8 next;
-	int i;
+	struct ipv6hdr *ip = headers(skb, ETH_HLEN + sizeof(*ip) + PORTS_BYTES);
 
-	if (bpf_skb_load_bytes(skb, packet->l3, &ip, sizeof(ip)))
+	if (!ip)
 		return FOREIGN;
-	__builtin_memcpy(tuple->address[packet->source], &ip.saddr, sizeof(ip.saddr));
-	__builtin_memcpy(tuple->address[!packet->source], &ip.daddr, sizeof(ip.daddr));
+	ip = (void *)ip + ETH_HLEN;
+	__builtin_memcpy(tuple->address[packet->source], &ip->saddr, sizeof(ip->saddr));
+	__builtin_memcpy(tuple->address[!packet->source], &ip->daddr, sizeof(ip->daddr));
+	tuple->protocol = ip->nexthdr;
 	packet->ipv6 = true;
-	packet->l4 = packet->l3 + sizeof(ip);
-	next = ip.nexthdr;
-#pragma unroll
-	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_DSTOPTS)
-			break;
-		if (bpf_skb_load_bytes(skb, packet->l4, extension, sizeof(extension)))
-			return FOREIGN;
-		next = extension[0];
-		packet->l4 += (extension[1] + 1) * 8;
-	}
-	if (next == IPPROTO_FRAGMENT)
-		return FRAGMENT;
-	tuple->protocol = next;
-	return parse_ports(skb, packet, tuple);
+	packet->l4 = ETH_HLEN + sizeof(*ip);
+	if (tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP)
+		return parse_ports(packet, tuple, (__be16 *)(ip + 1));
+	return parse_extensions(skb, packet, tuple);
 }
 
 /* Fills in `packet` (all but its source) and `tuple`, which the caller has zeroed. */
 static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
 {
-	packet->l3 = ETH_HLEN;
-	packet->ipv6 = false;
 	/* A tagged frame belongs to a VLAN device, which has tc hooks of its own. */
 	if (skb->vlan_present)
 		return FOREIGN;
@@ -259,73 +289,74 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 	return FOREIGN;
 }
 
-static __always_inline bool same_addresses(const struct tuple *a, const struct tuple *b)
+/* RFC 1624: the new checksum is the complement of the sum of the old one's complement and the difference. */
+static __always_inline __sum16 checksum_changed(__sum16 old, __u16 difference)
 {
-	return a->address[LOCAL][0] == b->address[LOCAL][0] && a->address[LOCAL][1] == b->address[LOCAL][1] &&
-	       a->address[LOCAL][2] == b->address[LOCAL][2] && a->address[LOCAL][3] == b->address[LOCAL][3] &&
-	       a->address[REMOTE][0] == b->address[REMOTE][0] && a->address[REMOTE][1] == b->address[REMOTE][1] &&
-	       a->address[REMOTE][2] == b->address[REMOTE][2] && a->address[REMOTE][3] == b->address[REMOTE][3];
+	__u32 sum = (__u16)~old + difference;
+
+	return (__sum16)~((sum & 0xffff) + (sum >> 16));
 }
 
-static __always_inline bool same_ports(const struct tuple *a, const struct tuple *b)
+static __always_inline bool write_ipv4(struct __sk_buff *skb, __u32 source, const struct tuple *to, __u16 difference)
 {
-	return a->port[LOCAL] == b->port[LOCAL] && a->port[REMOTE] == b->port[REMOTE];
+	struct iphdr *ip = headers(skb, ETH_HLEN + sizeof(*ip));
+
+	if (!ip)
+		return false;
+	ip = (void *)ip + ETH_HLEN;
+	ip->saddr = to->address[source][3];
+	ip->daddr = to->address[!source][3];
+	ip->check = checksum_changed(ip->check, difference);
+	return true;
 }
 
-static __always_inline long rewrite_addresses(struct __sk_buff *skb, const struct packet *packet, __u32 checksum,
-					      __u64 flags, const struct tuple *from, const struct tuple *to)
+static __always_inline bool write_ipv6(struct __sk_buff *skb, __u32 source, const struct tuple *to)
 {
-	/* The leading bytes of mapped IPv4 addresses are alike and cancel out, so one sum serves both families. */
-	__s64 difference = bpf_csum_diff((__be32 *)from->address, sizeof(from->address), (__be32 *)to->address,
-					 sizeof(to->address), 0);
-	__be32 pair[2];
-	long failed;
+	struct ipv6hdr *ip = headers(skb, ETH_HLEN + sizeof(*ip));
 
-	flags |= BPF_F_PSEUDO_HDR;
-	if (packet->ipv6) {
-		/* An older kernel refuses the flag, before it has touched anything. */
-		failed = bpf_l4_csum_replace(skb, checksum, 0, difference, flags | L4_CSUM_IPV6);
-		if (failed)
-			failed = bpf_l4_csum_replace(skb, checksum, 0, difference, flags);
-		failed |= bpf_skb_store_bytes(skb, packet->l3 + IPV6_OFFSET_SOURCE, to->address[packet->source], 16, 0);
-		failed |= bpf_skb_store_bytes(skb, packet->l3 + IPV6_OFFSET_SOURCE + 16, to->address[!packet->source],
-					      16, 0);
-		return failed;
-	}
-	pair[0] = to->address[packet->source][3];
-	pair[1] = to->address[!packet->source][3];
-	failed = bpf_l4_csum_replace(skb, checksum, 0, difference, flags);
-	failed |= bpf_l3_csum_replace(skb, packet->l3 + offsetof(struct iphdr, check), 0, difference, 0);
-	failed |= bpf_skb_store_bytes(skb, packet->l3 + IPV4_OFFSET_SOURCE, pair, sizeof(pair), 0);
-	return failed;
+	if (!ip)
+		return false;
+	ip = (void *)ip + ETH_HLEN;
+	__builtin_memcpy(&ip->saddr, to->address[source], sizeof(ip->saddr));
+	__builtin_memcpy(&ip->daddr, to->address[!source], sizeof(ip->daddr));
+	return true;
 }
 
-static __always_inline long rewrite_ports(struct __sk_buff *skb, const struct packet *packet, __u32 checksum,
-					  __u64 flags, const struct tuple *from, const struct tuple *to)
+/*
+ * The helper knows what state the device or the stack has left the checksum in: complete, or to be completed by the
+ * device that the packet leaves by, and then only the addresses are in it so far.
+ */
+static __always_inline long change_checksum(struct __sk_buff *skb, const struct packet *packet, bool udp,
+					    struct difference difference)
 {
-	__s64 difference = bpf_csum_diff((__be32 *)from->port, sizeof(from->port), (__be32 *)to->port,
-					 sizeof(to->port), 0);
-	__be16 ports[2] = { to->port[packet->source], to->port[!packet->source] };
-
-	return bpf_l4_csum_replace(skb, checksum, 0, difference, flags) |
-	       bpf_skb_store_bytes(skb, packet->l4, ports, sizeof(ports), 0);
-}
-
-/* Only what differs is written. Returns non-zero where the kernel refused (no memory to unshare the headers). */
-static __always_inline long rewrite(struct __sk_buff *skb, const struct packet *packet, const struct tuple *from,
-				    const struct tuple *to)
-{
-	bool udp = from->protocol == IPPROTO_UDP;
-	__u32 checksum = packet->l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
+	__u32 offset = packet->l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
 	/* A UDP checksum of zero means "none": it stays zero, and none that was computed becomes zero. */
 	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
+	__u64 pseudo = flags | BPF_F_PSEUDO_HDR;
 	long failed = 0;
 
-	if (!same_addresses(from, to))
-		failed = rewrite_addresses(skb, packet, checksum, flags, from, to);
-	if (!failed && !same_ports(from, to))
-		failed = rewrite_ports(skb, packet, checksum, flags, from, to);
+	if (difference.addresses) {
+		if (packet->ipv6)
+			failed = bpf_l4_csum_replace(skb, offset, 0, difference.addresses, pseudo | L4_CSUM_IPV6);
+		/* An older kernel refuses that flag, before it has touched anything. */
+		if (!packet->ipv6 || failed)
+			failed = bpf_l4_csum_replace(skb, offset, 0, difference.addresses, pseudo);
+	}
+	if (difference.ports)
+		failed |= bpf_l4_csum_replace(skb, offset, 0, difference.ports, flags);
 	return failed;
+}
+
+static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *packet, bool udp,
+				    const struct tuple *to, struct difference difference)
+{
+	__be16 ports[2] = { to->port[packet->source], to->port[!packet->source] };
+
+	if (packet->ipv6 ? !write_ipv6(skb, packet->source, to) :
+			   !write_ipv4(skb, packet->source, to, difference.addresses))
+		return false;
+	return !bpf_skb_store_bytes(skb, packet->l4, ports, sizeof(ports), 0) &&
+	       !change_checksum(skb, packet, udp, difference);
 }
 
 /* A connection that would be set up with a process that is about to be frozen: its SYN is dropped and comes again. */
@@ -392,7 +423,7 @@ int from_wire(struct __sk_buff *skb)
 		if (!(side->accept >> (flow->slot & 1) & 1))
 			return drop(DROPPED_STALE);
 	}
-	if (rewrite(skb, &packet, &wire, &flow->virtual))
+	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
 	count(TRANSLATED_IN);
 	return cell ? bpf_redirect_peer(cell, 0) : PASS;
@@ -450,13 +481,13 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	if (!slot->port)
 		return drop(ERRORS);
 
+	if (slot->identity && !scope)
+		return PASS;
 	__builtin_memcpy(wire.address[LOCAL], flow->local_address, sizeof(flow->local_address));
 	__builtin_memcpy(wire.address[REMOTE], slot->address, sizeof(slot->address));
 	wire.port[LOCAL] = flow->local_port;
 	wire.port[REMOTE] = slot->port;
-	if (!scope && same_addresses(&key.virtual, &wire) && same_ports(&key.virtual, &wire))
-		return PASS;
-	if (rewrite(skb, &packet, &key.virtual, &wire))
+	if (!rewrite(skb, &packet, key.virtual.protocol == IPPROTO_UDP, &wire, slot->difference))
 		return drop(ERRORS);
 	count(TRANSLATED_OUT);
 	skb->tc_index = TRANSLATED;

@@ -26,15 +26,26 @@ export type HelloResult = {
 
 /** Claims of `flows` (cell's view), armed where `labels` has their endpoint. */
 export function claimsOf(flows: readonly Flow[], labels: readonly Label[]): Claim[] {
-  const wires = new Map(labels.map(({ protocol, virtual, wire }) => [`${protocol} ${virtual.address} ${virtual.port}`, wire]));
-  const groups = Map.groupBy(flows, ({ protocol, local, remote }) => `${protocol} ${local.address} ${local.port} ${remote.address}`);
+  const wires = new Map(
+    labels.map(({ protocol, virtual, wire }) => [`${protocol} ${virtual.address} ${virtual.port}`, wire]),
+  );
+  const groups = Map.groupBy(
+    flows,
+    ({ protocol, local, remote }) => `${protocol} ${local.address} ${local.port} ${remote.address}`,
+  );
   return [...groups.values()].flatMap((same) => {
     const [first] = same;
     if (first === undefined) return [];
     const { protocol, local, remote } = first;
     const arm = wires.get(`${protocol} ${local.address} ${local.port}`);
     return [
-      { protocol, local, peerAddress: remote.address, peerPorts: same.map((flow) => flow.remote.port), ...(arm === undefined ? {} : { arm }) },
+      {
+        protocol,
+        local,
+        peerAddress: remote.address,
+        peerPorts: same.map((flow) => flow.remote.port),
+        ...(arm === undefined ? {} : { arm }),
+      },
     ];
   });
 }

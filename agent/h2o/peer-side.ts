@@ -11,8 +11,9 @@ import { tcpSockets } from '../proc/sockets.ts';
 import { Store } from '../state/store.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
-import { DROP_REASONS, H2O_PORT, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
-import { type Accepted, arm, consumeFromCell, pairFor, type PeerState, stateFor } from '../wire/h2o-peer.ts';
+import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
+import { type Accepted, arm, consumeFromCell, type PeerState, pairFor, stateFor } from '../wire/h2o-peer.ts';
+import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import type { H2oSocket, Sender } from './socket.ts';
 
 /** Cells of other hosts that this host knows at once. */
@@ -27,7 +28,7 @@ const SOCKETS_AGE_MS_MAX = 50;
 /** An armed move that has not happened after this long will not: longer than every deadline of a migration together. */
 const ARMED_MS_MAX = 600_000;
 /** Keys of a cell with no flow here are kept this long for its next HELLO. */
-const IDLE_MS_MAX = 60_000;
+const IDLE_MS_MAX = 10_000;
 const SWEEP_MS = 2_000;
 /** A flow is forgotten when its socket is missing in this many sweeps in a row. */
 const SWEEPS_MISSING_MAX = 2;
@@ -62,6 +63,8 @@ export class PeerSide {
   #tokens = HELLO_BURST_MAX;
   #tokensAt = Date.now();
   #sockets: { at: number; keys: Set<string> } = { at: 0, keys: new Set() };
+  /** Made while a cell is armed, for the ACK of its MOVE. */
+  readonly #nextKeys = new Map<number, KeyPair>();
   readonly #routes = new Map<string, { at: number; ifindex: number }>();
   #sweeper: NodeJS.Timeout | undefined;
 
@@ -94,12 +97,18 @@ export class PeerSide {
       epoch: state.epoch,
       flows: flows.size,
       state: armedAt !== undefined ? 'armed' : state.epoch > 0 ? 'moved' : 'home',
-      wire: [...new Set([...flows.values()].map(({ entry }) => entry.wireRemote[active]?.endpoint.address ?? ''))],
+      wire: [
+        ...new Set([...flows.values()].map(({ entry }) => entry.wireRemote[active]?.endpoint.address ?? '')),
+      ],
     }));
   }
 
   #enqueue(message: Message, from: Sender): void {
-    const forUs = message.type === 'hello' || message.type === 'move' || message.type === 'hold' || message.type === 'bye';
+    const forUs =
+      message.type === 'hello' ||
+      message.type === 'move' ||
+      message.type === 'hold' ||
+      message.type === 'bye';
     if (!forUs || this.#queued >= QUEUE_MAX) return;
     this.#queued++;
     this.#inTurn(async () => {
@@ -112,7 +121,10 @@ export class PeerSide {
   /** One after the other: two messages about one cell must not meet half done. */
   #inTurn(step: () => Promise<void>): void {
     this.#turn = this.#turn.then(step).catch((error: unknown) => {
-      this.#log.warn({ error: error instanceof Error ? error.message : String(error) }, 'a datagram could not be served');
+      this.#log.warn(
+        { error: error instanceof Error ? error.message : String(error) },
+        'a datagram could not be served',
+      );
     });
   }
 
@@ -123,22 +135,51 @@ export class PeerSide {
     const known = this.#recordsOf(cell);
     const flows = claimedFlows(hello.claims);
     const claimable = flows.map((flow) => this.#isClaimable(flow, cell, from.address));
-    const state = claimable.includes(true) ? pairFor(hello, known.map((record) => record.state)) : undefined;
-    if (state === undefined) return this.#welcome(hello, flows.map(() => false), new Uint8Array(KEY_BYTES), from);
+    const state = claimable.includes(true)
+      ? pairFor(
+          hello,
+          known.map((record) => record.state),
+        )
+      : undefined;
+    if (state === undefined)
+      return this.#welcome(
+        hello,
+        flows.map(() => false),
+        new Uint8Array(KEY_BYTES),
+        from,
+      );
     const record = known.find((each) => each.state === state) ?? this.#newRecord(cell, state);
     if (record === undefined) return;
     record.state = arm(state, hello);
     record.touchedAt = Date.now();
     const taken = flows.filter((_flow, index) => claimable[index]);
-    const arms = new Map(hello.claims.flatMap(({ arm: wire, local }) => (wire === undefined ? [] : [[endpointKey(local), wire]])));
+    const arms = new Map(
+      hello.claims.flatMap(({ arm: wire, local }) =>
+        wire === undefined ? [] : [[endpointKey(local), wire]],
+      ),
+    );
     if (arms.size > 0) await this.#arm(record, taken, arms);
     this.#save(record);
     this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
+    if (arms.size > 0) this.#makeReady(record);
+  }
+
+  /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
+  #makeReady(record: PeerRecord): void {
+    this.#nextKeys.set(record.side, this.#nextKeys.get(record.side) ?? generateKeyPair());
+    if (record.state.session !== undefined) return;
+    const { pair, secretKey } = record.state;
+    const session = deriveSession({ ...pair, secretKey, role: 'peer' });
+    if (!isDrop(session)) record.state = { ...record.state, session };
   }
 
   #welcome(hello: Hello, claimable: boolean[], publicKey: Uint8Array, { address, port }: Sender): void {
     const { cell, transaction, epoch, part, parts } = hello;
-    this.#socket.send(encodeWelcome({ type: 'welcome', cell, transaction, epoch, publicKey, part, parts, claimable }), address, port);
+    this.#socket.send(
+      encodeWelcome({ type: 'welcome', cell, transaction, epoch, publicKey, part, parts, claimable }),
+      address,
+      port,
+    );
   }
 
   /** `flow` is the cell's view: its remote endpoint is ours. It must exist here, and be now where the HELLO came from. */
@@ -160,20 +201,36 @@ export class PeerSide {
   }
 
   #readSockets(): void {
-    const keys = new Set(tcpSockets('self').filter(({ state }) => state !== 'listen').map((socket) => flowKey(socket)));
+    const keys = new Set(
+      tcpSockets('self')
+        .filter(({ state }) => state !== 'listen')
+        .map((socket) => flowKey(socket)),
+    );
     this.#sockets = { at: Date.now(), keys };
   }
 
   #newRecord(cell: string, state: PeerState): PeerRecord | undefined {
     if (this.#records.size >= CELLS_MAX) return undefined;
     const side = randomInt(1, 2 ** 31);
-    const record: PeerRecord = { cell, state, side, active: 0, flows: new Map(), armedAt: undefined, touchedAt: Date.now() };
+    const record: PeerRecord = {
+      cell,
+      state,
+      side,
+      active: 0,
+      flows: new Map(),
+      armedAt: undefined,
+      touchedAt: Date.now(),
+    };
     this.#records.set(side, record);
     return record;
   }
 
   /** The new place is understood from here on; packets to the cell still go to the old one. */
-  async #arm(record: PeerRecord, flows: readonly Flow[], wires: ReadonlyMap<string, Endpoint>): Promise<void> {
+  async #arm(
+    record: PeerRecord,
+    flows: readonly Flow[],
+    wires: ReadonlyMap<string, Endpoint>,
+  ): Promise<void> {
     const armed = new Map<string, PeerFlow>();
     for (const flow of flows) {
       const wire = wires.get(endpointKey(flow.local));
@@ -181,13 +238,27 @@ export class PeerSide {
       const mine = ownView(flow);
       const key = flowKey(mine);
       for (const other of this.#records.values()) if (other !== record) other.flows.delete(key);
-      const current = record.flows.get(key)?.entry.wireRemote[record.active] ?? (await this.#slot(mine.remote));
+      const current =
+        record.flows.get(key)?.entry.wireRemote[record.active] ?? (await this.#slot(mine.remote));
       const next = await this.#slot(wire);
       const wireRemote = record.active === 0 ? ([current, next] as const) : ([next, current] as const);
-      const entry = { ...mine, wireLocal: mine.local, wireRemote, localSide: 0, remoteSide: record.side, scope: 0 };
+      const entry = {
+        ...mine,
+        wireLocal: mine.local,
+        wireRemote,
+        localSide: 0,
+        remoteSide: record.side,
+        scope: 0,
+      };
       armed.set(key, { missing: 0, entry });
     }
-    await this.#datapath.putSide({ id: record.side, state: 'armed', active: record.active, accept: BOTH_SLOTS, ifindex: 0 });
+    await this.#datapath.putSide({
+      id: record.side,
+      state: 'armed',
+      active: record.active,
+      accept: BOTH_SLOTS,
+      ifindex: 0,
+    });
     await this.#datapath.putFlows([...armed.values()].map(({ entry }) => entry));
     for (const [key, flow] of armed) record.flows.set(key, flow);
     record.armedAt = Date.now();
@@ -196,7 +267,8 @@ export class PeerSide {
   /** Routes are asked for once an address and a while: 10,000 flows have one place to go. */
   async #slot(endpoint: Endpoint): Promise<WireSlot> {
     const known = this.#routes.get(endpoint.address);
-    if (known !== undefined && Date.now() - known.at < ROUTE_AGE_MS_MAX) return { endpoint, ifindex: known.ifindex };
+    if (known !== undefined && Date.now() - known.at < ROUTE_AGE_MS_MAX)
+      return { endpoint, ifindex: known.ifindex };
     const { ifindex, device } = await routeTo(endpoint.address);
     await this.#datapath.attachDevice(device);
     this.#routes.set(endpoint.address, { at: Date.now(), ifindex });
@@ -205,13 +277,19 @@ export class PeerSide {
 
   async #sealed(sealed: Sealed, from: Sender): Promise<void> {
     const known = this.#recordsOf(hex(sealed.cell));
-    const state = stateFor(sealed, known.map((record) => record.state));
+    const state = stateFor(
+      sealed,
+      known.map((record) => record.state),
+    );
     const record = known.find((each) => each.state === state);
     if (state === undefined || record === undefined) return this.#socket.drop('session');
-    const consumed = consumeFromCell(state, sealed);
+    const consumed = consumeFromCell(state, sealed, () => this.#takeKeys(record));
     if (consumed.outcome === 'dropped') {
       record.state = consumed.state;
-      this.#log.warn({ cell: record.cell, from: from.address, reason: DROP_REASONS[consumed.reason] }, 'sealed message dropped');
+      this.#log.warn(
+        { cell: record.cell, from: from.address, reason: DROP_REASONS[consumed.reason] },
+        'sealed message dropped',
+      );
       return this.#socket.drop(consumed.reason);
     }
     if (consumed.outcome === 'accepted') {
@@ -223,6 +301,12 @@ export class PeerSide {
     this.#socket.send(consumed.ack, from.address, from.port);
   }
 
+  #takeKeys({ side }: PeerRecord): KeyPair {
+    const keys = this.#nextKeys.get(side) ?? generateKeyPair();
+    this.#nextKeys.delete(side);
+    return keys;
+  }
+
   async #apply(record: PeerRecord, message: Accepted): Promise<void> {
     switch (message.type) {
       case 'move':
@@ -230,7 +314,13 @@ export class PeerSide {
       case 'hold':
         // Suspended for any length of time: what is armed stays so.
         record.armedAt = undefined;
-        return this.#datapath.putSide({ id: record.side, state: 'held', active: record.active, accept: acceptOf(record.active), ifindex: 0 });
+        return this.#datapath.putSide({
+          id: record.side,
+          state: 'held',
+          active: record.active,
+          accept: acceptOf(record.active),
+          ifindex: 0,
+        });
       case 'bye':
         return message.reason === 'aborted' ? this.#disarm(record) : this.#forget(record);
     }
@@ -241,7 +331,13 @@ export class PeerSide {
     const next = record.active === 0 ? 1 : 0;
     const started = performance.now();
     await this.#correct(record, labels, next);
-    await this.#datapath.putSide({ id: record.side, state: 'moved', active: next, accept: acceptOf(next), ifindex: 0 });
+    await this.#datapath.putSide({
+      id: record.side,
+      state: 'moved',
+      active: next,
+      accept: acceptOf(next),
+      ifindex: 0,
+    });
     const flip_ms = performance.now() - started;
     record.active = next;
     record.armedAt = undefined;
@@ -269,14 +365,22 @@ export class PeerSide {
     if (record.armedAt === undefined) return;
     record.armedAt = undefined;
     if (record.state.pair.epoch === 0) return this.#dropFlows(record, [...record.flows.values()]);
-    for (const flow of record.flows.values()) flow.entry = withoutSlot(flow.entry, record.active === 0 ? 1 : 0);
-    await this.#datapath.putSide({ id: record.side, state: 'moved', active: record.active, accept: acceptOf(record.active), ifindex: 0 });
+    for (const flow of record.flows.values())
+      flow.entry = withoutSlot(flow.entry, record.active === 0 ? 1 : 0);
+    await this.#datapath.putSide({
+      id: record.side,
+      state: 'moved',
+      active: record.active,
+      accept: acceptOf(record.active),
+      ifindex: 0,
+    });
     await this.#datapath.putFlows([...record.flows.values()].map(({ entry }) => entry));
   }
 
   async #forget(record: PeerRecord): Promise<void> {
     await this.#dropFlows(record, [...record.flows.values()]);
     this.#records.delete(record.side);
+    this.#nextKeys.delete(record.side);
     this.#store.remove(String(record.side));
   }
 
@@ -295,16 +399,20 @@ export class PeerSide {
     if (this.#records.size === 0) return;
     this.#readSockets();
     for (const record of [...this.#records.values()]) {
-      for (const [key, flow] of record.flows) flow.missing = this.#sockets.keys.has(key) ? 0 : flow.missing + 1;
+      for (const [key, flow] of record.flows)
+        flow.missing = this.#sockets.keys.has(key) ? 0 : flow.missing + 1;
       const ended = [...record.flows.values()].filter(({ missing }) => missing >= SWEEPS_MISSING_MAX);
       if (ended.length > 0) await this.#dropFlows(record, ended);
-      if (record.armedAt !== undefined && Date.now() - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
+      if (record.armedAt !== undefined && Date.now() - record.armedAt > ARMED_MS_MAX)
+        await this.#disarm(record);
       if (record.flows.size === 0 && Date.now() - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
       else if (ended.length > 0) this.#save(record);
     }
   }
 
+  /** What a restart must not lose: flows and epochs. Keys that nothing was done with are offered anew. */
   #save(record: PeerRecord): void {
+    if (record.flows.size === 0 && record.state.pair.epoch === 0) return this.#store.remove(String(record.side));
     this.#store.put(String(record.side), { ...record, flows: [...record.flows.values()] });
   }
 
@@ -314,7 +422,10 @@ export class PeerSide {
 
   #takeToken(): boolean {
     const now = Date.now();
-    this.#tokens = Math.min(HELLO_BURST_MAX, this.#tokens + ((now - this.#tokensAt) * HELLO_PER_SECOND_MAX) / 1000);
+    this.#tokens = Math.min(
+      HELLO_BURST_MAX,
+      this.#tokens + ((now - this.#tokensAt) * HELLO_PER_SECOND_MAX) / 1000,
+    );
     this.#tokensAt = now;
     if (this.#tokens < 1) return false;
     this.#tokens--;

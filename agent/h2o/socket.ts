@@ -26,7 +26,11 @@ export class H2oSocket {
       socket.bind(port, '::');
       await once(socket, 'listening');
     } catch (cause) {
-      throw new OsmosisError('AGENT_UNREACHABLE', `can't listen on UDP port ${port}: ${messageOf(cause)}; is another agent running?`, { cause });
+      throw new OsmosisError(
+        'AGENT_UNREACHABLE',
+        `can't listen on UDP port ${port}: ${messageOf(cause)}; is another agent running?`,
+        { cause },
+      );
     }
     // ICMP answers of hosts without an agent come back as errors of an unconnected socket on some kernels.
     socket.on('error', () => undefined);
@@ -59,7 +63,10 @@ export class H2oSocket {
 
   #receive(datagram: Uint8Array, from: Sender): void {
     const decoded = decode(datagram);
-    if (isDrop(decoded)) return this.drop(decoded.drop);
+    if (isDrop(decoded)) {
+      this.drop(decoded.drop);
+      return;
+    }
     for (const receive of this.#receivers) receive(decoded.message, from);
   }
 }

@@ -1,6 +1,7 @@
 /** What a host is: kernel, processor, CRIU, room for images. */
-import { hostname } from 'node:os';
+
 import { statfsSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { execa } from 'execa';
 import type { HostFacts } from '../control/protocol.ts';
 import { procText } from '../proc/text.ts';
@@ -34,7 +35,10 @@ export function availableMemory(meminfo: string): number {
 }
 
 async function criuVersion(): Promise<string | null> {
-  const { stdout, failed } = await execa('criu', ['--version'], { reject: false, timeout: CRIU_ANSWER_MS_MAX });
+  const { stdout, failed } = await execa('criu', ['--version'], {
+    reject: false,
+    timeout: CRIU_ANSWER_MS_MAX,
+  });
   if (failed) return null;
   return /^Version:\s*(\S+)/m.exec(stdout)?.[1] ?? null;
 }

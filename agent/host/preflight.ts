@@ -1,8 +1,13 @@
 /** What a destination must have before anything is touched: a pure comparison of two hosts and a process. */
 import type { Check, FileFact, HostFacts, Snapshot } from '../control/protocol.ts';
 
-/** CRIU before 4.1 does not start on kernels from 6.13 on ("Unexpected rt vDSO area bounds"). */
-export const CRIU_MIN = '4.1';
+/**
+ * The oldest CRIU that works on a kernel: before 4.1 it does not start from 6.13 on ("Unexpected rt vDSO area bounds"),
+ * before 4.2 it can't save a TCP socket from 6.16 on (SO_PASSCRED, criu issue 2705).
+ */
+export function criuMin(kernel: string): string {
+  return compareVersions(kernel, '6.16') >= 0 ? '4.2' : '4.1';
+}
 /** An image and the memory that it is restored into live side by side for a while. */
 const ROOM_FACTOR = 2;
 const ROOM_SPARE_BYTES = 64 * 1024 * 1024;
@@ -28,15 +33,19 @@ export function preflightChecks(
 }
 
 function criuCheck(name: string, host: HostFacts): Check {
-  const remedy = `install CRIU ${CRIU_MIN} or newer on ${host.hostname} (Debian 13 has it)`;
-  if (host.criu === null) return { name, ok: false, message: `${host.hostname} has no working criu in PATH; ${remedy}` };
-  const ok = compareVersions(host.criu, CRIU_MIN) >= 0;
+  const min = criuMin(host.kernel);
+  const remedy = `install CRIU ${min} or newer on ${host.hostname}, which kernel ${host.kernel} needs`;
+  if (host.criu === null)
+    return { name, ok: false, message: `${host.hostname} has no working criu in PATH; ${remedy}` };
+  const ok = compareVersions(host.criu, min) >= 0;
   return { name, ok, message: ok ? host.criu : `${host.hostname} has CRIU ${host.criu}; ${remedy}` };
 }
 
 /** Numeric, part by part: 4.1.1 is after 4.1. */
 export function compareVersions(left: string, right: string): number {
-  const [a, b] = [left, right].map((text) => text.split(/[.-]/).map((part) => Number.parseInt(part, 10) || 0));
+  const [a, b] = [left, right].map((text) =>
+    text.split(/[.-]/).map((part) => Number.parseInt(part, 10) || 0),
+  );
   for (let index = 0; index < Math.max(a?.length ?? 0, b?.length ?? 0); index++) {
     const difference = (a?.[index] ?? 0) - (b?.[index] ?? 0);
     if (difference !== 0) return difference;
@@ -48,7 +57,8 @@ function kernelCheck(source: HostFacts, own: HostFacts): Check {
   const [from, to] = [source.kernel, own.kernel].map((text) => text.split('.').slice(0, 2).join('.'));
   const ok = source.arch === own.arch && compareVersions(to ?? '', from ?? '') >= 0;
   const what = `${source.kernel} (${source.arch}) to ${own.kernel} (${own.arch})`;
-  const remedy = 'the destination must be of the same architecture and its kernel not older: choose another host or boot a newer kernel';
+  const remedy =
+    'the destination must be of the same architecture and its kernel not older: choose another host or boot a newer kernel';
   return { name: 'kernel', ok, message: ok ? what : `${what}: ${remedy}` };
 }
 
@@ -57,7 +67,11 @@ function cpuCheck(source: HostFacts, own: HostFacts): Check {
   const missing = source.cpu_flags.filter((flag) => !has.has(flag));
   if (missing.length === 0) return { name: 'cpu', ok: true, message: `${own.cpu_flags.length} features` };
   const remedy = 'the process may have chosen code for them at its start: choose a host that has them';
-  return { name: 'cpu', ok: false, message: `${own.hostname} lacks CPU features of the source: ${some(missing)}; ${remedy}` };
+  return {
+    name: 'cpu',
+    ok: false,
+    message: `${own.hostname} lacks CPU features of the source: ${some(missing)}; ${remedy}`,
+  };
 }
 
 function roomCheck(snapshot: Snapshot, own: HostFacts): Check {
@@ -69,7 +83,11 @@ function roomCheck(snapshot: Snapshot, own: HostFacts): Check {
   const short = sides.find((side) => side.host.room_bytes < side.needed);
   const text = (bytes: number) => `${Math.ceil(bytes / 1024 / 1024)} MiB`;
   return short === undefined
-    ? { name: 'room', ok: true, message: `${text(own.room_bytes)} free at the destination, ${text(needed)} needed` }
+    ? {
+        name: 'room',
+        ok: true,
+        message: `${text(own.room_bytes)} free at the destination, ${text(needed)} needed`,
+      }
     : {
         name: 'room',
         ok: false,
@@ -77,7 +95,10 @@ function roomCheck(snapshot: Snapshot, own: HostFacts): Check {
       };
 }
 
-function fileChecks(files: readonly FileFact[], lookup: (path: string, kind: FileFact['kind']) => FileFact | undefined): Check[] {
+function fileChecks(
+  files: readonly FileFact[],
+  lookup: (path: string, kind: FileFact['kind']) => FileFact | undefined,
+): Check[] {
   const lacking: string[] = [];
   const differing: string[] = [];
   for (const file of files) {
@@ -85,10 +106,15 @@ function fileChecks(files: readonly FileFact[], lookup: (path: string, kind: Fil
     if (here === undefined) lacking.push(`${file.path} (${nameOf(file)})`);
     else if (isOther(file, here)) differing.push(`${file.path} (${nameOf(file)})`);
   }
-  if (lacking.length + differing.length === 0) return [{ name: 'files', ok: true, message: `${files.length} needed, all there` }];
+  if (lacking.length + differing.length === 0)
+    return [{ name: 'files', ok: true, message: `${files.length} needed, all there` }];
   const checks: Check[] = [];
   if (lacking.length > 0) {
-    checks.push({ name: 'files', ok: false, message: `the destination lacks ${some(lacking)}; copy or install them there first` });
+    checks.push({
+      name: 'files',
+      ok: false,
+      message: `the destination lacks ${some(lacking)}; copy or install them there first`,
+    });
   }
   if (differing.length > 0) {
     checks.push({
@@ -101,7 +127,13 @@ function fileChecks(files: readonly FileFact[], lookup: (path: string, kind: Fil
 }
 
 function nameOf(file: FileFact): string {
-  return { executable: 'executable', mapped: 'mapped file', open: 'open file', directory: 'directory', device: 'device' }[file.kind];
+  return {
+    executable: 'executable',
+    mapped: 'mapped file',
+    open: 'open file',
+    directory: 'directory',
+    device: 'device',
+  }[file.kind];
 }
 
 function isOther(file: FileFact, here: FileFact): boolean {

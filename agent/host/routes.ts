@@ -4,7 +4,13 @@ import { OsmosisError } from '../error.ts';
 
 const ANSWER_MS_MAX = 5_000;
 
-export type Route = { readonly device: string; readonly ifindex: number; readonly source: string; readonly mtu: number; readonly isLocal: boolean };
+export type Route = {
+  readonly device: string;
+  readonly ifindex: number;
+  readonly source: string;
+  readonly mtu: number;
+  readonly isLocal: boolean;
+};
 
 /** @throws OsmosisError DATAPATH where there is no route. */
 export async function routeTo(address: string, from?: string): Promise<Route> {
@@ -15,10 +21,19 @@ export async function routeTo(address: string, from?: string): Promise<Route> {
   );
   const [route] = failed ? [] : (JSON.parse(stdout) as { dev?: string; prefsrc?: string; type?: string }[]);
   if (route?.dev === undefined) {
-    throw new OsmosisError('DATAPATH', `this host has no route to ${address}: ${stderr.trim()}; mend the routes first`);
+    throw new OsmosisError(
+      'DATAPATH',
+      `this host has no route to ${address}: ${stderr.trim()}; mend the routes first`,
+    );
   }
   const link = await linkNamed(route.dev);
-  return { device: route.dev, ifindex: link.ifindex, mtu: link.mtu, source: route.prefsrc ?? from ?? '', isLocal: route.type === 'local' };
+  return {
+    device: route.dev,
+    ifindex: link.ifindex,
+    mtu: link.mtu,
+    source: route.prefsrc ?? from ?? '',
+    isLocal: route.type === 'local',
+  };
 }
 
 async function linkNamed(name: string): Promise<{ ifindex: number; mtu: number }> {
@@ -30,7 +45,9 @@ async function linkNamed(name: string): Promise<{ ifindex: number; mtu: number }
 
 /** Every address of this host, loopback ones left out. */
 export async function ownAddresses(): Promise<string[]> {
-  const { stdout } = await execa('ip', ['-json', 'addr', 'show', 'scope', 'global'], { timeout: ANSWER_MS_MAX });
+  const { stdout } = await execa('ip', ['-json', 'addr', 'show', 'scope', 'global'], {
+    timeout: ANSWER_MS_MAX,
+  });
   const links = JSON.parse(stdout) as { addr_info?: { local?: string }[] }[];
   return links.flatMap(({ addr_info = [] }) => addr_info.flatMap(({ local }) => local ?? []));
 }

@@ -59,7 +59,10 @@ function* packed(pieces: Iterable<ImagePiece>): Generator<ImagePiece> {
 }
 
 function joined(pieces: ImagePiece[]): ImagePiece {
-  return { piece: Buffer.concat(pieces.map(({ piece }) => piece)), names: pieces.flatMap(({ names }) => names) };
+  return {
+    piece: Buffer.concat(pieces.map(({ piece }) => piece)),
+    names: pieces.flatMap(({ names }) => names),
+  };
 }
 
 function imageFiles(directory: string): string[] {

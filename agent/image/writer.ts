@@ -26,7 +26,8 @@ export class ImageWriter {
     const names = new Set<string>();
     try {
       for (const { name, offset, bytes } of decodeImagePiece(piece)) {
-        if (offset !== (this.#sizes.get(name) ?? 0)) throw new ImageError(`${name} does not go on at ${offset}`);
+        if (offset !== (this.#sizes.get(name) ?? 0))
+          throw new ImageError(`${name} does not go on at ${offset}`);
         names.add(name);
         this.#append(name, bytes, offset);
       }
@@ -92,5 +93,8 @@ function imageFailure(cause: unknown): OsmosisError {
       { phase: 'freeze', cause },
     );
   }
-  return new OsmosisError('IMAGE_CORRUPT', `the image could not be written: ${messageOf(cause)}`, { phase: 'freeze', cause });
+  return new OsmosisError('IMAGE_CORRUPT', `the image could not be written: ${messageOf(cause)}`, {
+    phase: 'freeze',
+    cause,
+  });
 }

@@ -30,10 +30,19 @@ export class Announcement {
     this.#peerPublicKey = record.peerPublicKey;
   }
 
-  static create(socket: H2oSocket, { peer, epoch, transaction, cell, tag, toPeer, toCell }: PeerSession, labels: readonly Label[]): Announcement {
+  static create(
+    socket: H2oSocket,
+    { peer, epoch, transaction, cell, tag, toPeer, toCell }: PeerSession,
+    labels: readonly Label[],
+  ): Announcement {
     const session = { cell, tag, toPeer, toCell };
     const next = generateKeyPair();
-    const datagram = createMove(session, { epoch, nextPublicKey: next.publicKey, transaction, labels: labels.filter((label) => label.peer === peer) });
+    const datagram = createMove(session, {
+      epoch,
+      nextPublicKey: next.publicKey,
+      transaction,
+      labels: labels.filter((label) => label.peer === peer),
+    });
     return new Announcement(socket, { peer, epoch, session, datagram, next, peerPublicKey: undefined });
   }
 
@@ -67,7 +76,12 @@ export class Announcement {
     if (this.isAcknowledged) return;
     const { peer, epoch, session, datagram } = this.#record;
     const started = performance.now();
-    const ack = await sendUntilAcknowledged(this.#socket, peer, { session, sent: { type: 'move', epoch }, datagram }, this.#stop.signal);
+    const ack = await sendUntilAcknowledged(
+      this.#socket,
+      peer,
+      { session, sent: { type: 'move', epoch }, datagram },
+      this.#stop.signal,
+    );
     if (ack === undefined || ack.acknowledged !== 'move') return;
     this.roundTripMs = performance.now() - started;
     this.#peerPublicKey = ack.nextPublicKey;
@@ -76,6 +90,13 @@ export class Announcement {
   /** The keys of the next session with this peer. */
   keys(): PeerKeys {
     const { peer, epoch, next } = this.#record;
-    return { address: peer, epoch, last: epoch, secretKey: next.secretKey, publicKey: next.publicKey, peerPublicKey: this.#peerPublicKey };
+    return {
+      address: peer,
+      epoch,
+      last: epoch,
+      secretKey: next.secretKey,
+      publicKey: next.publicKey,
+      peerPublicKey: this.#peerPublicKey,
+    };
   }
 }

@@ -39,7 +39,8 @@ export class Coordinator {
   beginSource(id: string, cell: string, gone: AbortSignal): SourceMigration {
     const { registry } = this.#context;
     const found = registry.get(cell);
-    if (found === undefined) throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'prepare' });
+    if (found === undefined)
+      throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'prepare' });
     this.#checkRoom();
     registry.lock(cell);
     const migration = new SourceMigration(this.#context, id, found);
@@ -50,7 +51,10 @@ export class Coordinator {
 
   source(id: string): SourceMigration {
     const found = this.#sources.get(id);
-    if (found === undefined) throw new OsmosisError('ABORTED', 'the source knows no such migration any more; plan anew', { owner: 'source' });
+    if (found === undefined)
+      throw new OsmosisError('ABORTED', 'the source knows no such migration any more; plan anew', {
+        owner: 'source',
+      });
     return found;
   }
 
@@ -59,10 +63,16 @@ export class Coordinator {
     this.#store.put(`source-${migration.id}`, migration.record());
   }
 
-  async beginDestination(id: string, request: ConstructorParameters<typeof DestinationMigration>[2], gone: AbortSignal): Promise<DestinationMigration> {
+  async beginDestination(
+    id: string,
+    request: ConstructorParameters<typeof DestinationMigration>[2],
+    gone: AbortSignal,
+  ): Promise<DestinationMigration> {
     this.#checkRoom();
     this.#context.registry.lock(request.snapshot.cell);
-    const migration = new DestinationMigration(this.#context, id, request, (record) => this.#store.put(`destination-${id}`, record));
+    const migration = new DestinationMigration(this.#context, id, request, (record) =>
+      this.#store.put(`destination-${id}`, record),
+    );
     this.#destinations.set(id, migration);
     gone.addEventListener('abort', () => void this.#destinationAlone(migration), { once: true });
     return migration;
@@ -70,14 +80,16 @@ export class Coordinator {
 
   destination(id: string): DestinationMigration {
     const found = this.#destinations.get(id);
-    if (found === undefined) throw new OsmosisError('ABORTED', 'the destination knows no such migration any more; plan anew');
+    if (found === undefined)
+      throw new OsmosisError('ABORTED', 'the destination knows no such migration any more; plan anew');
     return found;
   }
 
   /** @returns whether commit had been decided: then nothing was undone. */
   async abortSource(id: string): Promise<boolean> {
     const migration = this.#sources.get(id);
-    if (migration === undefined) return new Decision(decisionDirectory(this.#context), id).read() === 'commit';
+    if (migration === undefined)
+      return new Decision(decisionDirectory(this.#context), id).read() === 'commit';
     const undone = await migration.undo();
     if (undone) this.#endSource(migration);
     return !undone;
@@ -124,7 +136,11 @@ export class Coordinator {
 
   #checkRoom(): void {
     if (this.#sources.size + this.#destinations.size >= MIGRATIONS_MAX) {
-      throw new OsmosisError('BUSY', `this host takes part in ${MIGRATIONS_MAX} migrations already; wait for some to end`, { phase: 'prepare' });
+      throw new OsmosisError(
+        'BUSY',
+        `this host takes part in ${MIGRATIONS_MAX} migrations already; wait for some to end`,
+        { phase: 'prepare' },
+      );
     }
   }
 
@@ -138,7 +154,10 @@ export class Coordinator {
       await migration.release();
       this.#endSource(migration);
     } catch (error) {
-      this.#context.log.error({ migration: migration.id, error: messageOf(error) }, 'the source could not finish alone');
+      this.#context.log.error(
+        { migration: migration.id, error: messageOf(error) },
+        'the source could not finish alone',
+      );
     }
   }
 
@@ -159,7 +178,11 @@ export class Coordinator {
       if (migration.stage === 'running') await this.confirmDestination(id);
       else await this.abortDestination(id);
     } catch (error) {
-      if (!this.#stop.signal.aborted) this.#context.log.error({ migration: id, error: messageOf(error) }, 'the destination could not finish alone');
+      if (!this.#stop.signal.aborted)
+        this.#context.log.error(
+          { migration: id, error: messageOf(error) },
+          'the destination could not finish alone',
+        );
     }
   }
 
@@ -196,7 +219,9 @@ export class Coordinator {
 
   #recoverDestination(record: DestinationRecord): void {
     const { migration: id } = record;
-    const migration = DestinationMigration.adopt(this.#context, record, (next) => this.#store.put(`destination-${id}`, next));
+    const migration = DestinationMigration.adopt(this.#context, record, (next) =>
+      this.#store.put(`destination-${id}`, next),
+    );
     this.#destinations.set(id, migration);
     this.#context.log.warn({ migration: id, stage: record.stage }, 'found a migration of the last agent');
     void this.#destinationAlone(migration);
@@ -206,7 +231,8 @@ export class Coordinator {
   #sweepFiles(): void {
     const images = `${this.#context.paths.run}/images`;
     for (const id of existsSync(images) ? readdirSync(images) : []) {
-      if (!this.#destinations.has(id)) rmSync(imageDirectory(this.#context, id), { recursive: true, force: true });
+      if (!this.#destinations.has(id))
+        rmSync(imageDirectory(this.#context, id), { recursive: true, force: true });
     }
   }
 }

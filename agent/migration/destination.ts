@@ -5,13 +5,21 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import { endpointText, type Protocol } from '../address.ts';
-import { type CellInit, type CellLink, createLink, createNamespaces, destroyLink, destroyNamespaces, startPidsAfter } from '../cell/namespaces.ts';
+import {
+  type CellInit,
+  type CellLink,
+  createLink,
+  createNamespaces,
+  destroyLink,
+  destroyNamespaces,
+  startPidsAfter,
+} from '../cell/namespaces.ts';
 import type { Cell } from '../cell/registry.ts';
 import { type AgentContext, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
-import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import type { Verdict } from '../criu/decision.ts';
+import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import { acceptOf, type FlowEntry } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import { TMPFS_MAGIC } from '../host/facts.ts';
@@ -26,6 +34,8 @@ const FIRST_FD = 3;
 const PID_GAP = 100;
 const RESTORE_END_MS_MAX = 30_000;
 const MKFIFO_MS_MAX = 2_000;
+/** MOVE is under way for this long at most before the process runs: one round trip where peers are near. */
+const HEAD_START_MS_MAX = 30;
 const KILLED_SOCKETS_MS_MAX = 5_000;
 
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
@@ -63,7 +73,12 @@ export class DestinationMigration {
   #announcements: Announcement[] = [];
   #criu: Promise<CriuExit> | undefined;
 
-  constructor(context: AgentContext, id: string, request: Request, save: (record: DestinationRecord) => void) {
+  constructor(
+    context: AgentContext,
+    id: string,
+    request: Request,
+    save: (record: DestinationRecord) => void,
+  ) {
     this.#context = context;
     this.id = id;
     this.#request = request;
@@ -73,7 +88,11 @@ export class DestinationMigration {
   }
 
   /** What an agent before this one had come to. */
-  static adopt(context: AgentContext, record: DestinationRecord, save: (record: DestinationRecord) => void): DestinationMigration {
+  static adopt(
+    context: AgentContext,
+    record: DestinationRecord,
+    save: (record: DestinationRecord) => void,
+  ): DestinationMigration {
     const migration = new DestinationMigration(context, record.migration, record, save);
     migration.#stage = record.stage;
     migration.#init = record.init;
@@ -113,13 +132,22 @@ export class DestinationMigration {
     const { snapshot } = this.#request;
     this.#makeDirectory();
     const routes = new Map<string, Route>();
-    for (const address of new Set(snapshot.flows.map(({ remote }) => remote.address))) routes.set(address, await routeTo(address));
+    for (const address of new Set(snapshot.flows.map(({ remote }) => remote.address)))
+      routes.set(address, await routeTo(address));
     this.#drawLabels(routes);
     this.#enter('prepared');
     const mtu = Math.min(...[...routes.values()].map((route) => route.mtu), 65_535);
     this.#init = await createNamespaces(true);
-    await startPidsAfter(this.#init, Math.max(...snapshot.processes.map(({ inner_pid }) => inner_pid)) + PID_GAP);
-    this.#link = await createLink(this.#init, `osm${this.id.slice(0, 8)}`, snapshot.addresses, routes.size === 0 ? 1500 : mtu);
+    await startPidsAfter(
+      this.#init,
+      Math.max(...snapshot.processes.map(({ inner_pid }) => inner_pid)) + PID_GAP,
+    );
+    this.#link = await createLink(
+      this.#init,
+      `osm${this.id.slice(0, 8)}`,
+      snapshot.addresses,
+      routes.size === 0 ? 1500 : mtu,
+    );
     await this.#fenceFlows(routes);
     this.#enter('prepared');
     return this.#labels;
@@ -128,19 +156,40 @@ export class DestinationMigration {
   #makeDirectory(): void {
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
     if (statfsSync(this.#directory).type !== TMPFS_MAGIC) {
-      throw new OsmosisError('NO_ROOM', `${this.#directory} is not on tmpfs; mount a tmpfs on /run at the destination first`, { phase: 'prepare' });
+      throw new OsmosisError(
+        'NO_ROOM',
+        `${this.#directory} is not on tmpfs; mount a tmpfs on /run at the destination first`,
+        { phase: 'prepare' },
+      );
     }
   }
 
   #drawLabels(routes: ReadonlyMap<string, Route>): void {
     const { flows } = this.#request.snapshot;
-    const endpoints = [...new Map(flows.map(({ protocol, local }) => [`${protocol} ${endpointText(local)}`, { protocol, local }])).values()];
+    const endpoints = [
+      ...new Map(
+        flows.map(({ protocol, local }) => [`${protocol} ${endpointText(local)}`, { protocol, local }]),
+      ).values(),
+    ];
     const ports = this.#context.labels.draw(endpoints.map(({ protocol }) => protocol));
-    const port = new Map(endpoints.map(({ protocol, local }, index) => [`${protocol} ${endpointText(local)}`, ports[index] ?? 0]));
+    const port = new Map(
+      endpoints.map(({ protocol, local }, index) => [
+        `${protocol} ${endpointText(local)}`,
+        ports[index] ?? 0,
+      ]),
+    );
     const rows = new Map<string, Label>();
     for (const { protocol, local, remote } of flows) {
-      const wire = { address: routes.get(remote.address)?.source ?? '', port: port.get(`${protocol} ${endpointText(local)}`) ?? 0 };
-      rows.set(`${protocol} ${endpointText(local)} ${remote.address}`, { protocol, virtual: local, peer: remote.address, wire });
+      const wire = {
+        address: routes.get(remote.address)?.source ?? '',
+        port: port.get(`${protocol} ${endpointText(local)}`) ?? 0,
+      };
+      rows.set(`${protocol} ${endpointText(local)} ${remote.address}`, {
+        protocol,
+        virtual: local,
+        peer: remote.address,
+        wire,
+      });
     }
     this.#labels = [...rows.values()];
   }
@@ -150,19 +199,35 @@ export class DestinationMigration {
     const link = this.#link;
     const { flows } = this.#request.snapshot;
     if (link === undefined || flows.length === 0) return;
-    const wires = new Map(this.#labels.map(({ protocol, virtual, peer, wire }) => [`${protocol} ${endpointText(virtual)} ${peer}`, wire]));
+    const wires = new Map(
+      this.#labels.map(({ protocol, virtual, peer, wire }) => [
+        `${protocol} ${endpointText(virtual)} ${peer}`,
+        wire,
+      ]),
+    );
     this.#entries = flows.map((flow) => ({
       ...flow,
-      wireLocal: wires.get(`${flow.protocol} ${endpointText(flow.local)} ${flow.remote.address}`) ?? flow.local,
-      wireRemote: [{ endpoint: flow.remote, ifindex: routes.get(flow.remote.address)?.ifindex ?? 0 }, undefined],
+      wireLocal:
+        wires.get(`${flow.protocol} ${endpointText(flow.local)} ${flow.remote.address}`) ?? flow.local,
+      wireRemote: [
+        { endpoint: flow.remote, ifindex: routes.get(flow.remote.address)?.ifindex ?? 0 },
+        undefined,
+      ],
       localSide: this.#side,
       remoteSide: 0,
       scope: link.ifindex,
     }));
-    await datapath.putSide({ id: this.#side, state: 'fenced', active: 0, accept: acceptOf(0), ifindex: link.ifindex });
+    await datapath.putSide({
+      id: this.#side,
+      state: 'fenced',
+      active: 0,
+      accept: acceptOf(0),
+      ifindex: link.ifindex,
+    });
     await datapath.putFlows(this.#entries);
     await datapath.attachCell(link.name);
-    for (const device of new Set([...routes.values()].map((route) => route.device))) await datapath.attachDevice(device);
+    for (const device of new Set([...routes.values()].map((route) => route.device)))
+      await datapath.attachDevice(device);
   }
 
   imageWriter(): ImageWriter {
@@ -172,20 +237,29 @@ export class DestinationMigration {
   /** Restores, behind the fence and not yet running. Resolves when CRIU waits for the verdict. */
   async restore(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
     const init = this.#init;
-    if (init === undefined || this.#stage !== 'prepared') throw new OsmosisError('RESTORE_FAILED', 'there is no prepared cell; start the migration anew', { phase: 'restore' });
-    this.#announcements = sessions.map((session) => Announcement.create(this.#context.socket, session, this.#labels));
+    if (init === undefined || this.#stage !== 'prepared')
+      throw new OsmosisError('RESTORE_FAILED', 'there is no prepared cell; start the migration anew', {
+        phase: 'restore',
+      });
+    this.#announcements = sessions.map((session) =>
+      Announcement.create(this.#context.socket, session, this.#labels),
+    );
     await execa('mkfifo', ['-m', '0600', join(this.#directory, 'verdict')], { timeout: MKFIFO_MS_MAX });
     const { outside } = this.#request.snapshot;
     // Opened through the cell's own root: CRIU takes no descriptor of another mount namespace.
     const nulls = outside.map(() => openSync(`/proc/${init.pid}/root/dev/null`, 'r+'));
     try {
       const inherited = outside.map(({ resource }) => resource);
-      const argv = insideArgv({ init: init.pid, net: true }, inOwnSession(restoreArgv(this.#directory, inherited, FIRST_FD)));
+      const argv = insideArgv(
+        { init: init.pid, net: true },
+        inOwnSession(restoreArgv(this.#directory, inherited, FIRST_FD)),
+      );
       const run = startCriu(argv, { env: { OSMOSIS_WORK: this.#directory }, descriptors: nulls });
       this.#criu = run.exited;
       // From here on a successor of this agent has to ask the source before it may undo.
       this.#enter('restored');
-      if (!(await markerAppears(this.#directory, 'restored', run.exited, signal))) throw this.#restoreFailed();
+      if (!(await markerAppears(this.#directory, 'restored', run.exited, signal)))
+        throw this.#restoreFailed();
     } finally {
       for (const fd of nulls) closeSync(fd);
     }
@@ -193,17 +267,28 @@ export class DestinationMigration {
 
   #restoreFailed(): OsmosisError {
     const why = criuErrors(this.#directory, 'restore.log');
-    return new OsmosisError('RESTORE_FAILED', `CRIU could not restore the process: ${why}. It goes on at the source. See docs/limits.md.`, { phase: 'restore' });
+    return new OsmosisError(
+      'RESTORE_FAILED',
+      `CRIU could not restore the process: ${why}. It goes on at the source. See docs/limits.md.`,
+      { phase: 'restore' },
+    );
   }
 
   /** After the source's commit: MOVE first, then the fence, then the process. What fails from here on is tried again. */
   async resume(): Promise<void> {
     if (this.#stage === 'running') return;
     this.#enter('committed');
-    for (const announcement of this.#announcements) announcement.start();
+    const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
     await this.#openFence();
+    // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
+    await Promise.race([turned, sleep(HEAD_START_MS_MAX, undefined, { ref: false })]);
     this.#verdict('commit');
-    await markerAppears(this.#directory, 'resumed', this.#criu ?? sleep(RESTORE_END_MS_MAX), AbortSignal.timeout(RESTORE_END_MS_MAX));
+    await markerAppears(
+      this.#directory,
+      'resumed',
+      this.#criu ?? sleep(RESTORE_END_MS_MAX),
+      AbortSignal.timeout(RESTORE_END_MS_MAX),
+    );
     await this.#killDropped();
     this.#register();
     this.#enter('running');
@@ -211,14 +296,27 @@ export class DestinationMigration {
 
   async #openFence(): Promise<void> {
     if (this.#link === undefined || this.#entries.length === 0) return;
-    await this.#context.datapath.putSide({ id: this.#side, state: 'home', active: 0, accept: acceptOf(0), ifindex: this.#link.ifindex });
+    await this.#context.datapath.putSide({
+      id: this.#side,
+      state: 'home',
+      active: 0,
+      accept: acceptOf(0),
+      ifindex: this.#link.ifindex,
+    });
   }
 
   /** Connections of peers that were left behind end now, not after minutes of silence. */
   async #killDropped(): Promise<void> {
     if (this.#init === undefined) return;
     for (const peer of this.#request.drop) {
-      const argv = insideArgv({ init: this.#init.pid, net: true }, ['ss', '--kill', '--tcp', '--no-header', 'dst', peer]);
+      const argv = insideArgv({ init: this.#init.pid, net: true }, [
+        'ss',
+        '--kill',
+        '--tcp',
+        '--no-header',
+        'dst',
+        peer,
+      ]);
       await execa(argv[0] ?? '', argv.slice(1), { reject: false, timeout: KILLED_SOCKETS_MS_MAX });
     }
   }
@@ -274,7 +372,8 @@ export class DestinationMigration {
 
   /** Before commit: nothing of the cell remains here. */
   async undo(): Promise<void> {
-    if (this.#stage === 'committed' || this.#stage === 'running') throw new OsmosisError('ABORTED', 'the process runs here already', { owner: 'destination' });
+    if (this.#stage === 'committed' || this.#stage === 'running')
+      throw new OsmosisError('ABORTED', 'the process runs here already', { owner: 'destination' });
     if (this.#criu !== undefined || this.#stage === 'restored') {
       this.#verdict('abort');
       await Promise.race([this.#criu, sleep(RESTORE_END_MS_MAX, undefined, { ref: false })]);
@@ -285,7 +384,12 @@ export class DestinationMigration {
     await datapath.removeFlows(this.#entries);
     if (this.#entries.length > 0) await datapath.removeSide(this.#side);
     await datapath.removeIfEmpty();
-    labels.release(this.#labels.map(({ protocol, wire }): { protocol: Protocol; port: number } => ({ protocol, port: wire.port })));
+    labels.release(
+      this.#labels.map(({ protocol, wire }): { protocol: Protocol; port: number } => ({
+        protocol,
+        port: wire.port,
+      })),
+    );
     this.end();
   }
 

@@ -1,10 +1,11 @@
 /** The source's half of one migration: hold off, announce, freeze, decide, and either let go or go on in place. */
-import { mkdirSync, rmSync } from 'node:fs';
+
 import { randomInt } from 'node:crypto';
+import { mkdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Flow, flowKey } from '../address.ts';
-import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
+import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
@@ -15,12 +16,12 @@ import { messageOf, OsmosisError } from '../error.ts';
 import { claimsOf, exchangeHello, sendUntilAcknowledged } from '../h2o/cell-side.ts';
 import { routeTo } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
+import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
-import { isDrop } from '../wire/h2o-layout.ts';
 import { newTransaction } from '../wire/h2o.ts';
+import { isDrop } from '../wire/h2o-layout.ts';
 import { createBye, deriveSession, type Session } from '../wire/h2o-session.ts';
-import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
@@ -84,7 +85,14 @@ export class SourceMigration {
   }
 
   record(): SourceRecord {
-    return { role: 'source', migration: this.id, cell: this.#cell, side: this.#side?.id ?? 0, flows: this.#entries, listeners: this.#fenced };
+    return {
+      role: 'source',
+      migration: this.id,
+      cell: this.#cell,
+      side: this.#side?.id ?? 0,
+      flows: this.#entries,
+      listeners: this.#fenced,
+    };
   }
 
   /** Holds off new connections and says what exactly is to move. */
@@ -97,7 +105,8 @@ export class SourceMigration {
     // A cell with a network of its own is reached through its flows only: there are no new connections to hold off.
     if (this.#cell.link === undefined && tree.flows.length > 0) {
       this.#fenced = tree.listeners;
-      for (const address of new Set(tree.flows.map(({ remote }) => remote.address))) await this.#attachTowards(address);
+      for (const address of new Set(tree.flows.map(({ remote }) => remote.address)))
+        await this.#attachTowards(address);
       await this.#context.datapath.fenceListeners(this.#fenced);
     }
     await this.#quiesce(signal);
@@ -119,7 +128,8 @@ export class SourceMigration {
     for (let waited = 0; waited < QUIESCE_MS_MAX; waited += QUIESCE_POLL_MS) {
       signal.throwIfAborted();
       const waiting = inetSockets(this.#cell.pid).filter(
-        ({ state, local, receiveQueue }) => state === 'listen' && receiveQueue > 0 && listening.has(`${local.address} ${local.port}`),
+        ({ state, local, receiveQueue }) =>
+          state === 'listen' && receiveQueue > 0 && listening.has(`${local.address} ${local.port}`),
       );
       if (waiting.length === 0) return;
       await sleep(QUIESCE_POLL_MS, undefined, { signal });
@@ -141,7 +151,8 @@ export class SourceMigration {
     }
     this.#side = { id: randomInt(1, 2 ** 31), state: 'home', active: 0, accept: acceptOf(0), ifindex: 0 };
     const devices = new Map<string, number>();
-    for (const address of new Set(flows.map(({ remote }) => remote.address))) devices.set(address, await this.#attachTowards(address));
+    for (const address of new Set(flows.map(({ remote }) => remote.address)))
+      devices.set(address, await this.#attachTowards(address));
     const side_id = this.#side.id;
     this.#entries = flows.map((flow) => ({
       ...flow,
@@ -170,8 +181,17 @@ export class SourceMigration {
     this.#cell = registry.get(this.#cell.id) ?? this.#cell;
     const transaction = newTransaction();
     this.#transactions.set(peer, transaction);
-    const claims = claimsOf(flows, this.#labels.filter((label) => label.peer === peer));
-    const hello = { cell: Buffer.from(this.#cell.id, 'hex'), transaction, epoch: keys.epoch, publicKey: keys.publicKey, claims };
+    const claims = claimsOf(
+      flows,
+      this.#labels.filter((label) => label.peer === peer),
+    );
+    const hello = {
+      cell: Buffer.from(this.#cell.id, 'hex'),
+      transaction,
+      epoch: keys.epoch,
+      publicKey: keys.publicKey,
+      claims,
+    };
     const { silent, claimable, peerPublicKey } = await exchangeHello(socket, peer, hello, signal);
     if (silent) throw this.#silent(peer);
     keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
@@ -190,7 +210,11 @@ export class SourceMigration {
 
   /** A flow that ended in the meantime is missing at its peer with good reason. */
   #stillThere(flows: readonly Flow[]): Flow[] {
-    const now = new Set(inetSockets(this.#cell.pid).filter(({ state }) => state === 'established').map((socket) => flowKey(socket)));
+    const now = new Set(
+      inetSockets(this.#cell.pid)
+        .filter(({ state }) => state === 'established')
+        .map((socket) => flowKey(socket)),
+    );
     return flows.filter((flow) => now.has(flowKey(flow)));
   }
 
@@ -208,13 +232,19 @@ export class SourceMigration {
     await this.#fence(true);
     const started = performance.now();
     const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
-    const run = startCriu(insideArgv(this.#namespaces(), dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory)), {
-      env: {
-        OSMOSIS_WORK: this.#directory,
-        OSMOSIS_DECISION: this.#decision.path,
-        OSMOSIS_DEADLINE_TICKS: String(FROZEN_MS_MAX / HOOK_TICK_MS),
+    const run = startCriu(
+      insideArgv(
+        this.#namespaces(),
+        dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory),
+      ),
+      {
+        env: {
+          OSMOSIS_WORK: this.#directory,
+          OSMOSIS_DECISION: this.#decision.path,
+          OSMOSIS_DEADLINE_TICKS: String(FROZEN_MS_MAX / HOOK_TICK_MS),
+        },
       },
-    });
+    );
     this.#criu = run.exited;
     // Beside CRIU's work, never on the gap's critical path.
     const sessions = this.#deriveSessions();
@@ -241,7 +271,11 @@ export class SourceMigration {
           ? ({ drop: 'session' } as const)
           : deriveSession({ cell, epoch, cellPublicKey, peerPublicKey, secretKey, role: 'cell' });
       if (isDrop(session) || transaction === undefined) {
-        throw new OsmosisError('PEER_SILENT', `the peer ${peer} sent no usable key; the process goes on at the source`, { phase: 'freeze' });
+        throw new OsmosisError(
+          'PEER_SILENT',
+          `the peer ${peer} sent no usable key; the process goes on at the source`,
+          { phase: 'freeze' },
+        );
       }
       this.#sessions.set(peer, { session, epoch: last + 1 });
       return { peer, epoch: last + 1, transaction, ...session };
@@ -253,27 +287,45 @@ export class SourceMigration {
   }
 
   #exited(): OsmosisError {
-    return new OsmosisError('TARGET_EXITED', 'the process ended by itself before it was frozen; nothing is left to move', { phase: 'freeze' });
+    return new OsmosisError(
+      'TARGET_EXITED',
+      'the process ended by itself before it was frozen; nothing is left to move',
+      { phase: 'freeze' },
+    );
   }
 
   #dumpFailed(): OsmosisError {
     if (!this.#isAlive()) return this.#exited();
     const why = criuErrors(this.#directory, 'dump.log');
-    return new OsmosisError('DUMP_FAILED', `CRIU could not save the process: ${why}. It goes on at the source. See docs/limits.md.`, { phase: 'freeze' });
+    return new OsmosisError(
+      'DUMP_FAILED',
+      `CRIU could not save the process: ${why}. It goes on at the source. See docs/limits.md.`,
+      { phase: 'freeze' },
+    );
   }
 
   /** A connection that came up between the announcement and the freeze is unknown to its peer: go back and try again. */
   #checkFlows(): void {
-    const known = new Set(this.#entries.length > 0 ? this.#entries.map(flowKey) : this.#cell.flows.map(flowKey));
+    const known = new Set(
+      this.#entries.length > 0 ? this.#entries.map(flowKey) : this.#cell.flows.map(flowKey),
+    );
     const others = inetSockets(this.#cell.pid).filter(
-      (socket) => socket.protocol === 'tcp' && socket.state === 'established' && socket.inode !== 0 && !known.has(flowKey(socket)),
+      (socket) =>
+        socket.protocol === 'tcp' &&
+        socket.state === 'established' &&
+        socket.inode !== 0 &&
+        !known.has(flowKey(socket)),
     );
     if (others.length === 0) return;
     const news = currentFlows(this.#cell.pid).filter((flow) => !known.has(flowKey(flow)));
     if (news.length === 0) return;
-    throw new OsmosisError('FLOWS_CHANGED', `${news.length} new connections came up while the move was prepared; the process goes on at the source. Try again.`, {
-      phase: 'freeze',
-    });
+    throw new OsmosisError(
+      'FLOWS_CHANGED',
+      `${news.length} new connections came up while the move was prepared; the process goes on at the source. Try again.`,
+      {
+        phase: 'freeze',
+      },
+    );
   }
 
   image(signal: AbortSignal): AsyncGenerator<ImagePiece> {
@@ -282,15 +334,23 @@ export class SourceMigration {
 
   /** The point of no return. @throws OsmosisError ABORTED where the hook's deadline decided first. */
   commit(): void {
-    if (this.#stage !== 'frozen') throw new OsmosisError('ABORTED', `can't commit a migration that is ${this.#stage}`, { phase: 'commit', owner: 'source' });
+    if (this.#stage !== 'frozen')
+      throw new OsmosisError('ABORTED', `can't commit a migration that is ${this.#stage}`, {
+        phase: 'commit',
+        owner: 'source',
+      });
     if (this.#decision.decide('commit') === 'commit') {
       this.#stage = 'committed';
       return;
     }
-    throw new OsmosisError('ABORTED', `the process was frozen for more than ${FROZEN_MS_MAX} ms and goes on at the source; try again`, {
-      phase: 'commit',
-      owner: 'source',
-    });
+    throw new OsmosisError(
+      'ABORTED',
+      `the process was frozen for more than ${FROZEN_MS_MAX} ms and goes on at the source; try again`,
+      {
+        phase: 'commit',
+        owner: 'source',
+      },
+    );
   }
 
   /** After commit and once the peers have turned: CRIU's copy, the fence and the image go. */
@@ -300,7 +360,9 @@ export class SourceMigration {
     const { init, link, id } = this.#cell;
     if (link !== undefined) await destroyLink(link.name);
     if (init !== undefined) await destroyNamespaces(init);
-    this.#context.labels.release(this.#cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
+    this.#context.labels.release(
+      this.#cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })),
+    );
     this.#context.registry.remove(id);
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';
@@ -337,7 +399,11 @@ export class SourceMigration {
   async #criuEnd(): Promise<void> {
     if (this.#criu === undefined) return;
     const ended = await Promise.race([this.#criu, sleep(CRIU_END_MS_MAX, undefined, { ref: false })]);
-    if (ended === undefined) this.#context.log.error({ migration: this.id }, 'CRIU has not ended at the source; see dump.log in the image directory');
+    if (ended === undefined)
+      this.#context.log.error(
+        { migration: this.id },
+        'CRIU has not ended at the source; see dump.log in the image directory',
+      );
   }
 
   async #removeEntries(): Promise<void> {
@@ -364,7 +430,12 @@ export class SourceMigration {
     await Promise.all(
       [...this.#sessions].map(async ([peer, { session, epoch }]) => {
         const datagram = createBye(session, { epoch, reason: 'aborted' });
-        await sendUntilAcknowledged(socket, peer, { session, sent: { type: 'bye', epoch }, datagram }, signal);
+        await sendUntilAcknowledged(
+          socket,
+          peer,
+          { session, sent: { type: 'bye', epoch }, datagram },
+          signal,
+        );
       }),
     );
   }

@@ -4,7 +4,14 @@ import { type AgentContext, decisionDirectory } from '../context.ts';
 import { Decision } from '../criu/decision.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
-import { consumeQuery, consumeVerdict, createQuery, createVerdict, type MigrationKey, newQueryNonce } from '../wire/h2o-verdict.ts';
+import {
+  consumeQuery,
+  consumeVerdict,
+  createQuery,
+  createVerdict,
+  type MigrationKey,
+  newQueryNonce,
+} from '../wire/h2o-verdict.ts';
 
 /** A question without an answer is asked again, without end: only the source knows, and it will come back. */
 const ASK_AGAIN_MS = 250;

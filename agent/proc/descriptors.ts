@@ -29,6 +29,9 @@ export function outsidePipes(descriptors: readonly Descriptor[]): string[] {
 
 /** O_ACCMODE of proc_pid_fdinfo(5). */
 function endsHeld(pid: number, fd: number): ('r' | 'w')[] {
-  const flags = Number.parseInt(/^flags:\s+(\d+)/m.exec(procText(`/proc/${pid}/fdinfo/${fd}`) ?? '')?.[1] ?? '0', 8);
+  const flags = Number.parseInt(
+    /^flags:\s+(\d+)/m.exec(procText(`/proc/${pid}/fdinfo/${fd}`) ?? '')?.[1] ?? '0',
+    8,
+  );
   return (flags & 3) === 0 ? ['r'] : (flags & 3) === 1 ? ['w'] : ['r', 'w'];
 }

@@ -28,7 +28,11 @@ export function mappedFiles(maps: string): string[] {
   const paths = maps.split('\n').flatMap((line) => {
     const at = line.indexOf('/');
     const path = at < 0 ? '' : line.slice(at);
-    return path === '' || path.endsWith(' (deleted)') || path.startsWith('/dev/') || path.startsWith('/memfd:') || path.startsWith('/SYSV')
+    return path === '' ||
+      path.endsWith(' (deleted)') ||
+      path.startsWith('/dev/') ||
+      path.startsWith('/memfd:') ||
+      path.startsWith('/SYSV')
       ? []
       : [path];
   });
@@ -40,7 +44,8 @@ export function fileFact(root: string, path: string, kind: FileFact['kind']): Fi
   try {
     const stat = statSync(root + path);
     if (stat.isDirectory()) return { path, kind: 'directory' };
-    if (!stat.isFile()) return path.startsWith('/dev/') && !path.startsWith('/dev/pts/') ? { path, kind: 'device' } : undefined;
+    if (!stat.isFile())
+      return path.startsWith('/dev/') && !path.startsWith('/dev/pts/') ? { path, kind: 'device' } : undefined;
     const buildId = kind === 'open' ? undefined : readBuildId(root + path);
     return { path, kind, size: stat.size, ...(buildId === undefined ? {} : { build_id: buildId }) };
   } catch {

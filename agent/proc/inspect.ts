@@ -22,7 +22,11 @@ export type Tree = Pick<
 export async function inspectTree(root: number): Promise<Tree> {
   const processes = processTree(root);
   if (processes.length === 0 || processes[0]?.state === 'Z') {
-    throw new OsmosisError('NO_SUCH_TARGET', `there is no process ${root} on this host; nothing was touched`, { phase: 'plan' });
+    throw new OsmosisError(
+      'NO_SUCH_TARGET',
+      `there is no process ${root} on this host; nothing was touched`,
+      { phase: 'plan' },
+    );
   }
   const descriptors = processes.flatMap(({ pid }) => descriptorsOf(pid));
   const sockets = socketsOf(root, descriptors);
@@ -45,15 +49,15 @@ export async function inspectTree(root: number): Promise<Tree> {
       what: `one end of a pipe (${describePipe(resource, descriptors)})`,
     })),
     image_bytes: processes.reduce((sum, { residentBytes }) => sum + residentBytes, 0),
-    checks: [
-      ...processChecks(processes),
-      ...descriptorChecks(descriptors),
-      ...(await socketChecks(sockets)),
-    ],
+    checks: [...processChecks(processes), ...descriptorChecks(descriptors), ...(await socketChecks(sockets))],
   };
 }
 
-type Sockets = { readonly inet: readonly InetSocket[]; readonly others: readonly string[]; readonly unknown: readonly number[] };
+type Sockets = {
+  readonly inet: readonly InetSocket[];
+  readonly others: readonly string[];
+  readonly unknown: readonly number[];
+};
 
 function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
   const inodes = new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
@@ -76,25 +80,35 @@ export function isConnected(socket: InetSocket): boolean {
   return socket.remote.port !== 0 && socket.state !== 'listen' && socket.state !== 'time-wait';
 }
 
-function flowsOf(sockets: readonly InetSocket[]): { flows: Flow[]; listeners: (Endpoint & { protocol: Protocol })[] } {
+function flowsOf(sockets: readonly InetSocket[]): {
+  flows: Flow[];
+  listeners: (Endpoint & { protocol: Protocol })[];
+} {
   const flows: Flow[] = [];
   const listeners: (Endpoint & { protocol: Protocol })[] = [];
   const own = new Set(sockets.filter(isConnected).map((socket) => flowKey(socket)));
-  for (const { protocol, local, remote, state } of sockets.filter((socket) => isConnected(socket) || socket.state === 'listen')) {
+  for (const { protocol, local, remote, state } of sockets.filter(
+    (socket) => isConnected(socket) || socket.state === 'listen',
+  )) {
     if (state === 'listen') listeners.push({ protocol, ...local });
     // Both ends in the tree: the connection moves as a whole, over the cell's own loopback.
-    else if (!own.has(flowKey({ protocol, local: remote, remote: local }))) flows.push({ protocol, local, remote });
+    else if (!own.has(flowKey({ protocol, local: remote, remote: local })))
+      flows.push({ protocol, local, remote });
   }
   return { flows, listeners };
 }
 
 function localAddresses(flows: readonly Flow[], listeners: readonly Endpoint[]): string[] {
   const all = [...flows.map(({ local }) => local.address), ...listeners.map(({ address }) => address)];
-  return [...new Set(all)].filter((address) => address !== '0.0.0.0' && address !== '::' && !isLoopback(address));
+  return [...new Set(all)].filter(
+    (address) => address !== '0.0.0.0' && address !== '::' && !isLoopback(address),
+  );
 }
 
 function describePipe(resource: string, descriptors: readonly Descriptor[]): string {
-  const holders = descriptors.filter(({ link }) => link === resource).map(({ pid, fd }) => `pid ${pid} fd ${fd}`);
+  const holders = descriptors
+    .filter(({ link }) => link === resource)
+    .map(({ pid, fd }) => `pid ${pid} fd ${fd}`);
   return holders.slice(0, 4).join(', ');
 }
 
@@ -102,10 +116,14 @@ function processChecks(processes: readonly ProcessStatus[]): Check[] {
   const checks: Check[] = [];
   const own = processes.some(({ pid }) => pid === process.pid || pid === 1);
   if (own) checks.push(bad('processes', 'init and the agent itself cannot move; name another process'));
-  if (processes.length > PROCESSES_MAX) checks.push(bad('processes', `more than ${PROCESSES_MAX} processes in the tree`));
+  if (processes.length > PROCESSES_MAX)
+    checks.push(bad('processes', `more than ${PROCESSES_MAX} processes in the tree`));
   for (const { pid } of processes) {
     const tracer = /^TracerPid:\s+([1-9]\d*)/m.exec(procText(`/proc/${pid}/status`) ?? '')?.[1];
-    if (tracer !== undefined) checks.push(bad('debugger', `process ${pid} is traced by process ${tracer}; detach the debugger first`));
+    if (tracer !== undefined)
+      checks.push(
+        bad('debugger', `process ${pid} is traced by process ${tracer}; detach the debugger first`),
+      );
   }
   const other = processes.find(({ uid }) => uid !== 0);
   if (other !== undefined && !hasCapability(procText('/proc/self/status') ?? '', CAP_SYS_RESOURCE)) {
@@ -127,12 +145,24 @@ function descriptorChecks(descriptors: readonly Descriptor[]): Check[] {
   const ring = descriptors.find(({ link }) => link.includes('[io_uring]'));
   if (ring !== undefined) {
     const remedy = 'start it with io_uring denied (sysctl kernel.io_uring_disabled=2, or a seccomp filter)';
-    checks.push(bad('io_uring', `process ${ring.pid} has an io_uring open (fd ${ring.fd}), which CRIU can't save; ${remedy}`));
+    checks.push(
+      bad(
+        'io_uring',
+        `process ${ring.pid} has an io_uring open (fd ${ring.fd}), which CRIU can't save; ${remedy}`,
+      ),
+    );
   }
-  const terminal = descriptors.find(({ link }) => link.startsWith('/dev/pts/') || link.startsWith('/dev/tty'));
+  const terminal = descriptors.find(
+    ({ link }) => link.startsWith('/dev/pts/') || link.startsWith('/dev/tty'),
+  );
   if (terminal !== undefined) {
     const remedy = 'start it with its input and output redirected, or with osmosis run';
-    checks.push(bad('terminal', `process ${terminal.pid} has the terminal ${terminal.link} open (fd ${terminal.fd}), which stays behind; ${remedy}`));
+    checks.push(
+      bad(
+        'terminal',
+        `process ${terminal.pid} has the terminal ${terminal.link} open (fd ${terminal.fd}), which stays behind; ${remedy}`,
+      ),
+    );
   }
   return checks;
 }
@@ -141,20 +171,40 @@ async function socketChecks({ inet, others, unknown }: Sockets): Promise<Check[]
   const checks: Check[] = [];
   if (unknown.length > 0) checks.push(await unknownSocketCheck(unknown));
   for (const kind of ['raw', 'raw6', 'packet', 'icmp', 'icmp6', 'udplite', 'udplite6']) {
-    if (others.includes(kind)) checks.push(bad('sockets', `the process has a ${kind} socket, which can't be moved; close it first`));
+    if (others.includes(kind))
+      checks.push(bad('sockets', `the process has a ${kind} socket, which can't be moved; close it first`));
   }
   const udp = inet.find(({ protocol }) => protocol === 'udp');
-  if (udp !== undefined) checks.push(bad('sockets', `the process has a UDP socket (port ${udp.local.port}); only TCP moves in this version`));
+  if (udp !== undefined)
+    checks.push(
+      bad('sockets', `the process has a UDP socket (port ${udp.local.port}); only TCP moves in this version`),
+    );
   const { flows } = flowsOf(inet);
   const six = flows.find(({ local }) => local.address.includes(':') && !isLoopback(local.address));
-  if (six !== undefined) checks.push(bad('sockets', `the process has an IPv6 connection (from ${six.remote.address}); only IPv4 moves in this version`));
-  const loop = flows.find(({ local, remote }) => isLoopback(local.address) || local.address === remote.address);
+  if (six !== undefined)
+    checks.push(
+      bad(
+        'sockets',
+        `the process has an IPv6 connection (from ${six.remote.address}); only IPv4 moves in this version`,
+      ),
+    );
+  const loop = flows.find(
+    ({ local, remote }) => isLoopback(local.address) || local.address === remote.address,
+  );
   if (loop !== undefined) {
     const where = `${loop.local.address}:${loop.local.port} with port ${loop.remote.port}`;
-    checks.push(bad('sockets', `a connection (${where}) has its other end on this same host, outside of the tree; close it first`));
+    checks.push(
+      bad(
+        'sockets',
+        `a connection (${where}) has its other end on this same host, outside of the tree; close it first`,
+      ),
+    );
   }
   const opening = inet.find(({ state }) => state === 'syn-sent');
-  if (opening !== undefined) checks.push(bad('sockets', `a connection to ${opening.remote.address} is still opening (SYN sent); try again`));
+  if (opening !== undefined)
+    checks.push(
+      bad('sockets', `a connection to ${opening.remote.address} is still opening (SYN sent); try again`),
+    );
   return checks;
 }
 
@@ -165,8 +215,14 @@ async function unknownSocketCheck(inodes: readonly number[]): Promise<Check> {
   });
   const mptcp = inodes.some((inode) => new RegExp(`\\bino:${inode}\\b`).test(stdout));
   return mptcp
-    ? bad('mptcp', "the process has an MPTCP socket, which CRIU can't save; start it with MPTCP off (Go: GODEBUG=multipathtcp=0)")
-    : bad('sockets', `the process has a socket of a kind that can't be moved (inode ${inodes[0]}: SCTP, kTLS, VSOCK or such); close it first`);
+    ? bad(
+        'mptcp',
+        "the process has an MPTCP socket, which CRIU can't save; start it with MPTCP off (Go: GODEBUG=multipathtcp=0)",
+      )
+    : bad(
+        'sockets',
+        `the process has a socket of a kind that can't be moved (inode ${inodes[0]}: SCTP, kTLS, VSOCK or such); close it first`,
+      );
 }
 
 function good(name: string, message: string): Check {

@@ -91,7 +91,17 @@ export function tcpSockets(pid: number | 'self'): InetSocket[] {
   });
 }
 
-const OTHER_KINDS = ['unix', 'netlink', 'packet', 'raw', 'raw6', 'udplite', 'udplite6', 'icmp', 'icmp6'] as const;
+const OTHER_KINDS = [
+  'unix',
+  'netlink',
+  'packet',
+  'raw',
+  'raw6',
+  'udplite',
+  'udplite6',
+  'icmp',
+  'icmp6',
+] as const;
 export type OtherKind = (typeof OTHER_KINDS)[number];
 
 /** Inode → kind for the sockets that carry no flows of ours. The inode's column is named in each table's head. */
@@ -107,7 +117,12 @@ export function parseInodes(text: string, kind: OtherKind): number[] {
   const [, ...rows] = text.split('\n');
   return rows.flatMap((row) => {
     const fields = row.trim().split(/\s+/);
-    const column = kind === 'unix' ? fields[6] : kind === 'netlink' || kind === 'packet' ? fields.at(kind === 'netlink' ? 9 : 8) : fields[9];
+    const column =
+      kind === 'unix'
+        ? fields[6]
+        : kind === 'netlink' || kind === 'packet'
+          ? fields.at(kind === 'netlink' ? 9 : 8)
+          : fields[9];
     const inode = Number(column);
     return Number.isInteger(inode) && inode > 0 ? [inode] : [];
   });

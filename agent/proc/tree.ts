@@ -18,7 +18,11 @@ export type ProcessStatus = {
 
 /** `text` of /proc/PID/status; undefined where it is not one. */
 export function parseStatus(text: string): ProcessStatus | undefined {
-  const fields = new Map(text.split('\n').map((line) => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 1).trim()]));
+  const fields = new Map(
+    text
+      .split('\n')
+      .map((line) => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 1).trim()]),
+  );
   const pid = Number(fields.get('Pid') ?? Number.NaN);
   if (!Number.isInteger(pid)) return undefined;
   return {

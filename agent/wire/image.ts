@@ -28,7 +28,8 @@ export class ImageError extends Error {
 
 export function encodeImageRecord({ name, offset, bytes }: ImageRecord): Buffer {
   const nameBytes = Buffer.from(name);
-  if (!isPlainName(name, nameBytes.length)) throw new ImageError(`not an image file name: ${JSON.stringify(name)}`);
+  if (!isPlainName(name, nameBytes.length))
+    throw new ImageError(`not an image file name: ${JSON.stringify(name)}`);
   const head = Buffer.alloc(FIXED_BYTES + nameBytes.length);
   head.writeUInt8(nameBytes.length, 0);
   head.set(nameBytes, 1);
@@ -44,7 +45,8 @@ export function* decodeImagePiece(piece: Buffer): Generator<ImageRecord> {
     const nameLength = piece.readUInt8(at);
     if (at + FIXED_BYTES + nameLength > piece.length) throw new ImageError('record cut short');
     const name = piece.toString('utf8', at + 1, at + 1 + nameLength);
-    if (!isPlainName(name, nameLength)) throw new ImageError(`not an image file name: ${JSON.stringify(name)}`);
+    if (!isPlainName(name, nameLength))
+      throw new ImageError(`not an image file name: ${JSON.stringify(name)}`);
     const offset = piece.readUIntBE(at + 1 + nameLength, 6);
     const length = piece.readUInt32BE(at + 7 + nameLength);
     const start = at + FIXED_BYTES + nameLength;

@@ -16,7 +16,10 @@ export class Hosts {
   }
 
   async connect(host: string): Promise<HostConnection> {
-    const connection = await connectHost(parseTarget(host), { configFile: this.#configFile, signal: this.#signal });
+    const connection = await connectHost(parseTarget(host), {
+      configFile: this.#configFile,
+      signal: this.#signal,
+    });
     this.#open.push(connection);
     return connection;
   }
@@ -32,7 +35,10 @@ export class Hosts {
 }
 
 /** Runs `action` with hosts and a signal that SIGINT and SIGTERM fire; a second one is left to the system. */
-export async function withHosts<T>(options: HostOptions, action: (hosts: Hosts, signal: AbortSignal) => Promise<T>): Promise<T> {
+export async function withHosts<T>(
+  options: HostOptions,
+  action: (hosts: Hosts, signal: AbortSignal) => Promise<T>,
+): Promise<T> {
   const interrupt = new AbortController();
   const onSignal = () => interrupt.abort();
   process.once('SIGINT', onSignal);

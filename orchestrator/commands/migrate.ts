@@ -5,7 +5,7 @@ import { planText } from '../display/plan.ts';
 import { resultText } from '../display/result.ts';
 import { type Host, migrate } from '../migrate.ts';
 import { checkPlan, makePlan } from '../plan.ts';
-import { type Hosts, type HostOptions, printJson, withHosts } from './hosts.ts';
+import { type HostOptions, type Hosts, printJson, withHosts } from './hosts.ts';
 
 export type MigrateOptions = HostOptions & {
   readonly from: string;
@@ -18,19 +18,34 @@ export type MigrateOptions = HostOptions & {
 
 export async function runMigrate(target: string, options: MigrateOptions): Promise<void> {
   if (options.from === options.to) {
-    throw new OsmosisError('SAME_HOST', `--from and --to are both ${options.from}; nothing was touched. Name another destination.`, { phase: 'plan' });
+    throw new OsmosisError(
+      'SAME_HOST',
+      `--from and --to are both ${options.from}; nothing was touched. Name another destination.`,
+      { phase: 'plan' },
+    );
   }
   await withHosts(options, async (hosts, signal) => {
-    const [source, destination] = await Promise.all([openHost(hosts, options.from), openHost(hosts, options.to)]);
+    const [source, destination] = await Promise.all([
+      openHost(hosts, options.from),
+      openHost(hosts, options.to),
+    ]);
     if (options.dryRun) return dryRun(target, options, source, destination, signal);
     const json = options.json ?? false;
-    const display = await startDisplay({ stream: process.stderr, isTTY: process.stderr.isTTY, json });
+    const display = startDisplay({ stream: process.stderr, isTTY: process.stderr.isTTY, json });
     try {
       const name = options.name === undefined ? {} : { name: options.name };
-      const result = await migrate({ target, ...name, dropLegacy: options.dropLegacy, source, destination, signal, emit: display.emit });
+      const result = await migrate({
+        target,
+        ...name,
+        dropLegacy: options.dropLegacy,
+        source,
+        destination,
+        signal,
+        emit: (event) => display.emit(event),
+      });
       await display.stop();
       if (json) printJson(result);
-      else process.stdout.write(`${resultText(result, { from: source.control.host, to: destination.control.host })}\n`);
+      else process.stdout.write(resultText(result));
       if (result.unconfirmed.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
     } finally {
       await display.stop();
@@ -44,9 +59,15 @@ async function openHost(hosts: Hosts, name: string): Promise<Host> {
   return { control, image };
 }
 
-async function dryRun(target: string, options: MigrateOptions, source: Host, destination: Host, signal: AbortSignal): Promise<void> {
+async function dryRun(
+  target: string,
+  options: MigrateOptions,
+  source: Host,
+  destination: Host,
+  signal: AbortSignal,
+): Promise<void> {
   const { plan } = await makePlan(target, options.name, source.control, destination.control, { signal });
   if (options.json) printJson({ ok: true, dry_run: true, plan });
-  else process.stdout.write(`${planText(plan)}\n`);
+  else process.stdout.write(planText(plan));
   checkPlan(plan, options.dropLegacy);
 }

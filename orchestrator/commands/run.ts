@@ -1,7 +1,11 @@
 /** `osmosis run` */
 import { type HostOptions, printJson, withHosts } from './hosts.ts';
 
-export type RunOptions = HostOptions & { readonly name?: string; readonly on: string; readonly json?: boolean };
+export type RunOptions = HostOptions & {
+  readonly name?: string;
+  readonly on: string;
+  readonly json?: boolean;
+};
 
 export async function runRun(argv: readonly string[], options: RunOptions): Promise<void> {
   await withHosts(options, async (hosts, signal) => {
@@ -9,9 +13,17 @@ export async function runRun(argv: readonly string[], options: RunOptions): Prom
     const isLocal = options.on === 'local';
     const name = options.name === undefined ? {} : { name: options.name };
     // The environment of the command's machine means nothing on another host.
-    const env = isLocal ? Object.entries(process.env).flatMap(([key, value]): [string, string][] => (value === undefined ? [] : [[key, value]])) : [];
+    const env = isLocal
+      ? Object.entries(process.env).flatMap(([key, value]): [string, string][] =>
+          value === undefined ? [] : [[key, value]],
+        )
+      : [];
     const path: [string, string] = ['PATH', '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'];
-    const { cell, pid } = await agent.call('run', { ...name, argv: [...argv], cwd: isLocal ? process.cwd() : '/', env: isLocal ? env : [path] }, { signal });
+    const { cell, pid } = await agent.call(
+      'run',
+      { ...name, argv: [...argv], cwd: isLocal ? process.cwd() : '/', env: isLocal ? env : [path] },
+      { signal },
+    );
     if (options.json) printJson({ ok: true, cell, pid });
     else process.stdout.write(`cell ${cell}, pid ${pid}\n`);
   });

@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
-import { type Plan, planText } from './plan.ts';
+import type { Plan } from '../plan.ts';
+import { planText } from './plan.ts';
 
 const PLAN: Plan = {
   cell: 'redis-1',

@@ -1,22 +1,6 @@
 /** A migration that has not happened: what would move, from where to where, and what stands in the way. */
+import type { Plan } from '../plan.ts';
 import { bytesText, countText } from './format.ts';
-
-export type Plan = {
-  readonly cell: string;
-  readonly from: string;
-  readonly to: string;
-  readonly processes: readonly {
-    readonly pid: number;
-    readonly command: string;
-    readonly resident_bytes: number;
-  }[];
-  /** The hosts at the other ends; without an agent it is a legacy peer. */
-  readonly peers: readonly { readonly address: string; readonly agent: boolean; readonly flows: number }[];
-  /** Endpoints that the cell listens on, e.g. `tcp 10.0.0.1:6379`. */
-  readonly listeners: readonly string[];
-  readonly image_bytes_estimate: number;
-  readonly checks: readonly { readonly name: string; readonly ok: boolean; readonly message: string }[];
-};
 
 const COMMAND_COLUMNS_MAX = 60;
 

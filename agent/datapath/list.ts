@@ -1,0 +1,76 @@
+/** What the datapath holds, as text for people: `osmosis datapath`. Pure. */
+import { type Endpoint, endpointText } from '../address.ts';
+import type { Snapshot } from './datapath.ts';
+import type { FlowEntry, Side, WireSlot } from './model.ts';
+
+const GAP = '  ';
+
+/** Sections for sides, flows, fenced listeners, devices and the counters that are not zero. */
+export function listText({ flows, sides, listeners, devices, counters }: Snapshot): string {
+  const counted = Object.entries(counters).filter(([, packets]) => packets > 0);
+  const sections = [
+    section('SIDE', ['STATE', 'ACTIVE', 'ACCEPTS', 'IFINDEX'], sides.map(sideRow)),
+    section('FLOW', ['LOCAL', 'REMOTE', 'WIRE LOCAL', 'WIRE REMOTE', 'SIDES'], flows.map(flowRow(sides))),
+    section(
+      'FENCED LISTENER',
+      [],
+      listeners.map((endpoint) => [endpointText(endpoint)]),
+    ),
+    section(
+      'DEVICE',
+      ['PROGRAMS'],
+      devices.map(({ name, programs }) => [name, programs.join(' ')]),
+    ),
+    section(
+      'PACKETS',
+      ['COUNT'],
+      counted.map(([name, packets]) => [name, String(packets)]),
+    ),
+  ].filter((text) => text !== '');
+  return sections.length === 0 ? 'The datapath is empty.' : sections.join('\n\n');
+}
+
+function section(title: string, columns: readonly string[], rows: readonly (readonly string[])[]): string {
+  return rows.length === 0 ? '' : table([[title, ...columns], ...rows]);
+}
+
+function table(rows: readonly (readonly string[])[]): string {
+  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  const line = (row: readonly string[]) =>
+    row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(GAP);
+  return rows.map((row) => line(row).trimEnd()).join('\n');
+}
+
+function sideRow({ id, state, active, accept, ifindex }: Side): string[] {
+  const accepted = [0, 1].filter((slot) => (accept >> slot) & 1).join(',');
+  return [String(id), state, String(active), accepted || '-', ifindex === 0 ? '-' : String(ifindex)];
+}
+
+/** `%n` is an ifindex; a star marks the slot of a remote side that packets go to; `=` is "as the virtual one". */
+function flowRow(sides: readonly Side[]): (flow: FlowEntry) => string[] {
+  const activeOf = new Map(sides.map(({ id, active }) => [id, active]));
+  return (flow) => {
+    const active = activeOf.get(flow.remoteSide) ?? 0;
+    const slots = flow.wireRemote.flatMap((slot, index) =>
+      slot === undefined
+        ? []
+        : [index === active && flow.remoteSide !== 0 ? `${slotText(slot)}*` : slotText(slot)],
+    );
+    return [
+      flow.scope === 0 ? flow.protocol : `${flow.protocol}%${flow.scope}`,
+      endpointText(flow.local),
+      endpointText(flow.remote),
+      sameEndpoint(flow.wireLocal, flow.local) ? '=' : endpointText(flow.wireLocal),
+      slots.join(' '),
+      `${flow.localSide || '-'}/${flow.remoteSide || '-'}`,
+    ];
+  };
+}
+
+function slotText({ endpoint, ifindex }: WireSlot): string {
+  return `${endpointText(endpoint)}%${ifindex}`;
+}
+
+function sameEndpoint(a: Endpoint, b: Endpoint): boolean {
+  return a.address === b.address && a.port === b.port;
+}

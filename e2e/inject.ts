@@ -1,0 +1,34 @@
+/** Failures put into real hosts: a program of a host replaced for a while, a file of /proc covered by another. */
+import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
+
+/** What the product runs by name, and a script may stand in for. */
+const PATHS = { criu: '/usr/sbin/criu', unshare: '/usr/bin/unshare' } as const;
+
+/**
+ * Until disposed of, `program` on `host` is the shell script `body`, in which "$REAL" is the true one.
+ * `set -e` is off; the script gets the program's arguments.
+ */
+export async function replaceProgram(host: LabHost, program: keyof typeof PATHS, body: string): Promise<AsyncDisposable> {
+  const path = PATHS[program];
+  const real = `/usr/local/sbin/real-${program}`;
+  await execOn(host, ['cp', '-a', path, real]);
+  return cover(host, path, `#!/bin/sh\nREAL=${real}\n${body}\n`, async () => {
+    await execOn(host, ['rm', '-f', real]);
+  });
+}
+
+/** Until disposed of, reading `path` on `host` gives `content`. */
+export async function cover(host: LabHost, path: string, content: string, after: () => Promise<void> = async () => undefined): Promise<AsyncDisposable> {
+  const file = `/tmp/cover-${path.replaceAll('/', '-')}`;
+  await execOn(host, ['sh', '-c', 'cat >"$0" && chmod 755 "$0" && mount --bind "$0" "$1"', file, path], { input: content });
+  return {
+    [Symbol.asyncDispose]: async () => {
+      await execOn(host, ['umount', path]);
+      await execOn(host, ['rm', '-f', file]);
+      await after();
+    },
+  };
+}
+
+/** Shell words that end the agent of the host they run on; its supervisor starts it anew. */
+export const KILL_AGENT = "pkill -KILL -f 'osmosis agent$'";

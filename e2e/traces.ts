@@ -1,0 +1,48 @@
+/** Everything of ours that a host could be left with: compared before and after, on every host. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
+
+export const AGENT_HOSTS = ['alpha', 'beta', 'gamma', 'peer'] as const satisfies LabHost[];
+/** Sweeps of the agents forget ended flows after a few seconds. */
+const CLEAN_MS_MAX = 20_000;
+const POLL_MS = 250;
+
+/** One line a thing; the agent itself, which was there before, is left out. */
+const LOOK = `
+ls -l /proc/[0-9]*/ns/net /proc/[0-9]*/ns/pid /proc/[0-9]*/ns/mnt 2>/dev/null | sed 's/.*-> //' | sort -u | sed 's/^/namespace /'
+ps -eo args= | grep -E '^(criu|unshare|catatonit -P|nsenter|bpftool)|hook.sh' | grep -v grep | sed 's/^/process /'
+ip -o link | sed 's/^[0-9]*: \\([^:@]*\\).*/link \\1/'
+for d in $(ls /sys/class/net); do tc qdisc show dev $d | grep -v noqueue; tc filter show dev $d ingress; tc filter show dev $d egress; done 2>/dev/null | sed 's/^/tc /'
+mount | grep osmosis | sed 's/^/mount /'
+find /run/osmosis /var/lib/osmosis ! -type d ! -name agent.sock 2>/dev/null | sed 's/^/file /'
+find /run/osmosis/images -mindepth 1 -type d 2>/dev/null | sed 's/^/directory /'
+sed 's/^/reserved /' /proc/sys/net/ipv4/ip_local_reserved_ports | grep -v 'reserved $'
+nft list ruleset 2>/dev/null | sed 's/^/nft /'
+true
+`;
+
+export async function tracesOn(host: LabHost): Promise<string[]> {
+  const { stdout } = await execOn(host, ['sh', '-c', LOOK]);
+  return stdout.split('\n').filter(Boolean).sort();
+}
+
+export type Traces = ReadonlyMap<LabHost, readonly string[]>;
+
+export async function traces(hosts: readonly LabHost[] = AGENT_HOSTS): Promise<Traces> {
+  return new Map(await Promise.all(hosts.map(async (host) => [host, await tracesOn(host)] as const)));
+}
+
+/** What each host has now and had not in `before`, waiting until the agents' sweeps have had their time. */
+export async function leftSince(before: Traces): Promise<Record<string, string[]>> {
+  let left: Record<string, string[]> = {};
+  for (let waited = 0; waited < CLEAN_MS_MAX; waited += POLL_MS) {
+    left = {};
+    for (const [host, had] of before) {
+      const news = (await tracesOn(host)).filter((line) => !had.includes(line));
+      if (news.length > 0) left[host] = news;
+    }
+    if (Object.keys(left).length === 0) return left;
+    await sleep(POLL_MS);
+  }
+  return left;
+}
