@@ -175,10 +175,12 @@ export class Registry {
 
   /** The keys of `cell` with the peer at `address`; made when first asked for. */
   keysWith(cell: Cell, address: string): PeerKeys {
-    const known = cell.peers.find((peer) => peer.address === address);
+    // The caller's copy may be older than the keys that were made for another peer since.
+    const current = this.get(cell.id) ?? cell;
+    const known = current.peers.find((peer) => peer.address === address);
     if (known !== undefined) return known;
     const keys: PeerKeys = { address, epoch: 0, last: 0, ...generateKeyPair(), peerPublicKey: undefined };
-    const next = { ...cell, peers: [...cell.peers, keys] };
+    const next = { ...current, peers: [...current.peers, keys] };
     if (this.#cells.has(cell.id)) this.put(next);
     else this.#tentative.set(cell.id, next);
     return keys;

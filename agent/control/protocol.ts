@@ -1,6 +1,7 @@
 /** What orchestrator and agent say to one another: one schema a method, checked on arrival at either end. */
 import { z } from 'zod';
 import { PROTOCOLS } from '../address.ts';
+import type { Snapshot as DatapathSnapshot } from '../datapath/datapath.ts';
 
 export const CONTROL_VERSION = 1;
 /** A migration names at most this many flows. */
@@ -148,7 +149,10 @@ export const METHODS = {
       remote_cells: z.array(remoteCellSchema),
     }),
   },
-  datapath: { params: none, result: z.unknown() },
+  datapath: {
+    params: none,
+    result: z.custom<DatapathSnapshot>((value) => typeof value === 'object' && value !== null),
+  },
   run: {
     params: z.object({
       name: z.string().optional(),

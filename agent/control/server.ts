@@ -28,7 +28,10 @@ export type Call = {
   /** Sends one piece of an image; resolves when the client's side has room for more. */
   sendData(piece: Buffer): Promise<void>;
   sendEnd(summary: unknown): void;
-  /** Frames of kind data and end that the client sends after this request. */
+  /**
+   * Frames of kind data and end that the client sends, up to the end frame or the end of this request. To be called
+   * before anything is awaited: frames that nobody reads are dropped.
+   */
   frames(): AsyncIterable<Frame>;
 };
 
@@ -57,13 +60,12 @@ export async function serveControl(path: string, handlers: Handlers, log: Log): 
 function serveConnection(socket: Socket, handlers: Handlers, log: Log): void {
   const decoder = new FrameDecoder();
   const running = new Map<number, AbortController>();
-  const inbox = new FrameQueue(socket);
+  let inbox: FrameQueue | undefined;
   const connection = new AbortController();
   const gone = () => {
     connection.abort(new OsmosisError('INTERRUPTED', 'the client went away'));
     for (const controller of running.values())
       controller.abort(new OsmosisError('INTERRUPTED', 'the client went away'));
-    inbox.close();
   };
   socket.on('close', gone);
   socket.on('error', (error) => log.warn({ error: error.message }, 'control connection failed'));
@@ -77,7 +79,10 @@ function serveConnection(socket: Socket, handlers: Handlers, log: Log): void {
   });
 
   const receive = (frame: Frame) => {
-    if (frame.kind === 'data' || frame.kind === 'end') return inbox.push(frame);
+    if (frame.kind === 'data' || frame.kind === 'end') {
+      inbox?.push(frame);
+      return;
+    }
     if (frame.kind === 'cancel') {
       const { id } = cancelSchema.parse(decodeMessage(frame));
       running.get(id)?.abort(new OsmosisError('INTERRUPTED', 'cancelled by the client'));
@@ -93,7 +98,10 @@ function serveConnection(socket: Socket, handlers: Handlers, log: Log): void {
       gone: connection.signal,
       sendData: (piece) => writeWithPressure(socket, encodeFrame('data', piece), controller.signal),
       sendEnd: (summary) => void socket.write(encodeMessage('end', summary)),
-      frames: () => inbox,
+      frames: () => {
+        inbox = new FrameQueue(socket, controller.signal);
+        return inbox;
+      },
     }).then((outcome) => {
       running.delete(request.id);
       if (!socket.destroyed) socket.write(encodeMessage('response', { id: request.id, ...outcome }));
@@ -128,41 +136,51 @@ async function writeWithPressure(socket: Socket, bytes: Buffer, signal: AbortSig
   if (!socket.write(bytes)) await once(socket, 'drain', { signal });
 }
 
-/** Data frames wait here for their reader; the socket is paused meanwhile, so at most one chunk of them is held. */
+/**
+ * Data frames wait here for their reader; the socket is paused meanwhile, so at most one chunk of them is held. Once the
+ * reader is done, well or not, the socket flows again: a paused one would never notice that its client is gone.
+ */
 class FrameQueue implements AsyncIterable<Frame> {
   readonly #socket: Socket;
   readonly #frames: Frame[] = [];
   #wake: (() => void) | undefined;
   #closed = false;
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, signal: AbortSignal) {
     this.#socket = socket;
+    signal.addEventListener('abort', () => this.#close(), { once: true });
   }
 
   push(frame: Frame): void {
+    if (this.#closed) return;
     this.#frames.push(frame);
     this.#socket.pause();
     this.#wake?.();
   }
 
-  close(): void {
+  #close(): void {
     this.#closed = true;
+    this.#socket.resume();
     this.#wake?.();
   }
 
   async *[Symbol.asyncIterator](): AsyncIterator<Frame> {
-    for (;;) {
-      const frame = this.#frames.shift();
-      if (frame !== undefined) {
-        yield frame;
-        if (frame.kind === 'end') return this.#socket.resume();
-        continue;
+    try {
+      while (!this.#closed) {
+        const frame = this.#frames.shift();
+        if (frame === undefined) await this.#more();
+        else yield frame;
+        if (frame?.kind === 'end') return;
       }
-      if (this.#closed) return;
-      this.#socket.resume();
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
+    } finally {
+      this.#close();
     }
+  }
+
+  #more(): Promise<void> {
+    this.#socket.resume();
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+    });
   }
 }

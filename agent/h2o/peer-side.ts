@@ -412,7 +412,8 @@ export class PeerSide {
 
   /** What a restart must not lose: flows and epochs. Keys that nothing was done with are offered anew. */
   #save(record: PeerRecord): void {
-    if (record.flows.size === 0 && record.state.pair.epoch === 0) return this.#store.remove(String(record.side));
+    if (record.flows.size === 0 && record.state.pair.epoch === 0)
+      return this.#store.remove(String(record.side));
     this.#store.put(String(record.side), { ...record, flows: [...record.flows.values()] });
   }
 

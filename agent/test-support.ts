@@ -1,0 +1,55 @@
+/** What unit tests share; nothing of the product imports it. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { onTestFinished } from 'vitest';
+import type { Flow } from './address.ts';
+import type { HostFacts, Snapshot } from './control/protocol.ts';
+
+/** A directory of this test's own, gone when the test is over. */
+export function temporaryDirectory(): string {
+  const directory = mkdtempSync(join(tmpdir(), 'osmosis-test-'));
+  onTestFinished(() => rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+/** A connection of the cell at 10.77.1.2:7000 with port `port` of the peer at `peer`, as the cell sees it. */
+export function flowWith(port: number, peer = '10.77.4.2'): Flow {
+  return {
+    protocol: 'tcp',
+    local: { address: '10.77.1.2', port: 7000 },
+    remote: { address: peer, port },
+  };
+}
+
+export function hostFactsWith(changes: Partial<HostFacts> = {}): HostFacts {
+  return {
+    hostname: 'alpha',
+    machine_id: 'alpha',
+    kernel: '6.18.5',
+    arch: 'x64',
+    cpu_flags: ['avx', 'sse2'],
+    criu: '4.2.1',
+    room_bytes: 1024 ** 3,
+    ...changes,
+  };
+}
+
+export function snapshotWith(changes: Partial<Snapshot> = {}): Snapshot {
+  return {
+    cell: 'c0'.repeat(16),
+    name: 'server',
+    pid: 100,
+    host: hostFactsWith(),
+    agent_addresses: ['10.77.1.2'],
+    processes: [{ pid: 100, inner_pid: 100, command: 'server', uid: 0, resident_bytes: 4096 }],
+    flows: [flowWith(51_000)],
+    listeners: [{ protocol: 'tcp', address: '10.77.1.2', port: 7000 }],
+    addresses: ['10.77.1.2'],
+    files: [],
+    outside: [],
+    image_bytes: 4096,
+    checks: [],
+    ...changes,
+  };
+}

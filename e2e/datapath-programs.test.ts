@@ -1,0 +1,344 @@
+/** The programs one by one, packet by packet, through BPF_PROG_TEST_RUN: what comes out, byte for byte. */
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { execa } from 'execa';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { Endpoint, Protocol } from '../agent/address.ts';
+import { MAPS, mapPath, type ProgramName, programPath } from '../agent/datapath/bpftool.ts';
+import { Datapath } from '../agent/datapath/datapath.ts';
+import { LAYOUT } from '../agent/datapath/layout.ts';
+import { acceptOf, COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
+import { objectFile } from '../agent/datapath/object.ts';
+import { FLOWS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
+import { ACK, arpFrame, frame, icmpFrame, type Packet, SYN } from './packets.ts';
+import { datapathUntestable } from './tools.ts';
+
+// uapi/linux/pkt_cls.h; PASS is TC_ACT_UNSPEC as bpftool prints it.
+const PASS = 0xffffffff;
+const DROP = 2;
+const REDIRECT = 7;
+/** `bpftool prog run` lets packets come in on, and go out by, the loopback device. */
+const LOOPBACK = 1;
+const REMOTE_SIDE = 1;
+const CELL_SIDE = 2;
+
+const untestable = await datapathUntestable();
+
+let directory: string;
+let datapath: Datapath;
+
+const FAMILIES = [
+  { family: 'IPv4', peer: '10.77.4.2', old: '10.77.1.2', next: '10.77.2.2' },
+  { family: 'IPv6', peer: 'fd00:4::2', old: 'fd00:1::2', next: 'fd00:2::2' },
+] as const;
+
+const CASES = FAMILIES.flatMap((addresses) =>
+  (['tcp', 'udp'] as const).map((protocol) => ({ ...addresses, protocol })),
+);
+
+describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, () => {
+  beforeAll(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'osmosis-programs-'));
+    datapath = await Datapath.open({ pinDir: join(directory, 'bpf'), objectFile: await objectFile() });
+  });
+
+  beforeEach(async () => {
+    await datapath.putSide({ id: REMOTE_SIDE, state: 'moved', active: 1, accept: acceptOf(1), ifindex: 0 });
+    await datapath.putSide({ id: CELL_SIDE, state: 'home', active: 0, accept: acceptOf(0), ifindex: 0 });
+  });
+
+  afterAll(async () => {
+    const { flows, sides, listeners } = await datapath.entries();
+    await datapath.removeFlows(flows);
+    await datapath.unfenceListeners(listeners);
+    for (const { id } of sides) await datapath.removeSide(id);
+    expect(await datapath.removeIfEmpty()).toBe(true);
+    await datapath.close();
+    await rm(directory, { recursive: true });
+  });
+
+  describe.each(CASES)('$protocol over $family', ({ protocol, peer, old, next }) => {
+    const virtual = { local: { address: peer, port: 51000 }, remote: { address: old, port: 7000 } };
+    const label = { address: next, port: 40001 };
+    /** At the peer: the server has moved from `old` to `next`. */
+    const atPeer: FlowEntry = {
+      protocol,
+      ...virtual,
+      wireLocal: virtual.local,
+      wireRemote: [
+        { endpoint: virtual.remote, ifindex: LOOPBACK },
+        { endpoint: label, ifindex: LOOPBACK },
+      ],
+      localSide: 0,
+      remoteSide: REMOTE_SIDE,
+      scope: 0,
+    };
+    /** At the new host: the same flow, in the cell. */
+    const atHost: FlowEntry = {
+      protocol,
+      local: virtual.remote,
+      remote: virtual.local,
+      wireLocal: label,
+      wireRemote: [{ endpoint: virtual.local, ifindex: LOOPBACK }, undefined],
+      localSide: CELL_SIDE,
+      remoteSide: 0,
+      scope: LOOPBACK,
+    };
+    const packet = (from: Endpoint, to: Endpoint, more: Partial<Packet> = {}): Packet => ({
+      protocol,
+      from,
+      to,
+      ...more,
+    });
+
+    beforeEach(() => datapath.putFlows([atPeer, atHost]));
+
+    test.each([
+      ['an ordinary packet', {}],
+      ['one with options', { options: true }],
+      ['one without payload', { payload: '' }],
+      ['a long one', { payload: 'x'.repeat(1400) }],
+      ['one of odd length', { payload: 'odd' }],
+    ])('%s is rewritten on its way, with right checksums', async (_, more) => {
+      const { local, remote } = virtual;
+      const there = frame(packet(local, label, more));
+      const back = frame(packet(label, local, more));
+      const cell = frame(packet(remote, local, more));
+      await expectRun('to_wire', frame(packet(local, remote, more)), REDIRECT, there);
+      await expectRun('from_wire', back, PASS, cell);
+      await expectRun('from_wire', there, PASS, frame(packet(local, remote, more)));
+      await expectRun('from_cell', cell, REDIRECT, back);
+    });
+
+    test('goes into the cell where the cell has a device', async () => {
+      await datapath.putSide({
+        id: CELL_SIDE,
+        state: 'home',
+        active: 0,
+        accept: acceptOf(0),
+        ifindex: LOOPBACK,
+      });
+      const { local, remote } = virtual;
+      await expectRun('from_wire', frame(packet(local, label)), REDIRECT, frame(packet(local, remote)));
+    });
+
+    test('other flows between the same hosts are not touched', async () => {
+      const other = { address: old, port: 7001 };
+      for (const untouched of [frame(packet(virtual.local, other)), frame(packet(other, virtual.local))]) {
+        await expectRun('to_wire', untouched, PASS, untouched);
+        await expectRun('from_wire', untouched, PASS, untouched);
+      }
+    });
+
+    test.each([
+      ['home', 0, [0], { out: PASS, old: PASS, next: 'stale' }],
+      ['armed', 0, [0, 1], { out: PASS, old: PASS, next: PASS }],
+      ['moved', 1, [1], { out: REDIRECT, old: 'stale', next: PASS }],
+      ['held', 0, [0, 1], { out: 'held', old: PASS, next: PASS }],
+      ['fenced', 0, [0, 1], { out: 'fenced', old: 'fenced', next: 'fenced' }],
+    ] as const)('a remote side that is %s', async (state, active, slots, verdicts) => {
+      await datapath.putSide({ id: REMOTE_SIDE, state, active, accept: acceptOf(...slots), ifindex: 0 });
+      const { local, remote } = virtual;
+      await expectVerdict('to_wire', frame(packet(local, remote)), verdicts.out);
+      await expectVerdict('from_wire', frame(packet(remote, local)), verdicts.old);
+      await expectVerdict('from_wire', frame(packet(label, local)), verdicts.next);
+    });
+
+    test('a cell that is fenced', async () => {
+      await datapath.putSide({ id: CELL_SIDE, state: 'fenced', active: 0, accept: acceptOf(0), ifindex: 0 });
+      await expectVerdict('from_wire', frame(packet(virtual.local, label)), 'fenced');
+      await expectVerdict('from_cell', frame(packet(virtual.remote, virtual.local)), 'fenced');
+    });
+
+    test('fragments are left alone on the wire, and do not leave a cell', async () => {
+      const { local, remote } = virtual;
+      const there = frame(packet(local, label, { fragment: true }));
+      await expectRun('from_wire', there, PASS, there);
+      await expectRun('to_wire', frame(packet(local, remote, { fragment: true })), PASS);
+      await expectRun('from_cell', frame(packet(remote, local, { fragment: true })), DROP);
+    });
+
+    test('nothing else leaves a cell but what it says to its host as a neighbour', async () => {
+      await expectVerdict('from_cell', frame(packet(virtual.remote, { address: peer, port: 9 })), 'unknown');
+      await expectRun('from_cell', arpFrame(), PASS);
+      if (peer.includes(':')) await expectRun('from_cell', icmpFrame(old, peer), PASS);
+      else await expectVerdict('from_cell', icmpFrame(old, peer), 'unknown');
+    });
+  });
+
+  test('a UDP datagram without a checksum keeps having none', async () => {
+    const { peer, old, next } = FAMILIES[0];
+    const [from, to] = [
+      { address: peer, port: 51000 },
+      { address: next, port: 40001 },
+    ];
+    const datagram = { protocol: 'udp', noChecksum: true } as const;
+    const virtual = frame({ ...datagram, from, to: { address: old, port: 7000 } });
+    await expectRun('from_wire', frame({ ...datagram, from, to }), PASS, virtual);
+  });
+
+  describe('fenced listeners', () => {
+    const SYN_TO_V4 = { from: { address: '10.77.4.2', port: 999 }, to: { address: '10.77.1.2', port: 80 } };
+    const SYN_TO_V6 = { from: { address: 'fd00:4::2', port: 999 }, to: { address: 'fd00:1::2', port: 80 } };
+    const syn = (ends: { from: Endpoint; to: Endpoint }, flags = SYN, protocol: Protocol = 'tcp') =>
+      frame({ protocol, flags, ...ends });
+
+    test.each([
+      ['::', 'syn_fenced', 'syn_fenced'],
+      ['0.0.0.0', 'syn_fenced', PASS],
+      ['10.77.1.2', 'syn_fenced', PASS],
+      ['fd00:1::2', PASS, 'syn_fenced'],
+      ['10.77.1.3', PASS, PASS],
+    ] as const)('at %s', async (address, v4, v6) => {
+      await datapath.fenceListeners([{ address, port: 80 }]);
+      await expectVerdict('from_wire', syn(SYN_TO_V4), v4);
+      await expectVerdict('from_wire', syn(SYN_TO_V6), v6);
+      await expectVerdict('from_wire', syn(SYN_TO_V4, SYN | ACK), PASS);
+      await expectVerdict('from_wire', syn(SYN_TO_V4, ACK), PASS);
+      await expectVerdict('from_wire', syn(SYN_TO_V4, SYN, 'udp'), PASS);
+      await datapath.unfenceListeners([{ address, port: 80 }]);
+      await expectVerdict('from_wire', syn(SYN_TO_V4), PASS);
+      await expectVerdict('from_wire', syn(SYN_TO_V6), PASS);
+    });
+  });
+
+  describe('layout.ts and osmosis.bpf.c say the same', () => {
+    type BtfType = {
+      readonly id: number;
+      readonly kind: string;
+      readonly name: string;
+      readonly size?: number;
+      readonly members?: readonly { readonly name: string; readonly bits_offset: number }[];
+    };
+    let types: readonly BtfType[];
+
+    beforeAll(async () => {
+      const { stdout } = await execa('bpftool', ['-j', 'btf', 'dump', 'file', await objectFile()]);
+      types = JSON.parse(stdout).types;
+    });
+
+    test.each(Object.entries(LAYOUT))('struct %s', (name, { bytes, ...offsets }) => {
+      const struct = types.find((type) => type.kind === 'STRUCT' && type.name === name);
+      expect(struct?.size).toBe(bytes);
+      expect(
+        Object.fromEntries((struct?.members ?? []).map((each) => [each.name, each.bits_offset / 8])),
+      ).toEqual(offsets);
+    });
+
+    test('maps', async () => {
+      const show = async (map: (typeof MAPS)[number]) => {
+        const { stdout } = await execa('bpftool', ['-j', 'map', 'show', 'pinned', mapPath(pinDir(), map)]);
+        const { bytes_key, bytes_value, max_entries } = JSON.parse(stdout);
+        return [bytes_key, bytes_value, max_entries];
+      };
+      expect(Object.fromEntries(await Promise.all(MAPS.map(async (map) => [map, await show(map)])))).toEqual({
+        ingress: [LAYOUT.tuple.bytes, LAYOUT.ingress_value.bytes, 2 * FLOWS_MAX],
+        egress: [LAYOUT.egress_key.bytes, LAYOUT.egress_value.bytes, FLOWS_MAX],
+        sides: [4, LAYOUT.side.bytes, SIDES_MAX],
+        listeners: [LAYOUT.listener.bytes, 4, LISTENERS_MAX],
+        counters: [4, 8, COUNTERS.length],
+      });
+    });
+  });
+
+  describe('the maps', () => {
+    const side: Side = { id: 77, state: 'armed', active: 0, accept: acceptOf(0, 1), ifindex: 0 };
+
+    test('10,000 flows go in, come back as they were, and go out', async () => {
+      await datapath.putSide(side);
+      const flows = Array.from({ length: 10_000 }, (_, index) => manyFlow(index, side.id));
+      await datapath.putFlows(flows);
+      const mine = (await datapath.entries()).flows.filter(({ remoteSide }) => remoteSide === side.id);
+      const byPort = (a: FlowEntry, b: FlowEntry) => a.local.port - b.local.port;
+      expect(mine.toSorted(byPort)).toEqual(flows);
+      await datapath.removeFlows(flows);
+      expect((await datapath.entries()).flows.filter(({ remoteSide }) => remoteSide === side.id)).toEqual([]);
+      await datapath.removeSide(side.id);
+    });
+
+    test('the flip does not wait for the flows of another migration', async () => {
+      await datapath.putSide(side);
+      const flows = Array.from({ length: 5_000 }, (_, index) => manyFlow(index, side.id));
+      let written = false;
+      const writing = datapath.putFlows(flows).then(() => {
+        written = true;
+      });
+      await datapath.putSide({ ...side, state: 'moved', active: 1 });
+      expect(written).toBe(false);
+      await writing;
+      expect((await datapath.entries()).sides).toContainEqual({ ...side, state: 'moved', active: 1 });
+      await datapath.removeFlows(flows);
+      await datapath.removeSide(side.id);
+    });
+
+    test('a flow whose side is missing is refused', async () => {
+      await expect(datapath.putFlows([manyFlow(0, 4242)])).rejects.toThrow('side 4242');
+    });
+
+    test('an abort ends a long list early', async () => {
+      await datapath.putSide(side);
+      const flows = Array.from({ length: 5_000 }, (_, index) => manyFlow(index, side.id));
+      const signal = AbortSignal.abort();
+      await expect(datapath.putFlows(flows, signal)).rejects.toMatchObject({ code: 'DATAPATH' });
+      await datapath.removeFlows(flows);
+      await datapath.removeSide(side.id);
+    });
+
+    test('another agent adopts what is pinned, and removes nothing that is in use', async () => {
+      const options = { pinDir: pinDir(), objectFile: '/nowhere' };
+      const next = await Datapath.open(options);
+      const [theirs, ours] = [await next.entries(), await datapath.entries()];
+      expect(theirs).toEqual(ours);
+      expect(await next.removeIfEmpty()).toBe(false);
+      await next.close();
+    });
+  });
+});
+
+function pinDir(): string {
+  return join(directory, 'bpf');
+}
+
+function manyFlow(index: number, remoteSide: number): FlowEntry {
+  const local = { address: '10.77.4.9', port: 10_000 + index };
+  return {
+    protocol: 'tcp',
+    local,
+    remote: { address: '10.77.1.9', port: 7000 },
+    wireLocal: local,
+    wireRemote: [
+      { endpoint: { address: '10.77.1.9', port: 7000 }, ifindex: LOOPBACK },
+      { endpoint: { address: '10.77.2.9', port: 40009 }, ifindex: LOOPBACK },
+    ],
+    localSide: 0,
+    remoteSide,
+    scope: 0,
+  };
+}
+
+async function expectVerdict(
+  program: ProgramName,
+  input: Buffer,
+  verdict: number | (typeof COUNTERS)[number],
+): Promise<void> {
+  if (typeof verdict === 'number') return await expectRun(program, input, verdict);
+  const before = (await datapath.entries()).counters[verdict];
+  await expectRun(program, input, DROP);
+  expect({ [verdict]: (await datapath.entries()).counters[verdict] }).toEqual({ [verdict]: before + 1 });
+}
+
+async function expectRun(
+  program: ProgramName,
+  input: Buffer,
+  verdict: number,
+  output?: Buffer,
+): Promise<void> {
+  const [inFile, outFile] = [join(directory, 'in'), join(directory, 'out')];
+  await writeFile(inFile, input);
+  const pinned = programPath(pinDir(), program);
+  const argv = ['-j', 'prog', 'run', 'pinned', pinned, 'data_in', inFile, 'data_out', outFile, 'repeat', '1'];
+  const { retval } = JSON.parse((await execa('bpftool', argv)).stdout);
+  expect(retval).toBe(verdict);
+  if (output !== undefined) expect((await readFile(outFile)).toString('hex')).toBe(output.toString('hex'));
+}
