@@ -22,7 +22,7 @@ FROM node:24-trixie-slim
 RUN printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d \
   && apt-get update \
   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-    bpftool catatonit criu iproute2 kmod nftables openssh-client openssh-server procps \
+    attr bpftool catatonit criu iproute2 kmod nftables openssh-client openssh-server procps \
     curl ethtool iperf3 iputils-ping less netcat-openbsd psmisc python3 socat strace tcpdump tmux \
     haproxy mariadb-client mariadb-server memcached mosquitto mosquitto-clients nginx-light redis-server redis-tools \
   && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* \

@@ -13,7 +13,11 @@ export type Outcome = {
   readonly stderr: string;
 };
 
-export type RunOptions = { signal?: AbortSignal; interrupt?: 'SIGINT' | 'SIGTERM' | 'SIGKILL'; env?: Record<string, string> };
+export type RunOptions = {
+  signal?: AbortSignal;
+  interrupt?: 'SIGINT' | 'SIGTERM' | 'SIGKILL';
+  env?: Record<string, string>;
+};
 
 /** Runs `osmosis ARGS`; `object` is the last line of standard output where that is JSON. */
 export async function osmosis(
@@ -24,7 +28,9 @@ export async function osmosis(
     reject: false,
     timeout: COMMAND_MS_MAX,
     env: { OSMOSIS_SSH_CONFIG: SSH_CONFIG_PATH, ...env },
-    ...(signal === undefined ? {} : { cancelSignal: signal, killSignal: interrupt, forceKillAfterDelay: false }),
+    ...(signal === undefined
+      ? {}
+      : { cancelSignal: signal, killSignal: interrupt, forceKillAfterDelay: false }),
   });
   return { exitCode: exitCode ?? 255, object: lastObject(stdout), stdout, stderr };
 }

@@ -6,7 +6,6 @@
  *                          |                          cell, has alpha's addresses
  *                          +------- beta 10.88.2.2 ----+
  */
-import { once } from 'node:events';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -286,7 +285,7 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
   async function callFrom(space: Namespace, protocol: Protocol, to: Endpoint, from: Endpoint) {
     const process = inNamespace(space, 'call', protocol, to, from);
     const lines = createInterface(process.stdout)[Symbol.asyncIterator]();
-    await lines.next();
+    expect(await lines.next()).toEqual({ done: false, value: 'ready' });
     return {
       async echo(bytes: number): Promise<void> {
         process.stdin.write(`${bytes}\n`);
@@ -297,7 +296,8 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
   }
 
   async function serve(space: Namespace, protocol: Protocol, at: Endpoint): Promise<void> {
-    await once(inNamespace(space, 'serve', protocol, at).stdout, 'data');
+    const lines = createInterface(inNamespace(space, 'serve', protocol, at).stdout)[Symbol.asyncIterator]();
+    expect(await lines.next()).toEqual({ done: false, value: 'ready' });
   }
 
   function inNamespace(space: Namespace, role: 'serve' | 'call', protocol: Protocol, ...ends: Endpoint[]) {

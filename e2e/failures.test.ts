@@ -3,9 +3,14 @@
  * destination. One stream runs through all of them: it must not notice any.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { EXIT_STATUS, type ErrorCode } from '../agent/error.ts';
+import { type ErrorCode, EXIT_STATUS } from '../agent/error.ts';
 import { execOn, LAB_HOSTS, spawnOn } from '../fixtures/lab/hosts.ts';
-import { type StreamClient, type StreamServer, startStreamClient, startStreamServer } from '../fixtures/load/control.ts';
+import {
+  type StreamClient,
+  type StreamServer,
+  startStreamClient,
+  startStreamServer,
+} from '../fixtures/load/control.ts';
 import { migrateArgs, move, type Outcome, osmosis } from './cli.ts';
 import { cover, KILL_AGENT, replaceProgram } from './inject.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
@@ -32,7 +37,12 @@ async function nothingHappened(): Promise<void> {
 }
 
 function refused(outcome: Outcome, code: ErrorCode, phase?: string): void {
-  expect(outcome.object).toMatchObject({ ok: false, code, owner: 'source', ...(phase === undefined ? {} : { phase }) });
+  expect(outcome.object).toMatchObject({
+    ok: false,
+    code,
+    owner: 'source',
+    ...(phase === undefined ? {} : { phase }),
+  });
   expect(outcome.exitCode).toBe(EXIT_STATUS[code]);
 }
 
@@ -43,7 +53,19 @@ describe('the plan refuses', () => {
 
   it('the same host, by name and by what it is', async () => {
     refused(await osmosis(migrateArgs(server.pid, 'alpha', 'alpha')), 'SAME_HOST', 'plan');
-    refused(await osmosis(['migrate', String(server.pid), '--from', 'ssh://alpha', '--to', 'ssh://root@alpha', '--json']), 'SAME_HOST', 'plan');
+    refused(
+      await osmosis([
+        'migrate',
+        String(server.pid),
+        '--from',
+        'ssh://alpha',
+        '--to',
+        'ssh://root@alpha',
+        '--json',
+      ]),
+      'SAME_HOST',
+      'plan',
+    );
   });
 
   it('a process that is not there', async () => {
@@ -90,7 +112,11 @@ describe('the plan refuses', () => {
   });
 
   it('a destination whose tmpfs has no room', async () => {
-    await execOn('beta', ['sh', '-c', 'fallocate -l $(($(df --output=avail -B1 /run | tail -1) - 33554432)) /run/filler']);
+    await execOn('beta', [
+      'sh',
+      '-c',
+      'fallocate -l $(($(df --output=avail -B1 /run | tail -1) - 33554432)) /run/filler',
+    ]);
     const outcome = await tryMove();
     await execOn('beta', ['rm', '/run/filler']);
     refused(outcome, 'PREFLIGHT', 'plan');
@@ -98,7 +124,13 @@ describe('the plan refuses', () => {
   });
 
   it('a peer without an agent, by its address', async () => {
-    await using legacy = await startStreamClient({ server: 'alpha', on: 'legacy', port: PORT, connections: 2, everyMs: 50 });
+    await using legacy = await startStreamClient({
+      server: 'alpha',
+      on: 'legacy',
+      port: PORT,
+      connections: 2,
+      everyMs: 50,
+    });
     const outcome = await tryMove();
     refused(outcome, 'LEGACY_PEERS', 'plan');
     expect(outcome.object.message).toContain(`${LAB_HOSTS.legacy} (3 flows)`);
@@ -106,7 +138,12 @@ describe('the plan refuses', () => {
   });
 
   it('bad flags', async () => {
-    for (const args of [['migrate'], ['migrate', '1', '--from', 'ssh://alpha'], ['migrate', '1', '--from', 'x://y', '--to', 'ssh://beta'], ['nonsense']]) {
+    for (const args of [
+      ['migrate'],
+      ['migrate', '1', '--from', 'ssh://alpha'],
+      ['migrate', '1', '--from', 'x://y', '--to', 'ssh://beta'],
+      ['nonsense'],
+    ]) {
       expect((await osmosis(args)).exitCode).toBe(EXIT_STATUS.USAGE);
     }
   });
@@ -114,7 +151,11 @@ describe('the plan refuses', () => {
   it('nothing: --dry-run only prints', async () => {
     const { object, exitCode } = await tryMove('--dry-run');
     expect(exitCode).toBe(0);
-    expect(object).toMatchObject({ ok: true, dry_run: true, plan: { peers: [{ address: LAB_HOSTS.peer, agent: true, flows: 21 }] } });
+    expect(object).toMatchObject({
+      ok: true,
+      dry_run: true,
+      plan: { peers: [{ address: LAB_HOSTS.peer, agent: true, flows: 21 }] },
+    });
   });
 });
 
@@ -122,7 +163,11 @@ describe('undone', () => {
   afterEach(nothingHappened);
 
   it('prepare: a peer that falls silent', async () => {
-    await using _silence = await replaceProgram('beta', 'unshare', "ssh peer pkill -STOP -f \"'osmosis agent$'\"\nexec \"$REAL\" \"$@\"");
+    await using _silence = await replaceProgram(
+      'beta',
+      'unshare',
+      'ssh peer pkill -STOP -f "\'osmosis agent$\'"\nexec "$REAL" "$@"',
+    );
     try {
       refused(await tryMove(), 'PEER_SILENT', 'prepare');
     } finally {
@@ -136,7 +181,11 @@ describe('undone', () => {
   });
 
   it('freeze: CRIU can not save the process', async () => {
-    await using _broken = await replaceProgram('alpha', 'criu', 'case $1 in dump) exit 1;; esac; exec "$REAL" "$@"');
+    await using _broken = await replaceProgram(
+      'alpha',
+      'criu',
+      'case $1 in dump) exit 1;; esac; exec "$REAL" "$@"',
+    );
     refused(await tryMove(), 'DUMP_FAILED', 'freeze');
   });
 
@@ -150,37 +199,61 @@ describe('undone', () => {
 
   it('freeze: the image is cut short', async () => {
     const cut = "(sleep 0.02; pkill -n -f 'osmosis agent stdio') &";
-    await using _cut = await replaceProgram('alpha', 'criu', `case $1 in dump) ${cut} ;; esac; exec "$REAL" "$@"`);
+    await using _cut = await replaceProgram(
+      'alpha',
+      'criu',
+      `case $1 in dump) ${cut} ;; esac; exec "$REAL" "$@"`,
+    );
     const outcome = await tryMove();
     expect(outcome.object).toMatchObject({ ok: false, owner: 'source' });
     expect(['AGENT_UNREACHABLE', 'IMAGE_CORRUPT']).toContain(outcome.object.code);
   });
 
   it('restore: CRIU can not restore the process', async () => {
-    await using _broken = await replaceProgram('beta', 'criu', 'case $1 in restore) exit 1;; esac; exec "$REAL" "$@"');
+    await using _broken = await replaceProgram(
+      'beta',
+      'criu',
+      'case $1 in restore) exit 1;; esac; exec "$REAL" "$@"',
+    );
     refused(await tryMove(), 'RESTORE_FAILED', 'restore');
   });
 
   it("restore: the destination's agent is killed", async () => {
-    await using _killed = await replaceProgram('beta', 'criu', `case $1 in restore) ${KILL_AGENT};; esac; exec "$REAL" "$@"`);
+    await using _killed = await replaceProgram(
+      'beta',
+      'criu',
+      `case $1 in restore) ${KILL_AGENT};; esac; exec "$REAL" "$@"`,
+    );
     const outcome = await tryMove();
     expect(outcome.object).toMatchObject({ ok: false, owner: 'source' });
   });
 
   it("freeze: the source's agent is killed", async () => {
-    await using _killed = await replaceProgram('alpha', 'criu', `case $1 in dump) ${KILL_AGENT};; esac; exec "$REAL" "$@"`);
+    await using _killed = await replaceProgram(
+      'alpha',
+      'criu',
+      `case $1 in dump) ${KILL_AGENT};; esac; exec "$REAL" "$@"`,
+    );
     const outcome = await tryMove();
     expect(outcome.object).toMatchObject({ ok: false, owner: 'source' });
   });
 
   it('restore: the destination is cut off from the orchestrator', async () => {
-    await using _cut = await replaceProgram('beta', 'criu', `case $1 in restore) pkill -f 'sshd-session: root' ; pkill -f 'sshd: root';; esac; exec "$REAL" "$@"`);
+    await using _cut = await replaceProgram(
+      'beta',
+      'criu',
+      `case $1 in restore) pkill -f 'sshd-session: root' ; pkill -f 'sshd: root';; esac; exec "$REAL" "$@"`,
+    );
     const outcome = await tryMove();
     expect(outcome.object).toMatchObject({ ok: false, owner: 'source' });
   });
 
   it('of two at once the second is refused', async () => {
-    await using _slow = await replaceProgram('beta', 'criu', 'case $1 in restore) sleep 2; exit 1;; esac; exec "$REAL" "$@"');
+    await using _slow = await replaceProgram(
+      'beta',
+      'criu',
+      'case $1 in restore) sleep 2; exit 1;; esac; exec "$REAL" "$@"',
+    );
     const first = tryMove();
     await new Promise((resolve) => setTimeout(resolve, 1_500));
     refused(await osmosis(migrateArgs(server.pid, 'alpha', 'gamma')), 'BUSY');
@@ -192,9 +265,16 @@ describe('undone', () => {
     await using _slow =
       phase === 'prepare'
         ? await replaceProgram('beta', 'unshare', slow)
-        : await replaceProgram(phase === 'freeze' ? 'alpha' : 'beta', 'criu', `case $1 in dump|restore) ${slow};; esac; exec "$REAL" "$@"`);
+        : await replaceProgram(
+            phase === 'freeze' ? 'alpha' : 'beta',
+            'criu',
+            `case $1 in dump|restore) ${slow};; esac; exec "$REAL" "$@"`,
+          );
     const interrupt = new AbortController();
-    const running = osmosis(migrateArgs(server.pid, 'alpha', 'beta'), { signal: interrupt.signal, interrupt: 'SIGINT' });
+    const running = osmosis(migrateArgs(server.pid, 'alpha', 'beta'), {
+      signal: interrupt.signal,
+      interrupt: 'SIGINT',
+    });
     setTimeout(() => interrupt.abort(), 1_800);
     refused(await running, 'INTERRUPTED');
   });
@@ -205,7 +285,11 @@ describe('a process that ends meanwhile', () => {
 
   it('is said to have ended', async () => {
     const { pid } = await spawnOn('alpha', ['sleep', '1001']);
-    await using _killer = await replaceProgram('alpha', 'criu', `case $1 in dump) kill -9 ${pid};; esac; exec "$REAL" "$@"`);
+    await using _killer = await replaceProgram(
+      'alpha',
+      'criu',
+      `case $1 in dump) kill -9 ${pid};; esac; exec "$REAL" "$@"`,
+    );
     const outcome = await osmosis(migrateArgs(pid, 'alpha', 'beta'));
     refused(outcome, 'TARGET_EXITED', 'freeze');
   });

@@ -8,7 +8,11 @@ const PATHS = { criu: '/usr/sbin/criu', unshare: '/usr/bin/unshare' } as const;
  * Until disposed of, `program` on `host` is the shell script `body`, in which "$REAL" is the true one.
  * `set -e` is off; the script gets the program's arguments.
  */
-export async function replaceProgram(host: LabHost, program: keyof typeof PATHS, body: string): Promise<AsyncDisposable> {
+export async function replaceProgram(
+  host: LabHost,
+  program: keyof typeof PATHS,
+  body: string,
+): Promise<AsyncDisposable> {
   const path = PATHS[program];
   const real = `/usr/local/sbin/real-${program}`;
   await execOn(host, ['cp', '-a', path, real]);
@@ -18,9 +22,16 @@ export async function replaceProgram(host: LabHost, program: keyof typeof PATHS,
 }
 
 /** Until disposed of, reading `path` on `host` gives `content`. */
-export async function cover(host: LabHost, path: string, content: string, after: () => Promise<void> = async () => undefined): Promise<AsyncDisposable> {
+export async function cover(
+  host: LabHost,
+  path: string,
+  content: string,
+  after: () => Promise<void> = async () => undefined,
+): Promise<AsyncDisposable> {
   const file = `/tmp/cover-${path.replaceAll('/', '-')}`;
-  await execOn(host, ['sh', '-c', 'cat >"$0" && chmod 755 "$0" && mount --bind "$0" "$1"', file, path], { input: content });
+  await execOn(host, ['sh', '-c', 'cat >"$0" && chmod 755 "$0" && mount --bind "$0" "$1"', file, path], {
+    input: content,
+  });
   return {
     [Symbol.asyncDispose]: async () => {
       await execOn(host, ['umount', path]);

@@ -77,6 +77,13 @@ async function migrateOnce({
     phases.enter('plan');
     const { plan, snapshot: seen } = await makePlan(target, name, from, to, until);
     checkPlan(plan, dropLegacy);
+    for (const { what } of seen.outside) {
+      emit({
+        event: 'note',
+        level: 'warn',
+        message: `${what} has its other end outside of the tree: it becomes /dev/null`,
+      });
+    }
     const drop = plan.peers.filter(({ agent }) => !agent).map(({ address }) => address);
 
     phases.enter('prepare');

@@ -51,14 +51,15 @@ export class CellKeeper {
 
   async #look(cell: Cell): Promise<void> {
     if (cell.init !== undefined && !isInitAlive(cell.init)) return this.#remove(cell);
-    const sockets = cell.init === undefined ? [] : inetSockets(cell.init.pid);
+    const sockets = (cell.init === undefined ? [] : inetSockets(cell.init.pid)).filter(
+      ({ state }) => state !== 'time-wait',
+    );
     if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks)
       return this.#forgetEnded(cell, new Set(sockets.map((socket) => flowKey(socket))));
     const endedAt = this.#endedAt.get(cell.id) ?? Date.now();
     this.#endedAt.set(cell.id, endedAt);
     const closing =
-      cell.link !== undefined &&
-      sockets.some(({ state }) => state !== 'time-wait' && state !== 'listen' && state !== 'close');
+      cell.link !== undefined && sockets.some(({ state }) => state !== 'listen' && state !== 'close');
     if (!closing || Date.now() - endedAt > CLOSING_MS_MAX) await this.#remove(cell);
   }
 

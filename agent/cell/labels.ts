@@ -16,6 +16,8 @@ const SYSCTL = '/proc/sys/net/ipv4/ip_local_reserved_ports';
 /** Keeps the range reserved while `drawn` has labels, and gives it back with the last one. */
 export class Labels {
   readonly #drawn = new Set<string>();
+  /** A label that was just given back is drawn again last: its old peers may not have forgotten it yet. */
+  #next = 0;
 
   /** `known`: labels of cells that were here before the agent's restart. */
   constructor(known: Iterable<{ protocol: Protocol; port: number }> = []) {
@@ -30,10 +32,11 @@ export class Labels {
       ...inetSockets('self').map(({ protocol, local }) => `${protocol} ${local.port}`),
     ]);
     const labels: number[] = [];
-    let port = LABEL_FIRST;
+    let looked = 0;
     for (const protocol of protocols) {
-      while (port < LABEL_FIRST + LABELS_MAX && used.has(`${protocol} ${port}`)) port++;
-      if (port >= LABEL_FIRST + LABELS_MAX) {
+      const candidate = () => LABEL_FIRST + ((this.#next + looked) % LABELS_MAX);
+      while (looked < LABELS_MAX && used.has(`${protocol} ${candidate()}`)) looked++;
+      if (looked >= LABELS_MAX) {
         this.#giveBack();
         throw new OsmosisError(
           'LABELS_EXHAUSTED',
@@ -41,9 +44,12 @@ export class Labels {
             'Move cells away from it, or choose another host.',
         );
       }
+      const port = candidate();
       used.add(`${protocol} ${port}`);
       labels.push(port);
+      looked++;
     }
+    this.#next = (this.#next + looked) % LABELS_MAX;
     protocols.forEach((protocol, index) => {
       this.#drawn.add(`${protocol} ${labels[index]}`);
     });

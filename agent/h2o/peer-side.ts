@@ -203,7 +203,7 @@ export class PeerSide {
   #readSockets(): void {
     const keys = new Set(
       tcpSockets('self')
-        .filter(({ state }) => state !== 'listen')
+        .filter(({ state }) => state !== 'listen' && state !== 'time-wait')
         .map((socket) => flowKey(socket)),
     );
     this.#sockets = { at: Date.now(), keys };
@@ -231,6 +231,8 @@ export class PeerSide {
     flows: readonly Flow[],
     wires: ReadonlyMap<string, Endpoint>,
   ): Promise<void> {
+    // A label may have belonged to a cell that has ended: its flows must not be in the way.
+    await this.#dropEnded(1);
     const armed = new Map<string, PeerFlow>();
     for (const flow of flows) {
       const wire = wires.get(endpointKey(flow.local));
@@ -252,6 +254,8 @@ export class PeerSide {
       };
       armed.set(key, { missing: 0, entry });
     }
+    // A label may have belonged to a cell that has ended; its flows must not be in the way.
+    await this.#dropEnded(1);
     await this.#datapath.putSide({
       id: record.side,
       state: 'armed',
@@ -397,16 +401,24 @@ export class PeerSide {
   /** Ended connections, moves that never came, keys that nobody used: nothing of ours outlives its use. */
   async #sweep(): Promise<void> {
     if (this.#records.size === 0) return;
+    await this.#dropEnded(SWEEPS_MISSING_MAX);
+    for (const record of [...this.#records.values()]) {
+      if (record.armedAt !== undefined && Date.now() - record.armedAt > ARMED_MS_MAX)
+        await this.#disarm(record);
+      if (record.flows.size === 0 && Date.now() - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
+    }
+  }
+
+  /** Forgets flows whose socket was missing so many times in a row. */
+  async #dropEnded(missingMax: number): Promise<void> {
     this.#readSockets();
     for (const record of [...this.#records.values()]) {
       for (const [key, flow] of record.flows)
         flow.missing = this.#sockets.keys.has(key) ? 0 : flow.missing + 1;
-      const ended = [...record.flows.values()].filter(({ missing }) => missing >= SWEEPS_MISSING_MAX);
-      if (ended.length > 0) await this.#dropFlows(record, ended);
-      if (record.armedAt !== undefined && Date.now() - record.armedAt > ARMED_MS_MAX)
-        await this.#disarm(record);
-      if (record.flows.size === 0 && Date.now() - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
-      else if (ended.length > 0) this.#save(record);
+      const ended = [...record.flows.values()].filter(({ missing }) => missing >= missingMax);
+      if (ended.length === 0) continue;
+      await this.#dropFlows(record, ended);
+      this.#save(record);
     }
   }
 

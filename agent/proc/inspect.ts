@@ -5,6 +5,7 @@ import type { Check, Snapshot } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { type Descriptor, descriptorsOf, outsidePipes, socketInode } from './descriptors.ts';
 import { filesOf } from './files.ts';
+import { socketProtocols } from './socket-protocols.ts';
 import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
 import { procText } from './text.ts';
 import { commandLine, PROCESSES_MAX, type ProcessStatus, processTree } from './tree.ts';
@@ -49,24 +50,35 @@ export async function inspectTree(root: number): Promise<Tree> {
       what: `one end of a pipe (${describePipe(resource, descriptors)})`,
     })),
     image_bytes: processes.reduce((sum, { residentBytes }) => sum + residentBytes, 0),
-    checks: [...processChecks(processes), ...descriptorChecks(descriptors), ...(await socketChecks(sockets))],
+    checks: [
+      ...processChecks(processes),
+      ...descriptorChecks(descriptors),
+      ...socketChecks(sockets),
+      ...unlistedChecks(await socketProtocols(sockets.unlisted)),
+      ...(await mptcpChecks(root, descriptors)),
+    ],
   };
 }
 
 type Sockets = {
   readonly inet: readonly InetSocket[];
   readonly others: readonly string[];
-  readonly unknown: readonly number[];
+  /** In none of the kernel's tables: not bound yet, or of a kind that is not ours. */
+  readonly unlisted: readonly Descriptor[];
 };
 
 function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
   const inodes = new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
-  if (inodes.size === 0) return { inet: [], others: [], unknown: [] };
+  if (inodes.size === 0) return { inet: [], others: [], unlisted: [] };
   const inet = inetSockets(root).filter(({ inode }) => inodes.has(inode));
   for (const { inode } of inet) inodes.delete(inode);
   const kinds = inodes.size === 0 ? new Map<number, string>() : otherSockets(root);
   const others = [...inodes].flatMap((inode) => kinds.get(inode) ?? []);
-  return { inet, others, unknown: [...inodes].filter((inode) => !kinds.has(inode)) };
+  const unlisted = descriptors.filter(({ link }) => {
+    const inode = socketInode(link);
+    return inode !== undefined && inodes.has(inode) && !kinds.has(inode);
+  });
+  return { inet, others, unlisted };
 }
 
 /** The flows of a tree as they are now. */
@@ -167,9 +179,8 @@ function descriptorChecks(descriptors: readonly Descriptor[]): Check[] {
   return checks;
 }
 
-async function socketChecks({ inet, others, unknown }: Sockets): Promise<Check[]> {
+function socketChecks({ inet, others }: Sockets): Check[] {
   const checks: Check[] = [];
-  if (unknown.length > 0) checks.push(await unknownSocketCheck(unknown));
   for (const kind of ['raw', 'raw6', 'packet', 'icmp', 'icmp6', 'udplite', 'udplite6']) {
     if (others.includes(kind))
       checks.push(bad('sockets', `the process has a ${kind} socket, which can't be moved; close it first`));
@@ -208,21 +219,45 @@ async function socketChecks({ inet, others, unknown }: Sockets): Promise<Check[]
   return checks;
 }
 
-async function unknownSocketCheck(inodes: readonly number[]): Promise<Check> {
-  const { stdout } = await execa('ss', ['--mptcp', '--all', '--numeric', '--extended', '--no-header'], {
-    reject: false,
-    timeout: SS_ANSWER_MS_MAX,
-  });
-  const mptcp = inodes.some((inode) => new RegExp(`\\bino:${inode}\\b`).test(stdout));
-  return mptcp
-    ? bad(
-        'mptcp',
-        "the process has an MPTCP socket, which CRIU can't save; start it with MPTCP off (Go: GODEBUG=multipathtcp=0)",
-      )
-    : bad(
-        'sockets',
-        `the process has a socket of a kind that can't be moved (inode ${inodes[0]}: SCTP, kTLS, VSOCK or such); close it first`,
-      );
+/** CRIU takes these also while they are not bound. */
+const MOVABLE_PROTOCOLS = new Set(['TCP', 'TCPv6', 'UNIX', 'UNIX-STREAM', 'NETLINK']);
+
+function unlistedChecks(protocols: readonly string[]): Check[] {
+  return [...new Set(protocols)]
+    .filter((protocol) => !MOVABLE_PROTOCOLS.has(protocol))
+    .map((protocol) =>
+      protocol.startsWith('MPTCP')
+        ? mptcpCheck()
+        : bad(
+            'sockets',
+            `the process has a socket of the kind ${protocol}, which can't be moved; close it first`,
+          ),
+    );
+}
+
+/**
+ * An MPTCP socket stands in /proc/net/tcp as the TCP socket that carries it, under the same inode: only ss(8) tells them
+ * apart. It is asked where the kernel counts any in this network namespace, which is seldom.
+ */
+async function mptcpChecks(root: number, descriptors: readonly Descriptor[]): Promise<Check[]> {
+  if (!/^MPTCP(?:v6)?\s+\d+\s+[1-9]/m.test(procText(`/proc/${root}/net/protocols`) ?? '')) return [];
+  const inside = ['--target', String(root), '--net', '--'];
+  const { stdout } = await execa(
+    'nsenter',
+    [...inside, 'ss', '--mptcp', '--all', '--extended', '--numeric'],
+    {
+      reject: false,
+      timeout: SS_ANSWER_MS_MAX,
+    },
+  );
+  const mptcp = new Set([...stdout.matchAll(/\bino:(\d+)\b/g)].map((match) => Number(match[1])));
+  if (!descriptors.some(({ link }) => mptcp.has(socketInode(link) ?? 0))) return [];
+  return [mptcpCheck()];
+}
+
+function mptcpCheck(): Check {
+  const remedy = 'start it with MPTCP off (Go: GODEBUG=multipathtcp=0)';
+  return bad('mptcp', `the process has an MPTCP socket, which CRIU can't save; ${remedy}`);
 }
 
 function good(name: string, message: string): Check {
