@@ -61,15 +61,16 @@ export function createHandlers(
       const byPeer = Map.groupBy(flows, ({ remote }) => remote.address);
       const peers = await Promise.all(
         [...byPeer].map(async ([address, its]) => {
-          const { epoch, publicKey } = registry.keysWith(cell, address);
+          const keys = registry.keysWith(cell, address);
           const hello = {
             cell: Buffer.from(id, 'hex'),
             transaction: newTransaction(),
-            epoch,
-            publicKey,
+            epoch: keys.epoch,
+            publicKey: keys.publicKey,
             claims: claimsOf(its, []),
           };
-          const { silent } = await exchangeHello(socket, address, hello, signal);
+          const { silent, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
+          keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
           return { address, agent: !silent, flows: its.length };
         }),
       );

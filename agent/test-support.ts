@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { onTestFinished } from 'vitest';
+import { onTestFinished, vi } from 'vitest';
 import type { Flow } from './address.ts';
 import type { HostFacts, Snapshot } from './control/protocol.ts';
 
@@ -11,6 +11,11 @@ export function temporaryDirectory(): string {
   const directory = mkdtempSync(join(tmpdir(), 'osmosis-test-'));
   onTestFinished(() => rmSync(directory, { recursive: true, force: true }));
   return directory;
+}
+
+/** Until `check` no longer throws; patient, for processes start slowly on a busy machine. */
+export function eventually<T>(check: () => T | Promise<T>): Promise<T> {
+  return vi.waitFor(check, { timeout: 4_000, interval: 10 });
 }
 
 /** A connection of the cell at 10.77.1.2:7000 with port `port` of the peer at `peer`, as the cell sees it. */

@@ -5,9 +5,17 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Endpoint, Protocol } from '../agent/address.ts';
-import { MAPS, mapPath, type ProgramName, programPath } from '../agent/datapath/bpftool.ts';
+import { Batch } from '../agent/datapath/batch.ts';
+import {
+  deleteLine,
+  MAPS,
+  mapPath,
+  type ProgramName,
+  programPath,
+  updateLine,
+} from '../agent/datapath/bpftool.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
-import { LAYOUT } from '../agent/datapath/layout.ts';
+import { encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
 import { acceptOf, COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
 import { FLOWS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
@@ -283,6 +291,15 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       await expect(datapath.putFlows(flows, signal)).rejects.toMatchObject({ code: 'DATAPATH' });
       await datapath.removeFlows(flows);
       await datapath.removeSide(side.id);
+    });
+
+    test('a line that the kernel refuses is an error with its reason; the next one works', async () => {
+      const batch = new Batch();
+      const gone = deleteLine(pinDir(), 'sides', Uint8Array.of(9, 9, 9, 9));
+      await expect(batch.run([gone])).rejects.toThrow(/delete failed: No such file or directory/);
+      await batch.run([updateLine(pinDir(), 'sides', encodeId(99), encodeSide({ ...side, id: 99 }))]);
+      await batch.run([deleteLine(pinDir(), 'sides', encodeId(99))]);
+      await batch.close();
     });
 
     test('another agent adopts what is pinned, and removes nothing that is in use', async () => {

@@ -12,7 +12,7 @@ import {
   startStreamServer,
 } from '../fixtures/load/control.ts';
 import { migrateArgs, move, type Outcome, osmosis } from './cli.ts';
-import { cover, KILL_AGENT, replaceProgram } from './inject.ts';
+import { cover, KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram } from './inject.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const PORT = 7110;
@@ -198,15 +198,16 @@ describe('undone', () => {
   });
 
   it('freeze: the image is cut short', async () => {
-    const cut = "(sleep 0.02; pkill -n -f 'osmosis agent stdio') &";
-    await using _cut = await replaceProgram(
+    await using _slow = await replaceProgram(
       'alpha',
       'criu',
-      `case $1 in dump) ${cut} ;; esac; exec "$REAL" "$@"`,
+      `case $1 in dump) ${MARK_AND_WAIT};; esac; exec "$REAL" "$@"`,
     );
+    // The image channel is the younger one of the two.
+    await onMark('alpha', "pkill -n -f 'osmosis agent stdio'");
     const outcome = await tryMove();
     expect(outcome.object).toMatchObject({ ok: false, owner: 'source' });
-    expect(['AGENT_UNREACHABLE', 'IMAGE_CORRUPT']).toContain(outcome.object.code);
+    expect(['AGENT_UNREACHABLE', 'SSH_UNREACHABLE', 'IMAGE_CORRUPT']).toContain(outcome.object.code);
   });
 
   it('restore: CRIU can not restore the process', async () => {
@@ -219,33 +220,33 @@ describe('undone', () => {
   });
 
   it("restore: the destination's agent is killed", async () => {
-    await using _killed = await replaceProgram(
+    await using _slow = await replaceProgram(
       'beta',
       'criu',
-      `case $1 in restore) ${KILL_AGENT};; esac; exec "$REAL" "$@"`,
+      `case $1 in restore) ${MARK_AND_WAIT};; esac; exec "$REAL" "$@"`,
     );
-    const outcome = await tryMove();
-    expect(outcome.object).toMatchObject({ ok: false, owner: 'source' });
+    await onMark('beta', KILL_AGENT);
+    expect((await tryMove()).object).toMatchObject({ ok: false, owner: 'source' });
   });
 
   it("freeze: the source's agent is killed", async () => {
-    await using _killed = await replaceProgram(
+    await using _slow = await replaceProgram(
       'alpha',
       'criu',
-      `case $1 in dump) ${KILL_AGENT};; esac; exec "$REAL" "$@"`,
+      `case $1 in dump) ${MARK_AND_WAIT};; esac; exec "$REAL" "$@"`,
     );
-    const outcome = await tryMove();
-    expect(outcome.object).toMatchObject({ ok: false, owner: 'source' });
+    await onMark('alpha', KILL_AGENT);
+    expect((await tryMove()).object).toMatchObject({ ok: false, owner: 'source' });
   });
 
   it('restore: the destination is cut off from the orchestrator', async () => {
-    await using _cut = await replaceProgram(
+    await using _slow = await replaceProgram(
       'beta',
       'criu',
-      `case $1 in restore) pkill -f 'sshd-session: root' ; pkill -f 'sshd: root';; esac; exec "$REAL" "$@"`,
+      `case $1 in restore) ${MARK_AND_WAIT};; esac; exec "$REAL" "$@"`,
     );
-    const outcome = await tryMove();
-    expect(outcome.object).toMatchObject({ ok: false, owner: 'source' });
+    await onMark('beta', "pkill -f 'sshd-session: root'");
+    expect((await tryMove()).object).toMatchObject({ ok: false, owner: 'source' });
   });
 
   it('of two at once the second is refused', async () => {

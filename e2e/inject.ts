@@ -1,5 +1,5 @@
 /** Failures put into real hosts: a program of a host replaced for a while, a file of /proc covered by another. */
-import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
+import { execOn, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 
 /** What the product runs by name, and a script may stand in for. */
 const PATHS = { criu: '/usr/sbin/criu', unshare: '/usr/bin/unshare' } as const;
@@ -43,3 +43,17 @@ export async function cover(
 
 /** Shell words that end the agent of the host they run on; its supervisor starts it anew. */
 export const KILL_AGENT = "pkill -KILL -f 'osmosis agent$'";
+
+const MARK = '/run/injected';
+
+/** In a replaced program's script: says that the moment has come, and gives `onMark` its time. */
+export const MARK_AND_WAIT = `touch ${MARK}; sleep 1`;
+
+/**
+ * Runs the shell words `script` on `host` as soon as a replaced program there has marked the moment: outside of the cell,
+ * where that program may run. Gives up after 20 s.
+ */
+export async function onMark(host: LabHost, script: string): Promise<void> {
+  const wait = `i=0; until [ -e ${MARK} ] || [ $i -ge 4000 ]; do i=$((i + 1)); sleep 0.005; done; rm -f ${MARK}`;
+  await spawnOn(host, ['sh', '-c', `${wait}; ${script}`]);
+}

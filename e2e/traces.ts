@@ -12,7 +12,7 @@ const LOOK = `
 ls -l /proc/[0-9]*/ns/net /proc/[0-9]*/ns/pid /proc/[0-9]*/ns/mnt 2>/dev/null | sed 's/.*-> //' | sort -u | sed 's/^/namespace /'
 ps -eo args= | grep -E '^(criu|unshare|catatonit -P|nsenter|bpftool)|hook.sh' | grep -v grep | sed 's/^/process /'
 ip -o link | sed 's/^[0-9]*: \\([^:@]*\\).*/link \\1/'
-for d in $(ls /sys/class/net); do tc qdisc show dev $d | grep -v noqueue; tc filter show dev $d ingress; tc filter show dev $d egress; done 2>/dev/null | sed 's/^/tc /'
+for d in $(ls /sys/class/net); do tc qdisc show dev $d | grep -v noqueue; tc filter show dev $d ingress; tc filter show dev $d egress; done 2>/dev/null | sed 's/ id [0-9]* / /; s/^/tc /'
 mount | grep osmosis | sed 's/^/mount /'
 find /run/osmosis /var/lib/osmosis ! -type d ! -name agent.sock 2>/dev/null | sed 's/^/file /'
 find /run/osmosis/images -mindepth 1 -type d 2>/dev/null | sed 's/^/directory /'

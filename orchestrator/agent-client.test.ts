@@ -10,7 +10,7 @@ import type { Method } from '../agent/control/protocol.ts';
 import { METHODS } from '../agent/control/protocol.ts';
 import { type Call, type Handlers, serveControl } from '../agent/control/server.ts';
 import { OsmosisError } from '../agent/error.ts';
-import { snapshotWith, temporaryDirectory } from '../agent/test-support.ts';
+import { eventually, snapshotWith, temporaryDirectory } from '../agent/test-support.ts';
 import { decodeMessage, encodeFrame, encodeMessage, type Frame } from '../agent/wire/frame.ts';
 import { AgentClient } from './agent-client.ts';
 
@@ -135,7 +135,7 @@ test('without an answer in time the call is TIMEOUT, and the handler is aborted'
   const client = await clientOf({ 'source.freeze': handler });
   const call = client.call('source.freeze', { migration }, { timeoutMs: 20 });
   await expect(call).rejects.toMatchObject({ code: 'TIMEOUT' });
-  await vi.waitFor(() => expect(reasons.length).toBe(1));
+  await eventually(() => expect(reasons.length).toBe(1));
 });
 
 test('a signal that has fired already calls nothing', async () => {
@@ -156,10 +156,10 @@ test('a client that is gone fires gone and signal', async () => {
     key: randomBytes(32),
   });
   const lost = expect(call).rejects.toMatchObject({ code: 'AGENT_UNREACHABLE' });
-  await vi.waitFor(() => expect(calls.length).toBe(1));
+  await eventually(() => expect(calls.length).toBe(1));
   client.close();
   await lost;
-  await vi.waitFor(() => expect(reasons.length).toBe(1));
+  await eventually(() => expect(reasons.length).toBe(1));
   expect(calls[0]?.gone.aborted).toBe(true);
 });
 
@@ -174,7 +174,7 @@ test('gone fires for a call that was answered long ago', async () => {
   await client.call('source.arm', { migration, labels: [] });
   expect(gone[0]?.aborted).toBe(false);
   client.close();
-  await vi.waitFor(() => expect(gone[0]?.aborted).toBe(true));
+  await eventually(() => expect(gone[0]?.aborted).toBe(true));
 });
 
 test('an agent that is gone fails what waits and what comes after', async () => {
@@ -288,7 +288,7 @@ test('after an image the channel still serves calls, and still notices that its 
   await call;
   expect(await client.call('source.confirm', { migration }, { timeoutMs: 1_000 })).toEqual({});
   client.close();
-  await vi.waitFor(() => expect(signals[0]?.aborted).toBe(true));
+  await eventually(() => expect(signals[0]?.aborted).toBe(true));
 });
 
 test('an agent that stops reading early answers its error; the rest of the image is dropped', async () => {
@@ -300,7 +300,7 @@ test('an agent that stops reading early answers its error; the rest of the image
   await failed;
   expect(got.length).toBe(2);
   client.close();
-  await vi.waitFor(() => expect(signals[0]?.aborted).toBe(true));
+  await eventually(() => expect(signals[0]?.aborted).toBe(true));
 });
 
 test('a cancelled image does not stand in the way of the next one on the channel', async () => {
@@ -309,7 +309,7 @@ test('a cancelled image does not stand in the way of the next one on the channel
   const abort = new AbortController();
   const first = client.call('image.write', { migration }, { signal: abort.signal });
   await client.sendImage('data', Buffer.of(200));
-  await vi.waitFor(() => expect(got).toEqual([200]));
+  await eventually(() => expect(got).toEqual([200]));
   abort.abort();
   await expect(first).rejects.toMatchObject({ code: 'INTERRUPTED' });
   await client.call('source.confirm', { migration });
@@ -333,7 +333,7 @@ test('a client that is gone in the middle of an image ends it', async () => {
   );
   raw.write(encodeMessage('request', { id: 1, method: 'image.write', params: { migration } }));
   raw.write(encodeFrame('data', Buffer.of(1)));
-  await vi.waitFor(() => expect(got).toEqual([1]));
+  await eventually(() => expect(got).toEqual([1]));
   raw.destroy();
-  await vi.waitFor(() => expect(ended).toEqual([expect.objectContaining({ code: 'IMAGE_CORRUPT' })]));
+  await eventually(() => expect(ended).toEqual([expect.objectContaining({ code: 'IMAGE_CORRUPT' })]));
 });

@@ -1,7 +1,7 @@
 /** The migration: one function, a line a phase, the point of no return marked. */
 import { randomBytes } from 'node:crypto';
 import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
-import { PHASE_TABLE, type Phase } from '../agent/phases.ts';
+import { isCommitted, PHASE_TABLE, type Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
 import type { MigrationEvent } from './events.ts';
 import { relayImage } from './image-relay.ts';
@@ -167,9 +167,10 @@ async function recover(
   destination: Host,
   signal: AbortSignal,
 ): Promise<OsmosisError> {
-  const first = signal.aborted
-    ? new OsmosisError('INTERRUPTED', 'interrupted')
-    : asOsmosisError(error, 'INTERNAL');
+  const first =
+    signal.aborted && !isCommitted(phase)
+      ? new OsmosisError('INTERRUPTED', 'interrupted')
+      : asOsmosisError(error, 'INTERNAL');
   switch (PHASE_TABLE[phase].recovery) {
     case 'refuse':
       return told(first, phase, 'source', '', []);
@@ -182,7 +183,7 @@ async function recover(
         [],
       );
     case 'undo': {
-      const { owner, cleanup } = await undoBoth(migration, source, destination);
+      const { owner, cleanup } = await undoBoth(migration, phase, source, destination);
       const state =
         owner === 'source'
           ? ' The process runs at the source with its connections; nothing was left at the destination.'
@@ -202,6 +203,7 @@ async function recover(
 
 async function undoBoth(
   migration: string,
+  phase: Phase,
   source: Host,
   destination: Host,
 ): Promise<{ owner: Owner; cleanup: string[] }> {
@@ -217,6 +219,8 @@ async function undoBoth(
   const limit = { timeoutMs: UNDO_MS_MAX };
   const aborted = await attempt('source', () => source.control.call('source.abort', { migration }, limit));
   if (aborted?.committed === true) return { owner: 'destination', cleanup };
+  // Lost while it decided: it may have committed. The destination's agent asks it, and nobody else may undo there.
+  if (aborted === undefined && phase === 'commit') return { owner: PHASE_TABLE[phase].owner, cleanup };
   const undone = await attempt('destination', () =>
     destination.control.call('destination.abort', { migration }, limit),
   );

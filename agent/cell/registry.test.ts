@@ -1,8 +1,8 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
 import { childrenOf, isAlive } from '../proc/tree.ts';
-import { temporaryDirectory } from '../test-support.ts';
+import { eventually, temporaryDirectory } from '../test-support.ts';
 import { type Cell, Registry } from './registry.ts';
 
 async function startProcess(...argv: string[]): Promise<{ pid: number; end: () => Promise<void> }> {
@@ -47,7 +47,7 @@ test('a registered cell is found by name, id, root and any process below it, als
   const { pid } = await startProcess('sh', '-c', 'sleep 60 & wait');
   const cell = registry.resolve(String(pid), 'server');
   registry.put(cell);
-  await vi.waitFor(() => expect(childrenOf(pid).length).toBe(1));
+  await eventually(() => expect(childrenOf(pid).length).toBe(1));
   const [child = 0] = childrenOf(pid);
   onTestFinished(() => void (isAlive(child) && process.kill(child, 'SIGKILL')));
   for (const again of [registry, new Registry(directory)])

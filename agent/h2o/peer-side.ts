@@ -254,8 +254,6 @@ export class PeerSide {
       };
       armed.set(key, { missing: 0, entry });
     }
-    // A label may have belonged to a cell that has ended; its flows must not be in the way.
-    await this.#dropEnded(1);
     await this.#datapath.putSide({
       id: record.side,
       state: 'armed',
@@ -424,9 +422,8 @@ export class PeerSide {
 
   /** What a restart must not lose: flows and epochs. Keys that nothing was done with are offered anew. */
   #save(record: PeerRecord): void {
-    if (record.flows.size === 0 && record.state.pair.epoch === 0)
-      return this.#store.remove(String(record.side));
-    this.#store.put(String(record.side), { ...record, flows: [...record.flows.values()] });
+    if (record.flows.size === 0 && record.state.pair.epoch === 0) this.#store.remove(String(record.side));
+    else this.#store.put(String(record.side), { ...record, flows: [...record.flows.values()] });
   }
 
   #recordsOf(cell: string): PeerRecord[] {

@@ -32,7 +32,9 @@ const QUIESCE_POLL_MS = 5;
 /** CRIU ends its copy, or resumes it, within this after the decision. */
 const CRIU_END_MS_MAX = 30_000;
 /** An aborted move is told to peers for this long; they forget it by themselves later. */
-const BYE_MS_MAX = 2_000;
+const BYE_MS_MAX = 60_000;
+/** Of which the undoing itself waits only this long. */
+const BYE_WAIT_MS_MAX = 1_000;
 
 type Stage = 'prepared' | 'armed' | 'frozen' | 'committed' | 'ended';
 
@@ -193,9 +195,10 @@ export class SourceMigration {
       claims,
     };
     const { silent, claimable, peerPublicKey } = await exchangeHello(socket, peer, hello, signal);
-    if (silent) throw this.#silent(peer);
     keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
-    this.#keys.set(peer, keys);
+    // Also a peer that seems silent may have armed, and is to be told of the undoing.
+    if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
+    if (silent) throw this.#silent(peer);
     const refused = flows.filter((flow) => !claimable.has(flowKey(flow)));
     const still = refused.length === 0 ? [] : this.#stillThere(refused);
     if (still.length > 0) {
@@ -296,6 +299,11 @@ export class SourceMigration {
 
   #dumpFailed(): OsmosisError {
     if (!this.#isAlive()) return this.#exited();
+    if (this.#abort.signal.aborted) {
+      return new OsmosisError('ABORTED', 'the migration was undone while CRIU saved the process', {
+        phase: 'freeze',
+      });
+    }
     const why = criuErrors(this.#directory, 'dump.log');
     return new OsmosisError(
       'DUMP_FAILED',
@@ -427,7 +435,7 @@ export class SourceMigration {
     for (const keys of this.#keys.values()) keys.last++;
     registry.save(this.#cell.id);
     const signal = AbortSignal.timeout(BYE_MS_MAX);
-    await Promise.all(
+    const told = Promise.all(
       [...this.#sessions].map(async ([peer, { session, epoch }]) => {
         const datagram = createBye(session, { epoch, reason: 'aborted' });
         await sendUntilAcknowledged(
@@ -438,5 +446,6 @@ export class SourceMigration {
         );
       }),
     );
+    await Promise.race([told, sleep(BYE_WAIT_MS_MAX, undefined, { ref: false })]);
   }
 }

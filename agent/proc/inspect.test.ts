@@ -5,8 +5,8 @@ import { writeFileSync } from 'node:fs';
 import { type AddressInfo, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import { expect, onTestFinished, type TestContext, test, vi } from 'vitest';
-import { temporaryDirectory } from '../test-support.ts';
+import { expect, onTestFinished, type TestContext, test } from 'vitest';
+import { eventually, temporaryDirectory } from '../test-support.ts';
 import { currentFlows, hasCapability, inspectTree, isConnected } from './inspect.ts';
 import type { InetSocket } from './sockets.ts';
 
@@ -69,7 +69,7 @@ if os.fork() == 0:
     os._exit(0)
 near.close()`,
   );
-  await vi.waitFor(async () => {
+  await eventually(async () => {
     const { processes, flows } = await inspectTree(pid);
     expect(processes.length).toBe(2);
     expect(flows).toEqual([]);

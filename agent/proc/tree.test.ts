@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
-import { expect, onTestFinished, test, vi } from 'vitest';
+import { expect, onTestFinished, test } from 'vitest';
+import { eventually } from '../test-support.ts';
 import { procLink, procList, procText } from './text.ts';
 import {
   childrenOf,
@@ -72,12 +73,12 @@ test('a real tree: parents first, alive until it is killed', async () => {
     for (const one of processTree(pid).reverse()) process.kill(one.pid, 'SIGKILL');
   };
   onTestFinished(kill);
-  await vi.waitFor(() => expect(childrenOf(pid).map(commandLine).sort()).toEqual(['sleep 60', 'sleep 61']));
+  await eventually(() => expect(childrenOf(pid).map(commandLine).sort()).toEqual(['sleep 60', 'sleep 61']));
   const tree = processTree(pid);
   expect(tree[0]).toMatchObject({ pid, parent: process.pid, name: 'sh' });
   expect(tree.slice(1).map(({ pid: child }) => child)).toEqual(childrenOf(pid));
   expect(findByInnerPid(process.pid, pid)).toBe(pid);
   expect(startTicks(pid)).toBeGreaterThanOrEqual(startTicks(process.pid) ?? Number.POSITIVE_INFINITY);
   kill();
-  await vi.waitFor(() => expect(isAlive(pid)).toBe(false));
+  await eventually(() => expect(isAlive(pid)).toBe(false));
 });

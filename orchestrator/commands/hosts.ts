@@ -9,6 +9,7 @@ export class Hosts {
   readonly #configFile: string | undefined;
   readonly #signal: AbortSignal;
   readonly #open: HostConnection[] = [];
+  #closed = false;
 
   constructor({ sshConfig }: HostOptions, signal: AbortSignal) {
     this.#configFile = sshConfig;
@@ -20,6 +21,8 @@ export class Hosts {
       configFile: this.#configFile,
       signal: this.#signal,
     });
+    // Another host of this command has failed meanwhile: nobody will use this one, and nobody else would close it.
+    if (this.#closed) await connection.close();
     this.#open.push(connection);
     return connection;
   }
@@ -30,6 +33,7 @@ export class Hosts {
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     await Promise.all(this.#open.map((connection) => connection.close()));
   }
 }
@@ -47,6 +51,7 @@ export async function withHosts<T>(
   try {
     return await action(hosts, interrupt.signal);
   } finally {
+    interrupt.abort();
     process.off('SIGINT', onSignal);
     process.off('SIGTERM', onSignal);
     await hosts.close();

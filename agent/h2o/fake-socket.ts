@@ -1,0 +1,57 @@
+/** For tests: the shape of H2oSocket without a port, so that any address can be played. */
+import { decode, type Message } from '../wire/h2o.ts';
+import { type DropReason, isDrop } from '../wire/h2o-layout.ts';
+import type { H2oSocket, Receive, Sender } from './socket.ts';
+
+export type Sent = {
+  readonly datagram: Uint8Array;
+  readonly message: Message;
+  readonly address: string;
+  readonly port: number;
+};
+
+export class FakeSocket {
+  readonly sent: Sent[] = [];
+  readonly drops: DropReason[] = [];
+  readonly #receivers = new Set<Receive>();
+  readonly #watchers: ((sent: Sent) => void)[] = [];
+
+  /** As the code under test takes it: it uses listen, send and drop alone. */
+  asH2o(): H2oSocket {
+    return this as unknown as H2oSocket;
+  }
+
+  get listeners(): number {
+    return this.#receivers.size;
+  }
+
+  listen(receive: Receive): () => void {
+    this.#receivers.add(receive);
+    return () => this.#receivers.delete(receive);
+  }
+
+  send(datagram: Uint8Array, address: string, port = 18_018): void {
+    const sent = { datagram, message: messageOf(datagram), address, port };
+    this.sent.push(sent);
+    // As from a network: after the sender has returned.
+    for (const watch of this.#watchers) queueMicrotask(() => watch(sent));
+  }
+
+  drop(reason: DropReason): void {
+    this.drops.push(reason);
+  }
+
+  onSend(watch: (sent: Sent) => void): void {
+    this.#watchers.push(watch);
+  }
+
+  receive(datagram: Uint8Array, from: Sender): void {
+    for (const receive of this.#receivers) receive(messageOf(datagram), from);
+  }
+}
+
+function messageOf(datagram: Uint8Array): Message {
+  const decoded = decode(datagram);
+  if (isDrop(decoded)) throw new Error(decoded.drop);
+  return decoded.message;
+}

@@ -1,0 +1,108 @@
+/** Crashes that a stream must survive: the orchestrator's at any moment, and an agent's after the move. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { execOn, LAB_HOSTS } from '../fixtures/lab/hosts.ts';
+import { startStreamClient, startStreamServer } from '../fixtures/load/control.ts';
+import { migrateArgs, move, osmosis } from './cli.ts';
+import { KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram } from './inject.ts';
+import { leftSince, type Traces, traces } from './traces.ts';
+
+const AGENT_BACK_MS = 3_000;
+const SETTLE_MS = 3_000;
+let before: Traces;
+
+beforeAll(async () => {
+  before = await traces();
+});
+
+afterAll(async () => {
+  expect(await leftSince(before)).toEqual({});
+});
+
+describe('the orchestrator is killed', () => {
+  it('before commit: the process stays at the source', async () => {
+    await using server = await startStreamServer('alpha', { port: 7120 });
+    await using client = await startStreamClient({ server: 'alpha', port: 7120 });
+    await using _slow = await replaceProgram(
+      'beta',
+      'criu',
+      `case $1 in restore) ${MARK_AND_WAIT};; esac; exec "$REAL" "$@"`,
+    );
+    const kill = new AbortController();
+    const running = osmosis(migrateArgs(server.pid, 'alpha', 'beta'), {
+      signal: kill.signal,
+      interrupt: 'SIGKILL',
+    });
+    setTimeout(() => kill.abort(), 1_500);
+    await running;
+    await sleep(SETTLE_MS);
+    expect(await server.locate()).toEqual([{ host: 'alpha', pid: server.pid }]);
+    expect(await client.stop()).toMatchObject({ ok: true, resets: 0 });
+  });
+
+  it('at any moment: one owner, and the stream goes on', async () => {
+    await using server = await startStreamServer('alpha', { port: 7121 });
+    await using client = await startStreamClient({ server: 'alpha', port: 7121 });
+    for (const ms of [500, 700, 800, 900, 1_000, 1_100, 1_200]) {
+      const [at] = await server.locate();
+      if (at === undefined) throw new Error('the server is nowhere');
+      const [from, to] = at.host === 'alpha' ? (['alpha', 'beta'] as const) : (['beta', 'alpha'] as const);
+      const kill = new AbortController();
+      setTimeout(() => kill.abort(), ms);
+      await osmosis(migrateArgs(at.pid, from, to), { signal: kill.signal, interrupt: 'SIGKILL' });
+      await sleep(SETTLE_MS);
+      expect(await server.locate()).toHaveLength(1);
+    }
+    expect(await client.stop()).toMatchObject({ ok: true, resets: 0, out_of_order: 0 });
+  });
+});
+
+describe('an agent is killed', () => {
+  it('after the move: connections go on, and the cell still moves', async () => {
+    await using server = await startStreamServer('alpha', { port: 7122 });
+    await using client = await startStreamClient({ server: 'alpha', port: 7122, connections: 20 });
+    const { cell } = await move(server.pid, 'alpha', 'beta');
+    await Promise.all((['beta', 'peer'] as const).map((host) => execOn(host, ['sh', '-c', KILL_AGENT])));
+    await sleep(AGENT_BACK_MS);
+    const { stdout } = await osmosis(['ps', 'ssh://beta', 'ssh://peer']);
+    expect(stdout).toContain(cell);
+    expect(stdout).toContain(`now at ${LAB_HOSTS.beta}`);
+    expect((await move(cell, 'beta', 'gamma')).flows.moved).toBe(21);
+    await sleep(SETTLE_MS);
+    expect(await client.stop()).toMatchObject({ ok: true, resets: 0, out_of_order: 0 });
+  });
+
+  it("the source's, right after the freeze has begun to restore: it comes back and undoes", async () => {
+    await using server = await startStreamServer('alpha', { port: 7123 });
+    await using client = await startStreamClient({ server: 'alpha', port: 7123 });
+    await using _slow = await replaceProgram(
+      'beta',
+      'criu',
+      `case $1 in restore) ${MARK_AND_WAIT};; esac; exec "$REAL" "$@"`,
+    );
+    await onMark('beta', `ssh alpha "${KILL_AGENT}"`);
+    const outcome = await osmosis(migrateArgs(server.pid, 'alpha', 'beta'));
+    expect(outcome.object).toMatchObject({ ok: false, owner: 'source' });
+    await sleep(SETTLE_MS);
+    expect(await server.locate()).toEqual([{ host: 'alpha', pid: server.pid }]);
+    expect(await client.stop()).toMatchObject({ ok: true, resets: 0 });
+  });
+});
+
+describe('peers without an agent', () => {
+  it('are dropped with --drop-legacy, and the others move', async () => {
+    await using server = await startStreamServer('alpha', { port: 7124 });
+    await using client = await startStreamClient({ server: 'alpha', port: 7124, connections: 5 });
+    await using legacy = await startStreamClient({
+      server: 'alpha',
+      on: 'legacy',
+      port: 7124,
+      connections: 2,
+    });
+    const moved = await move(server.pid, 'alpha', 'beta', '--drop-legacy');
+    expect(moved.flows).toEqual({ moved: 6, relayed: 0, lost: 3 });
+    await sleep(SETTLE_MS);
+    expect(await client.stop()).toMatchObject({ ok: true, resets: 0 });
+    expect(await legacy.stop()).toMatchObject({ ok: false });
+  });
+});

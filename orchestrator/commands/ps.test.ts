@@ -1,0 +1,52 @@
+import { expect, test } from 'vitest';
+import type { CellFact } from '../../agent/control/protocol.ts';
+import { hostFactsWith } from '../../agent/test-support.ts';
+import { type HostStatus, statusText } from './ps.ts';
+
+const virtual = { address: '10.77.1.2', port: 7000 };
+const wire = { address: '10.77.2.2', port: 40_000 };
+
+function flowOf(port: number, address = '10.77.4.2'): CellFact['flows'][number] {
+  return { protocol: 'tcp', virtual_local: virtual, virtual_remote: { address, port }, wire_local: wire };
+}
+
+function statusWith(changes: Partial<HostStatus['status']>): HostStatus {
+  const status = { version: '0.1.0', host: hostFactsWith(), cells: [], remote_cells: [], ...changes };
+  return { name: 'alpha', status };
+}
+
+const cell: CellFact = {
+  id: 'ab'.repeat(16),
+  name: 'redis',
+  pid: 12,
+  command: 'redis-server *:7000',
+  home: false,
+  flows: [flowOf(1), flowOf(2), flowOf(3, '10.77.5.2')],
+  labels: [],
+  peers: [],
+};
+
+test('a host without cells is one line', () => {
+  expect(statusText(statusWith({}))).toBe(
+    'alpha (agent 0.1.0): 0 cells here, 0 cells elsewhere with connections here',
+  );
+});
+
+test('a cell has a line, and one for each endpoint and peer', () => {
+  expect(
+    statusText(statusWith({ cells: [cell, { ...cell, name: 'web', home: true, flows: [] }] })).split('\n'),
+  ).toEqual([
+    expect.stringContaining('2 cells here'),
+    '  redis  pid 12  moved in  3 flows  redis-server *:7000',
+    '    10.77.1.2:7000 on the wire as 10.77.2.2:40000: 2 flows with 10.77.4.2',
+    '    10.77.1.2:7000 on the wire as 10.77.2.2:40000: 1 flows with 10.77.5.2',
+    '  web  pid 12  at home  0 flows  redis-server *:7000',
+  ]);
+});
+
+test('cells elsewhere are told by the start of their id', () => {
+  const remote = { cell: cell.id, epoch: 2, flows: 3, state: 'moved', wire: ['10.77.3.2'] };
+  const text = statusText(statusWith({ remote_cells: [remote, { ...remote, wire: [] }] }));
+  expect(text).toContain('  cell abababab elsewhere: moved, epoch 2, 3 flows, now at 10.77.3.2');
+  expect(text).toContain('now at no place known');
+});

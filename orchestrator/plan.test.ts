@@ -1,0 +1,88 @@
+import { expect, test } from 'vitest';
+import { hostFactsWith, snapshotWith } from '../agent/test-support.ts';
+import { type Answers, fakeHosts } from './fake-agent.ts';
+import { checkPlan, makePlan, type Plan } from './plan.ts';
+
+async function planWith(answers: Answers = {}, name?: string) {
+  const { source, destination, calls } = fakeHosts(answers);
+  const { plan, snapshot } = await makePlan('100', name, source.control, destination.control, {});
+  return { plan, snapshot, calls };
+}
+
+function planOf(changes: Partial<Plan>): Plan {
+  return {
+    ...{ cell: 'server', from: 'alpha', to: 'beta', processes: [], listeners: [], image_bytes_estimate: 1 },
+    peers: [{ address: '10.77.4.2', agent: true, flows: 2 }],
+    checks: [{ name: 'kernel', ok: true, message: '6.18' }],
+    ...changes,
+  };
+}
+
+const legacy = { address: '10.77.5.2', agent: false, flows: 3 };
+const failed = { name: 'cpu', ok: false, message: 'lacks avx' };
+
+test('a plan says what moves, and asks for it without touching anything', async () => {
+  const outside = { resource: 'pipe:[7]', external: false, what: 'one end of a pipe (pid 100 fd 1)' };
+  const { plan, calls } = await planWith({ inspect: async () => snapshotWith({ outside: [outside] }) });
+  expect(plan).toEqual({
+    cell: 'server',
+    from: 'alpha',
+    to: 'beta',
+    processes: [{ pid: 100, command: 'server', resident_bytes: 4096 }],
+    peers: [{ address: '10.77.4.2', agent: true, flows: 1 }],
+    listeners: ['tcp 10.77.1.2:7000'],
+    image_bytes_estimate: 4096,
+    checks: [{ name: 'descriptors', ok: true, message: expect.stringContaining('/dev/null') }],
+  });
+  expect(calls.toSorted()).toEqual(['inspect', 'preflight', 'survey']);
+});
+
+test('the checks of both hosts are in it', async () => {
+  const { plan } = await planWith({
+    inspect: async () => snapshotWith({ checks: [failed] }),
+    preflight: async () => ({
+      host: hostFactsWith({ machine_id: 'beta' }),
+      checks: [{ ...failed, name: 'room' }],
+    }),
+  });
+  expect(plan.checks.map(({ name }) => name)).toEqual(['cpu', 'room']);
+});
+
+test('target and name are passed on', async () => {
+  const asked: unknown[] = [];
+  const inspect = async (params: unknown) => {
+    asked.push(params);
+    return snapshotWith();
+  };
+  await planWith({ inspect });
+  await planWith({ inspect }, 'redis');
+  expect(asked).toEqual([{ target: '100' }, { target: '100', name: 'redis' }]);
+});
+
+test('two names of one host are SAME_HOST', async () => {
+  const preflight = async () => ({ host: hostFactsWith(), checks: [] });
+  await expect(planWith({ preflight })).rejects.toMatchObject({ code: 'SAME_HOST', phase: 'plan' });
+});
+
+test.each<[string, Partial<Plan>, boolean, string | undefined]>([
+  ['all is well', {}, false, undefined],
+  ['a check fails', { checks: [failed] }, true, 'PREFLIGHT'],
+  ['a peer has no agent', { peers: [legacy] }, false, 'LEGACY_PEERS'],
+  ['a peer has no agent and is to be dropped', { peers: [legacy] }, true, undefined],
+  ['both', { checks: [failed], peers: [legacy] }, false, 'PREFLIGHT'],
+])('%s', (_what, changes, dropLegacy, code) => {
+  const check = () => checkPlan(planOf(changes), dropLegacy);
+  if (code === undefined) expect(check).not.toThrow();
+  else expect(check).toThrow(expect.objectContaining({ code, phase: 'plan' }));
+});
+
+test('every failed check and every legacy peer is named', () => {
+  const checks = [failed, { ...failed, name: 'room', message: 'no room' }];
+  expect(() => checkPlan(planOf({ checks }), false)).toThrow(
+    /cpu: lacks avx; room: no room.*Nothing was touched/,
+  );
+  const peers = [legacy, { ...legacy, address: '10.77.6.2' }];
+  expect(() => checkPlan(planOf({ peers }), false)).toThrow(
+    /10\.77\.5\.2 \(3 flows\), 10\.77\.6\.2 \(3 flows\)/,
+  );
+});
