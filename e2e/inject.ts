@@ -34,7 +34,7 @@ export async function cover(
   });
   return {
     [Symbol.asyncDispose]: async () => {
-      await execOn(host, ['umount', path]);
+      await execOn(host, ['umount', '--lazy', path]);
       await execOn(host, ['rm', '-f', file]);
       await after();
     },

@@ -35,7 +35,8 @@ export async function traces(hosts: readonly LabHost[] = AGENT_HOSTS): Promise<T
 /** What each host has now and had not in `before`, waiting until the agents' sweeps have had their time. */
 export async function leftSince(before: Traces): Promise<Record<string, string[]>> {
   let left: Record<string, string[]> = {};
-  for (let waited = 0; waited < CLEAN_MS_MAX; waited += POLL_MS) {
+  const deadline = Date.now() + CLEAN_MS_MAX;
+  while (Date.now() < deadline) {
     left = {};
     for (const [host, had] of before) {
       const news = (await tracesOn(host)).filter((line) => !had.includes(line));

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { execa } from 'execa';
 import { expect, test } from 'vitest';
 import { temporaryDirectory } from '../test-support.ts';
-import { Decision, decisionsIn } from './decision.ts';
+import { clearOldDecisions, Decision } from './decision.ts';
 
 const key = Uint8Array.from({ length: 32 }, (_, index) => index);
 
@@ -56,15 +56,13 @@ test('deciding what was never prepared is an error, not a decision', () => {
   expect(decision.read()).toBeUndefined();
 });
 
-test('the migrations that left something are listed once; clearing leaves nothing, also twice', () => {
+test('old decisions are cleared, new ones and a folder that is not there are left alone', () => {
   const { directory, decision } = prepared();
-  expect(decisionsIn(join(directory, 'nowhere'))).toEqual([]);
   decision.decide('commit');
-  new Decision(directory, 'm2').prepare(key);
-  expect(decisionsIn(directory).sort()).toEqual(['m1', 'm2']);
-  decision.clear();
-  decision.clear();
-  expect(decisionsIn(directory)).toEqual(['m2']);
-  expect(readdirSync(directory).sort()).toEqual(['m2.abort', 'm2.commit', 'm2.key']);
+  clearOldDecisions(join(directory, 'nowhere'), 0);
+  clearOldDecisions(directory, 60_000);
+  expect(decision.read()).toBe('commit');
+  clearOldDecisions(directory, -1);
   expect(decision.read()).toBeUndefined();
+  expect(readdirSync(directory)).toEqual([]);
 });

@@ -12,6 +12,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -64,10 +65,12 @@ export class Decision {
   }
 }
 
-/** Ids of the migrations that left anything in `directory`. */
-export function decisionsIn(directory: string): string[] {
-  if (!existsSync(directory)) return [];
-  return [...new Set(readdirSync(directory).map((name) => name.split('.')[0] ?? name))];
+/** Clears what is older than `age_ms` in `directory`. */
+export function clearOldDecisions(directory: string, age_ms: number): void {
+  for (const name of existsSync(directory) ? readdirSync(directory) : []) {
+    const path = join(directory, name);
+    if (Date.now() - statSync(path).mtimeMs > age_ms) rmSync(path, { force: true });
+  }
 }
 
 function writeDurably(path: string, content: string | Uint8Array): void {

@@ -1,5 +1,5 @@
 /**
- * One `bpftool batch` that stays, so that the flip at a handoff does not wait for a program to start (about 5 ms; 0.2 ms
+ * One `bpftool batch` that stays, so that the flip at a handoff does not wait for a program to start (5 ms; 0.04 ms
  * so). bpftool executes line by line as they come, prints nothing for an update or a deletion that worked, and exits at
  * the first that did not, with the reason on stderr. `version` is the one line that always answers: it marks the end.
  */

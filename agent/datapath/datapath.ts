@@ -17,6 +17,7 @@ import {
   encodeId,
   encodeListener,
   encodeSide,
+  LAYOUT,
 } from './layout.ts';
 import type { Counters, FlowEntry, Side } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
@@ -77,10 +78,16 @@ export class Datapath {
     this.#run = runnerIn(options.netns);
   }
 
-  /** Adopts what an earlier agent has left pinned. */
+  /**
+   * Adopts what an earlier agent has left pinned, or removes it where it holds no entry. OsmosisError DATAPATH where it
+   * has entries and is of a version with other layouts.
+   */
   static async open(options: DatapathOptions): Promise<Datapath> {
     const datapath = new Datapath(options);
-    if (await isPinned(options.pinDir)) await datapath.#use(async () => {});
+    if (await isPinned(options.pinDir)) {
+      if (isEmpty(await datapath.#adopt())) await datapath.removeIfEmpty();
+      else await datapath.#use(async () => {});
+    }
     return datapath;
   }
 
@@ -255,7 +262,7 @@ export class Datapath {
       attachedDevices(this.#run, pinDir, signal),
     ]);
     return {
-      flows: egress.map((element) => decodeEgress(element.key, soleValue(element))),
+      flows: egress.map((element) => decodeEgress(element.key, flowValue(element))),
       sides: sides.map((element) => decodeSide(element.key, soleValue(element))),
       listeners: listeners.map(({ key }) => decodeListener(key)),
       counters: decodeCounters(counters.map(({ values }) => values)),
@@ -312,6 +319,16 @@ function lineOf(pinDir: string, { map, key, value }: Change): string {
 
 function isEmpty({ table, sides, listeners }: Mirror): boolean {
   return table.flows.size + sides.size + listeners.size === 0;
+}
+
+/** Entries that were pinned with another layout are told by their size. */
+function flowValue(element: Element): Uint8Array {
+  const value = soleValue(element);
+  const known = element.key.length === LAYOUT.egress_key.bytes && value.length === LAYOUT.egress_value.bytes;
+  if (known) return value;
+  const message =
+    'the pinned flows are of another version of Osmosis; run that one until they are gone, or reboot';
+  throw new OsmosisError('DATAPATH', message);
 }
 
 function soleValue({ values: [value] }: Element): Uint8Array {

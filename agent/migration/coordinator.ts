@@ -2,7 +2,7 @@
 import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
-import { Decision } from '../criu/decision.ts';
+import { clearOldDecisions, Decision, type Verdict } from '../criu/decision.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { isAlive } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
@@ -14,8 +14,10 @@ import { answerQueries, askVerdict } from './verdicts.ts';
 const MIGRATIONS_MAX = 64;
 /** After commit the source keeps its fence this long for peers that have not turned yet, if nobody confirms. */
 const RELEASE_MS_MAX = 15_000;
-/** An abort that the destination was not told of is kept for its question. */
-const ABORT_KEPT_MS = 600_000;
+/** A decision that no destination has asked for in this long, over restarts of the agent: 7 days. */
+const DECISION_KEPT_MS = 7 * 24 * 3_600_000;
+/** A destination that has undone alone says so for this long. */
+const LAST_QUESTION_MS_MAX = 10_000;
 const CONFIRM_MS_MAX = 5_000;
 
 export class Coordinator {
@@ -109,7 +111,7 @@ export class Coordinator {
     this.#store.remove(`source-${migration.id}`);
     this.#context.registry.unlock(migration.cell.id);
     rmSync(imageDirectory(this.#context, migration.id), { recursive: true, force: true });
-    setTimeout(() => migration.forget(), ABORT_KEPT_MS).unref();
+    if (!migration.wasFrozen) migration.forget();
   }
 
   async abortDestination(id: string): Promise<void> {
@@ -167,9 +169,7 @@ export class Coordinator {
     if (this.#destinations.get(id) !== migration) return;
     try {
       if (migration.stage === 'restored') {
-        const { addresses, key } = migration.source;
-        const secret = { migration: Buffer.from(id, 'hex'), key };
-        const verdict = await askVerdict(this.#context.socket, secret, addresses, this.#stop.signal);
+        const verdict = await this.#ask(migration, this.#stop.signal);
         this.#context.log.warn({ migration: id, verdict }, 'asked the source for its decision');
         if (this.#destinations.get(id) !== migration) return;
         if (verdict === 'commit') await migration.resume();
@@ -177,6 +177,8 @@ export class Coordinator {
       if (migration.stage === 'committed') await migration.resume();
       if (migration.stage === 'running') await this.confirmDestination(id);
       else await this.abortDestination(id);
+      // Undone as well: asking lets the source know that nobody else will.
+      await this.#ask(migration, AbortSignal.timeout(LAST_QUESTION_MS_MAX)).catch(() => undefined);
     } catch (error) {
       if (!this.#stop.signal.aborted)
         this.#context.log.error(
@@ -186,6 +188,11 @@ export class Coordinator {
     }
   }
 
+  #ask({ id, source: { addresses, key } }: DestinationMigration, signal: AbortSignal): Promise<Verdict> {
+    const secret = { migration: Buffer.from(id, 'hex'), key };
+    return askVerdict(this.#context.socket, secret, addresses, signal);
+  }
+
   /** After a restart: every migration that the last agent left is finished or undone. */
   async recover(): Promise<void> {
     for (const record of this.#store.all()) {
@@ -193,6 +200,7 @@ export class Coordinator {
       else this.#recoverDestination(record);
     }
     this.#sweepFiles();
+    clearOldDecisions(decisionDirectory(this.#context), DECISION_KEPT_MS);
   }
 
   /** Undecided is aborted now; CRIU's hook sees it and lets the process go on. */

@@ -18,7 +18,6 @@ import type { Cell } from '../cell/registry.ts';
 import { type AgentContext, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
-import type { Verdict } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import { acceptOf, type FlowEntry } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
@@ -282,7 +281,7 @@ export class DestinationMigration {
     await this.#openFence();
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
     await Promise.race([turned, sleep(HEAD_START_MS_MAX, undefined, { ref: false })]);
-    this.#verdict('commit');
+    this.#letRun();
     await markerAppears(
       this.#directory,
       'resumed',
@@ -370,14 +369,10 @@ export class DestinationMigration {
     this.#stage = 'ended';
   }
 
-  /** Before commit: nothing of the cell remains here. */
+  /** Before commit: nothing of the cell remains here. CRIU and what it restored live in its PID namespace, and end with it. */
   async undo(): Promise<void> {
     if (this.#stage === 'committed' || this.#stage === 'running')
       throw new OsmosisError('ABORTED', 'the process runs here already', { owner: 'destination' });
-    if (this.#criu !== undefined || this.#stage === 'restored') {
-      this.#verdict('abort');
-      await Promise.race([this.#criu, sleep(RESTORE_END_MS_MAX, undefined, { ref: false })]);
-    }
     const { datapath, labels } = this.#context;
     if (this.#link !== undefined) await destroyLink(this.#link.name);
     if (this.#init !== undefined) await destroyNamespaces(this.#init);
@@ -394,14 +389,10 @@ export class DestinationMigration {
   }
 
   /** A FIFO that the hook holds open: opening for reading and writing never blocks, and the line waits there for it. */
-  #verdict(verdict: Verdict): void {
-    try {
-      const fd = openSync(join(this.#directory, 'verdict'), 'r+');
-      writeSync(fd, `${verdict}\n`);
-      closeSync(fd);
-    } catch {
-      // No FIFO, no hook that waits on it.
-    }
+  #letRun(): void {
+    const fd = openSync(join(this.#directory, 'verdict'), 'r+');
+    writeSync(fd, 'commit\n');
+    closeSync(fd);
   }
 
   #enter(stage: Stage): void {

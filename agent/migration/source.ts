@@ -82,6 +82,11 @@ export class SourceMigration {
     return this.#cell;
   }
 
+  /** The destination may have restored, and so may have to ask for the decision. */
+  get wasFrozen(): boolean {
+    return this.#frozen;
+  }
+
   get isCommitted(): boolean {
     return this.#stage === 'committed';
   }

@@ -16,12 +16,24 @@ import {
 /** A question without an answer is asked again, without end: only the source knows, and it will come back. */
 const ASK_AGAIN_MS = 250;
 const ASK_AGAIN_LATER_MS = 5_000;
+/** A destination that has its answer stops asking: after this much silence nobody needs the decision any more. */
+const ANSWERED_QUIET_MS = 5_000;
 /** After this many questions the waits get long. */
 const ASK_OFTEN_MAX = 240;
 
 /** Answers every authentic QUERY for a migration whose decision this host holds. */
 export function answerQueries(context: AgentContext, isUnderWay: (migration: string) => boolean): void {
   const { socket } = context;
+  const answered = new Map<string, NodeJS.Timeout>();
+  const clearWhenQuiet = (migration: string, decision: Decision) => {
+    clearTimeout(answered.get(migration));
+    const timer = setTimeout(() => {
+      answered.delete(migration);
+      if (isUnderWay(migration)) clearWhenQuiet(migration, decision);
+      else decision.clear();
+    }, ANSWERED_QUIET_MS);
+    answered.set(migration, timer.unref());
+  };
   socket.listen((message, from) => {
     if (message.type !== 'query') return;
     const migration = Buffer.from(message.migration).toString('hex');
@@ -34,6 +46,7 @@ export function answerQueries(context: AgentContext, isUnderWay: (migration: str
     // No file and nobody at work on it: the agent or the host died before it decided, which is an abort.
     const verdict = decision.read() ?? (isUnderWay(migration) ? 'undecided' : decision.decide('abort'));
     socket.send(createVerdict(secret, query, verdict), from.address, from.port);
+    if (verdict !== 'undecided') clearWhenQuiet(migration, decision);
   });
 }
 
