@@ -52,6 +52,7 @@ export function createHandlers(
     },
     inspect: async ({ target, name }) => {
       const cell = registry.resolve(target, name);
+      registry.checkFree(cell.id);
       return snapshotOf(cell, await inspectTree(cell.pid));
     },
     survey: async ({ cell: id, flows }, { signal }) => {
@@ -97,7 +98,12 @@ export function createHandlers(
       return { labels: await migration.prepare() };
     },
     'source.arm': async ({ migration, labels }, { signal }) => {
-      await coordinator.source(migration).arm(labels, signal);
+      const source = coordinator.source(migration);
+      try {
+        await source.arm(labels, signal);
+      } finally {
+        coordinator.remember(source);
+      }
       return {};
     },
     'source.freeze': ({ migration }, { signal }) => coordinator.source(migration).freeze(signal),

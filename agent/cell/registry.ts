@@ -99,6 +99,12 @@ export class Registry {
 
   /** @throws OsmosisError BUSY while another migration holds the cell. */
   lock(id: string): void {
+    this.checkFree(id);
+    this.#busy.add(id);
+  }
+
+  /** @throws OsmosisError BUSY while a migration holds the cell. */
+  checkFree(id: string): void {
     if (this.#busy.has(id)) {
       const name = this.get(id)?.name ?? id;
       throw new OsmosisError(
@@ -107,7 +113,6 @@ export class Registry {
         { phase: 'plan' },
       );
     }
-    this.#busy.add(id);
   }
 
   isLocked(id: string): boolean {

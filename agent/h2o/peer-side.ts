@@ -94,9 +94,9 @@ export class PeerSide {
   list(): { cell: string; epoch: number; flows: number; state: string; wire: string[] }[] {
     return [...this.#records.values()].map(({ cell, state, flows, active, armedAt }) => ({
       cell,
-      epoch: state.epoch,
+      epoch: state.pair.epoch,
       flows: flows.size,
-      state: armedAt !== undefined ? 'armed' : state.epoch > 0 ? 'moved' : 'home',
+      state: armedAt !== undefined ? 'armed' : state.pair.epoch > 0 ? 'moved' : 'home',
       wire: [
         ...new Set([...flows.values()].map(({ entry }) => entry.wireRemote[active]?.endpoint.address ?? '')),
       ],
@@ -189,8 +189,9 @@ export class PeerSide {
     for (const record of this.#records.values()) {
       const found = record.flows.get(key);
       if (found === undefined) continue;
-      if (record.cell !== cell && record.state.epoch > 0) return false;
-      if (record.state.epoch > 0) return found.entry.wireRemote[record.active]?.endpoint.address === from;
+      if (record.cell !== cell && record.state.pair.epoch > 0) return false;
+      if (record.state.pair.epoch > 0)
+        return found.entry.wireRemote[record.active]?.endpoint.address === from;
     }
     return flow.local.address === from;
   }

@@ -6,6 +6,7 @@ import { clearOldDecisions, Decision, type Verdict } from '../criu/decision.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { isAlive } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
+import { sayBye } from './bye.ts';
 import { DestinationMigration, type DestinationRecord } from './destination.ts';
 import { SourceMigration, type SourceRecord } from './source.ts';
 import { answerQueries, askVerdict } from './verdicts.ts';
@@ -119,6 +120,8 @@ export class Coordinator {
     if (migration === undefined) return;
     await migration.undo();
     this.#endDestination(migration);
+    // A source that nobody tells learns by this question that no other will come.
+    void this.#ask(migration, AbortSignal.timeout(LAST_QUESTION_MS_MAX)).catch(() => undefined);
   }
 
   async confirmDestination(id: string): Promise<{ pid: number; silent: string[]; flip_ms: number[] }> {
@@ -177,8 +180,6 @@ export class Coordinator {
       if (migration.stage === 'committed') await migration.resume();
       if (migration.stage === 'running') await this.confirmDestination(id);
       else await this.abortDestination(id);
-      // Undone as well: asking lets the source know that nobody else will.
-      await this.#ask(migration, AbortSignal.timeout(LAST_QUESTION_MS_MAX)).catch(() => undefined);
     } catch (error) {
       if (!this.#stop.signal.aborted)
         this.#context.log.error(
@@ -204,7 +205,8 @@ export class Coordinator {
   }
 
   /** Undecided is aborted now; CRIU's hook sees it and lets the process go on. */
-  async #recoverSource({ migration: id, cell, side, flows, listeners }: SourceRecord): Promise<void> {
+  async #recoverSource(record: SourceRecord): Promise<void> {
+    const { migration: id, cell, side, flows, listeners } = record;
     const { datapath, log, registry } = this.#context;
     const verdict = new Decision(decisionDirectory(this.#context), id).decide('abort');
     log.warn({ migration: id, cell: cell.name, verdict }, 'found a migration of the last agent');
@@ -223,6 +225,15 @@ export class Coordinator {
     }
     await datapath.removeIfEmpty();
     this.#store.remove(`source-${id}`);
+    if (verdict === 'abort') void this.#tellPeers(record);
+  }
+
+  async #tellPeers({ cell, keys }: SourceRecord): Promise<void> {
+    const { registry, socket } = this.#context;
+    // A registered cell's own keys, or their epochs would be used twice.
+    const current = registry.get(cell.id)?.peers;
+    const told = keys.map((each) => current?.find(({ address }) => address === each.address) ?? each);
+    await sayBye(socket, cell.id, told, () => registry.save(cell.id));
   }
 
   #recoverDestination(record: DestinationRecord): void {

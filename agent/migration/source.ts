@@ -12,8 +12,8 @@ import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import { acceptOf, type FlowEntry, type Side } from '../datapath/model.ts';
-import { messageOf, OsmosisError } from '../error.ts';
-import { claimsOf, exchangeHello, sendUntilAcknowledged } from '../h2o/cell-side.ts';
+import { OsmosisError } from '../error.ts';
+import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
 import { routeTo } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
@@ -21,7 +21,8 @@ import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
-import { createBye, deriveSession, type Session } from '../wire/h2o-session.ts';
+import { deriveSession } from '../wire/h2o-session.ts';
+import { sayBye } from './bye.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
@@ -31,10 +32,6 @@ const QUIESCE_MS_MAX = 2_000;
 const QUIESCE_POLL_MS = 5;
 /** CRIU ends its copy, or resumes it, within this after the decision. */
 const CRIU_END_MS_MAX = 30_000;
-/** An aborted move is told to peers for this long; they forget it by themselves later. */
-const BYE_MS_MAX = 60_000;
-/** Of which the undoing itself waits only this long. */
-const BYE_WAIT_MS_MAX = 1_000;
 
 type Stage = 'prepared' | 'armed' | 'frozen' | 'committed' | 'ended';
 
@@ -46,6 +43,8 @@ export type SourceRecord = {
   readonly side: number;
   readonly flows: readonly FlowEntry[];
   readonly listeners: Snapshot['listeners'];
+  /** Of the peers that may have armed. */
+  readonly keys: readonly PeerKeys[];
 };
 
 export class SourceMigration {
@@ -66,7 +65,6 @@ export class SourceMigration {
   #labels: Label[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
-  #sessions = new Map<string, { session: Session; epoch: number }>();
   #frozen = false;
   #criu: Promise<CriuExit> | undefined;
 
@@ -99,6 +97,7 @@ export class SourceMigration {
       side: this.#side?.id ?? 0,
       flows: this.#entries,
       listeners: this.#fenced,
+      keys: [...this.#keys.values()],
     };
   }
 
@@ -285,7 +284,6 @@ export class SourceMigration {
           { phase: 'freeze' },
         );
       }
-      this.#sessions.set(peer, { session, epoch: last + 1 });
       return { peer, epoch: last + 1, transaction, ...session };
     });
   }
@@ -391,7 +389,8 @@ export class SourceMigration {
     }
     await this.#criuEnd();
     await this.#fence(false);
-    await this.#sayBye();
+    const { socket, registry } = this.#context;
+    await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     if (this.#cell.link === undefined) await this.#removeEntries();
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';
@@ -427,30 +426,5 @@ export class SourceMigration {
     await datapath.removeFlows(entries);
     if (this.#side !== undefined && this.#side.id !== 0) await datapath.removeSide(this.#side.id);
     this.#entries = [];
-  }
-
-  /** Peers that armed are told; one that misses it disarms by its own deadline. */
-  async #sayBye(): Promise<void> {
-    const { socket, registry, log } = this.#context;
-    try {
-      if (this.#sessions.size === 0) this.#deriveSessions();
-    } catch (error) {
-      log.warn({ migration: this.id, error: messageOf(error) }, 'some peers are not told of the undoing');
-    }
-    for (const keys of this.#keys.values()) keys.last++;
-    registry.save(this.#cell.id);
-    const signal = AbortSignal.timeout(BYE_MS_MAX);
-    const told = Promise.all(
-      [...this.#sessions].map(async ([peer, { session, epoch }]) => {
-        const datagram = createBye(session, { epoch, reason: 'aborted' });
-        await sendUntilAcknowledged(
-          socket,
-          peer,
-          { session, sent: { type: 'bye', epoch }, datagram },
-          signal,
-        );
-      }),
-    );
-    await Promise.race([told, sleep(BYE_WAIT_MS_MAX, undefined, { ref: false })]);
   }
 }
