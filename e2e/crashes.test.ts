@@ -102,7 +102,8 @@ describe('peers without an agent', () => {
     const moved = await move(server.pid, 'alpha', 'beta', '--drop-legacy');
     expect(moved.flows).toEqual({ moved: 6, relayed: 0, lost: 3 });
     await sleep(SETTLE_MS);
-    expect(await client.stop()).toMatchObject({ ok: true, resets: 0 });
+    // The server counts the dropped ones as faults of its own; this client's connections have none.
+    expect(await client.stop()).toMatchObject({ resets: 0, out_of_order: 0, closed: 0 });
     expect(await legacy.stop()).toMatchObject({ ok: false });
   });
 });
