@@ -18,7 +18,7 @@ import { Datapath } from '../agent/datapath/datapath.ts';
 import { encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
 import { acceptOf, COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
-import { FLOWS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
+import { FLOWS_MAX, FORWARDS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
 import { ACK, arpFrame, frame, icmpFrame, type Packet, SYN } from './packets.ts';
 import { datapathUntestable } from './tools.ts';
 
@@ -159,6 +159,27 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       await expectVerdict('from_cell', frame(packet(virtual.remote, virtual.local)), 'fenced');
     });
 
+    test('a cell that is frozen here sends on what its peers say, to where it will be', async () => {
+      const further = { address: old, port: 40_777 };
+      const forward = { protocol, local: label, peer, to: { endpoint: further, ifindex: LOOPBACK } };
+      await datapath.putForwards([forward]);
+      await expectRun('from_wire', frame(packet(virtual.local, label)), PASS);
+      await datapath.putSide({ id: CELL_SIDE, state: 'fenced', active: 0, accept: acceptOf(0), ifindex: 0 });
+      const onward = frame(packet(virtual.local, further));
+      await expectRun('from_wire', frame(packet(virtual.local, label)), REDIRECT, onward);
+      expect((await datapath.entries()).forwards).toEqual([forward]);
+      await datapath.removeForwards([forward]);
+      await expectVerdict('from_wire', frame(packet(virtual.local, label)), 'fenced');
+    });
+
+    test('a cell that is being restored takes packets into its queue, and says nothing', async () => {
+      const side = { id: CELL_SIDE, active: 0, accept: acceptOf(0), ifindex: LOOPBACK } as const;
+      await datapath.putSide({ ...side, state: 'queued' });
+      const { local, remote } = virtual;
+      await expectRun('from_wire', frame(packet(local, label)), REDIRECT, frame(packet(local, remote)));
+      await expectVerdict('from_cell', frame(packet(remote, local)), 'fenced');
+    });
+
     test('fragments are left alone on the wire, and do not leave a cell', async () => {
       const { local, remote } = virtual;
       const there = frame(packet(local, label, { fragment: true }));
@@ -245,6 +266,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
         egress: [LAYOUT.egress_key.bytes, LAYOUT.egress_value.bytes, FLOWS_MAX],
         sides: [4, LAYOUT.side.bytes, SIDES_MAX],
         listeners: [LAYOUT.listener.bytes, 4, LISTENERS_MAX],
+        forwards: [LAYOUT.tuple.bytes, LAYOUT.wire_slot.bytes, FORWARDS_MAX],
         counters: [4, 8, COUNTERS.length],
       });
     });

@@ -1,5 +1,7 @@
 /** The namespaces of a cell: a holder process outside, catatonit as init inside, and one veth into the host. */
 import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { existsSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import { insideArgv } from '../criu/argv.ts';
@@ -94,13 +96,25 @@ export async function destroyNamespaces(init: CellInit): Promise<void> {
 
 /**
  * New processes of the cell's PID namespace (CRIU and its helpers) get pids after `pid`, so that they are never in the way
- * of the pids that a restore needs.
+ * of the pids that a restore needs. And its network answers no ARP: its one neighbour is permanent, and packets that
+ * come early wait in the host's neighbour table until `releaseQueue` resolves it.
  */
-export function startPidsAfter(init: CellInit, pid: number): Promise<void> {
-  return run(insideArgv({ init: init.pid, net: false }, ['sysctl', '-qw', `kernel.ns_last_pid=${pid}`]));
+export function setUpKernel(init: CellInit, pid: number): Promise<void> {
+  const settings = [`kernel.ns_last_pid=${pid}`, 'net.ipv4.conf.all.arp_ignore=8'];
+  return run(insideArgv({ init: init.pid, net: true }, ['sysctl', '-qw', ...settings]));
 }
 
-export type CellLink = { readonly name: string; readonly ifindex: number };
+export type CellLink = {
+  /** Host end. */
+  readonly name: string;
+  readonly ifindex: number;
+  /** Of the end inside. */
+  readonly mac: string;
+};
+
+/** Packets for a cell that is being restored wait for it, up to this much, and this long: longer than it can take. */
+const QUEUE_BYTES_MAX = 4 * 1024 * 1024;
+const QUEUE_MS_MAX = 120_000;
 
 /** Joins the cell to the host with one veth that carries its virtual addresses. */
 export async function createLink(
@@ -109,31 +123,39 @@ export async function createLink(
   addresses: readonly string[],
   mtu: number,
 ): Promise<CellLink> {
-  await run([
-    'ip',
-    'link',
-    'add',
-    name,
-    'mtu',
-    String(mtu),
-    'type',
-    'veth',
-    'peer',
-    'name',
-    'eth0',
-    'netns',
-    String(init.pid),
-  ]);
+  const mac = localMac();
+  const peer = ['peer', 'name', 'eth0', 'address', mac, 'netns', String(init.pid)];
+  await run(['ip', 'link', 'add', name, 'mtu', String(mtu), 'type', 'veth', ...peer]);
   try {
+    for (const family of ['ipv4', 'ipv6']) {
+      const settings = `/proc/sys/net/${family}/neigh/${name}`;
+      if (!existsSync(settings)) continue;
+      writeFileSync(`${settings}/unres_qlen_bytes`, String(QUEUE_BYTES_MAX));
+      writeFileSync(`${settings}/retrans_time_ms`, String(QUEUE_MS_MAX));
+    }
     await run(['ip', 'link', 'set', name, 'up']);
-    const { ifindex, mac } = await linkFacts(name);
+    const host = await linkFacts(name);
     const inside = insideArgv({ init: init.pid, net: true }, ['ip', '-batch', '-']);
-    await run(inside, cellNetworkBatch(addresses, mac, mtu));
-    return { name, ifindex };
+    await run(inside, cellNetworkBatch(addresses, host.mac, mtu));
+    return { name, ifindex: host.ifindex, mac };
   } catch (error) {
     await destroyLink(name);
     throw error;
   }
+}
+
+/** Delivers what has waited for the cell, in order. */
+export function releaseQueue({ name, mac }: CellLink, addresses: readonly string[]): Promise<void> {
+  const lines = addresses.map(
+    (address) => `neigh replace ${address} lladdr ${mac} nud permanent dev ${name}\n`,
+  );
+  return run(['ip', '-batch', '-'], lines.join(''));
+}
+
+/** A locally administered unicast address. */
+function localMac(): string {
+  const bytes = [0x02, ...randomBytes(5)];
+  return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');
 }
 
 /** ip(8) batch lines for the inside of a cell; `mac`: the host end's, which stands for every next hop. */

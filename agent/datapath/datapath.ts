@@ -12,20 +12,24 @@ import { deleteLine, type Element, type ProgramName, updateLine } from './bpftoo
 import {
   decodeCounters,
   decodeEgress,
+  decodeForward,
   decodeListener,
   decodeSide,
+  encodeForwardKey,
+  encodeForwardValue,
   encodeId,
   encodeListener,
   encodeSide,
   LAYOUT,
 } from './layout.ts';
-import type { Counters, FlowEntry, Side } from './model.ts';
+import type { Counters, FlowEntry, Forward, Side } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
 import { type Run, runnerIn } from './run.ts';
 import {
   type Change,
   createTable,
   type FlowTable,
+  FORWARDS_MAX,
   full,
   LISTENERS_MAX,
   putFlow,
@@ -52,6 +56,7 @@ export type Snapshot = {
   readonly sides: readonly Side[];
   /** Listening TCP endpoints whose new connections are dropped. */
   readonly listeners: readonly Endpoint[];
+  readonly forwards: readonly Forward[];
   readonly counters: Counters;
   readonly devices: readonly AttachedDevice[];
 };
@@ -61,6 +66,7 @@ type Mirror = {
   readonly table: FlowTable;
   readonly sides: Map<number, Side>;
   readonly listeners: Map<string, Endpoint>;
+  readonly forwards: Map<string, Forward>;
 };
 
 export class Datapath {
@@ -176,11 +182,38 @@ export class Datapath {
     });
   }
 
+  /** Entered before the side of their flows is fenced, taken out after it. */
+  async putForwards(forwards: readonly Forward[], signal?: AbortSignal): Promise<void> {
+    await this.#use(async (mirror) => {
+      if (mirror.forwards.size + forwards.length > FORWARDS_MAX) throw full(`${FORWARDS_MAX} forwards`);
+      for (const forward of forwards) mirror.forwards.set(forwardText(forward), forward);
+      const line = (forward: Forward) =>
+        updateLine(this.#options.pinDir, 'forwards', encodeForwardKey(forward), encodeForwardValue(forward));
+      await this.#write(forwards.map(line), signal);
+    });
+  }
+
+  async removeForwards(forwards: readonly Forward[], signal?: AbortSignal): Promise<void> {
+    await this.#use(async (mirror) => {
+      const removed = forwards.filter((forward) => mirror.forwards.delete(forwardText(forward)));
+      const line = (forward: Forward) =>
+        deleteLine(this.#options.pinDir, 'forwards', encodeForwardKey(forward));
+      await this.#write(removed.map(line), signal);
+    });
+  }
+
   /** What the kernel has, read afresh; all empty where nothing is loaded. */
   async entries(signal?: AbortSignal): Promise<Snapshot> {
     return await this.#exclusive(async () => {
       if (!(await isPinned(this.#options.pinDir))) {
-        return { flows: [], sides: [], listeners: [], counters: decodeCounters([]), devices: [] };
+        return {
+          flows: [],
+          sides: [],
+          listeners: [],
+          forwards: [],
+          counters: decodeCounters([]),
+          devices: [],
+        };
       }
       return await this.#snapshot(signal);
     });
@@ -236,7 +269,7 @@ export class Datapath {
     if (!found) await loadPins(this.#run, pinDir, objectFile);
     this.#mirror = found
       ? await this.#adopt()
-      : { table: createTable(), sides: new Map(), listeners: new Map() };
+      : { table: createTable(), sides: new Map(), listeners: new Map(), forwards: new Map() };
     // Started now, so that the flip does not wait for it.
     await this.#batch.run([]);
     log?.(`datapath ${found ? 'adopted from' : 'loaded to'} ${pinDir}`);
@@ -244,20 +277,22 @@ export class Datapath {
   }
 
   async #adopt(): Promise<Mirror> {
-    const { flows, sides, listeners } = await this.#snapshot();
+    const { flows, sides, listeners, forwards } = await this.#snapshot();
     return {
       table: createTable(flows),
       sides: new Map(sides.map((side) => [side.id, side])),
       listeners: new Map(listeners.map((endpoint) => [endpointText(endpoint), endpoint])),
+      forwards: new Map(forwards.map((forward) => [forwardText(forward), forward])),
     };
   }
 
   async #snapshot(signal?: AbortSignal): Promise<Snapshot> {
     const { pinDir } = this.#options;
-    const [egress, sides, listeners, counters, devices] = await Promise.all([
+    const [egress, sides, listeners, forwards, counters, devices] = await Promise.all([
       dumpMap(this.#run, pinDir, 'egress', signal),
       dumpMap(this.#run, pinDir, 'sides', signal),
       dumpMap(this.#run, pinDir, 'listeners', signal),
+      dumpMap(this.#run, pinDir, 'forwards', signal),
       dumpMap(this.#run, pinDir, 'counters', signal),
       attachedDevices(this.#run, pinDir, signal),
     ]);
@@ -265,6 +300,7 @@ export class Datapath {
       flows: egress.map((element) => decodeEgress(element.key, flowValue(element))),
       sides: sides.map((element) => decodeSide(element.key, soleValue(element))),
       listeners: listeners.map(({ key }) => decodeListener(key)),
+      forwards: forwards.map((element) => decodeForward(element.key, soleValue(element))),
       counters: decodeCounters(counters.map(({ values }) => values)),
       devices,
     };
@@ -317,8 +353,12 @@ function lineOf(pinDir: string, { map, key, value }: Change): string {
   return value === undefined ? deleteLine(pinDir, map, key) : updateLine(pinDir, map, key, value);
 }
 
-function isEmpty({ table, sides, listeners }: Mirror): boolean {
-  return table.flows.size + sides.size + listeners.size === 0;
+function forwardText({ protocol, local, peer }: Forward): string {
+  return `${protocol} ${endpointText(local)} ${peer}`;
+}
+
+function isEmpty({ table, sides, listeners, forwards }: Mirror): boolean {
+  return table.flows.size + sides.size + listeners.size + forwards.size === 0;
 }
 
 /** Entries that were pinned with another layout are told by their size. */

@@ -13,7 +13,15 @@ import {
   flowKey,
   type Protocol,
 } from '../address.ts';
-import { COUNTERS, type Counters, type FlowEntry, SIDE_STATES, type Side, type WireSlot } from './model.ts';
+import {
+  COUNTERS,
+  type Counters,
+  type FlowEntry,
+  type Forward,
+  SIDE_STATES,
+  type Side,
+  type WireSlot,
+} from './model.ts';
 
 /** struct → bytes, and the offset of each member. */
 export const LAYOUT = {
@@ -100,6 +108,31 @@ export function decodeEgress(key: Uint8Array, value: Uint8Array): FlowEntry {
     remoteSide: u32At(value, at.remote_side),
     scope: u32At(key, LAYOUT.egress_key.scope),
   };
+}
+
+/** Key of map `forwards`: a tuple without the peer's port. */
+export function encodeForwardKey({ protocol, local, peer }: Forward): Uint8Array {
+  return encodeTuple({ protocol, local, remote: { address: peer, port: 0 } });
+}
+
+export function encodeForwardValue({ protocol, local, peer, to }: Forward): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.wire_slot.bytes);
+  const remote = { address: peer, port: 0 };
+  putWireSlot(bytes, 0, to);
+  putDifference(
+    bytes,
+    LAYOUT.wire_slot.difference,
+    { protocol, local, remote },
+    { protocol, local: to.endpoint, remote },
+  );
+  return bytes;
+}
+
+export function decodeForward(key: Uint8Array, value: Uint8Array): Forward {
+  const { protocol, local, remote } = decodeTuple(key);
+  const to = wireSlotAt(value, 0);
+  if (to === undefined) throw new RangeError('a forward leads nowhere');
+  return { protocol, local, peer: remote.address, to };
 }
 
 /** Key of map `sides`. */

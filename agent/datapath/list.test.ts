@@ -2,7 +2,14 @@ import { expect, test } from 'vitest';
 import { decodeCounters } from './layout.ts';
 import { listText } from './list.ts';
 
-const EMPTY = { flows: [], sides: [], listeners: [], devices: [], counters: decodeCounters([]) };
+const EMPTY = {
+  flows: [],
+  sides: [],
+  listeners: [],
+  forwards: [],
+  devices: [],
+  counters: decodeCounters([]),
+};
 
 test('an empty datapath says so', () => {
   expect(listText(EMPTY)).toBe('The datapath is empty.');

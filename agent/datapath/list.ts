@@ -5,8 +5,8 @@ import type { FlowEntry, Side, WireSlot } from './model.ts';
 
 const GAP = '  ';
 
-/** Sections for sides, flows, fenced listeners, devices and the counters that are not zero. */
-export function listText({ flows, sides, listeners, devices, counters }: Snapshot): string {
+/** Sections for sides, flows, fenced listeners, forwards, devices and the counters that are not zero. */
+export function listText({ flows, sides, listeners, forwards, devices, counters }: Snapshot): string {
   const counted = Object.entries(counters).filter(([, packets]) => packets > 0);
   const sections = [
     section('SIDE', ['STATE', 'ACTIVE', 'ACCEPTS', 'IFINDEX'], sides.map(sideRow)),
@@ -15,6 +15,11 @@ export function listText({ flows, sides, listeners, devices, counters }: Snapsho
       'FENCED LISTENER',
       [],
       listeners.map((endpoint) => [endpointText(endpoint)]),
+    ),
+    section(
+      'FORWARD',
+      ['OF PEER', 'TO'],
+      forwards.map(({ local, peer, to }) => [endpointText(local), peer, slotText(to)]),
     ),
     section(
       'DEVICE',

@@ -6,9 +6,10 @@ import type { Endpoint, Protocol } from '../address.ts';
  * - `armed`: as home, and the other slot is already accepted.
  * - `moved`: packets go to and come from the other slot than before.
  * - `held`: nothing is sent to this side; what `accept` lets in still comes in.
- * - `fenced`: every packet is dropped, both ways.
+ * - `fenced`: every packet is dropped, both ways; one with a `Forward` goes on to the destination of a move.
+ * - `queued`: a local cell that is being restored: what comes in waits for it, what goes out is dropped.
  */
-export const SIDE_STATES = ['home', 'armed', 'moved', 'held', 'fenced'] as const;
+export const SIDE_STATES = ['home', 'armed', 'moved', 'held', 'fenced', 'queued'] as const;
 export type SideState = (typeof SIDE_STATES)[number];
 
 /** One cell, local or remote, as this host sees it. One update of a side switches all its flows at once. */
@@ -43,6 +44,15 @@ export type FlowEntry = {
   readonly scope: number;
 };
 
+/** Where packets of `peer` for the wire endpoint `local` go while its side is fenced: to the destination of a move. */
+export type Forward = {
+  readonly protocol: Protocol;
+  readonly local: Endpoint;
+  /** Address of the peer's host. */
+  readonly peer: string;
+  readonly to: WireSlot;
+};
+
 /** In the order of `enum counter` of osmosis.bpf.c. Packets since the programs were loaded. */
 export const COUNTERS = [
   'translated_in',
@@ -54,6 +64,8 @@ export const COUNTERS = [
   'unknown',
   'fragments',
   'errors',
+  'forwarded',
+  'queued',
 ] as const;
 export type Counters = Record<(typeof COUNTERS)[number], number>;
 

@@ -21,6 +21,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define AF_INET 2
+#define AF_INET6 10
+
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -32,6 +35,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define WIRE_TUPLES_MAX (2 * FLOWS_MAX)
 #define SIDES_MAX 16384
 #define LISTENERS_MAX 1024
+#define FORWARDS_MAX 16384
 
 #define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
 #define PORTS_BYTES 4
@@ -97,7 +101,7 @@ struct egress_value {
 	struct wire_slot slots[2];
 };
 
-enum side_state { HOME, ARMED, MOVED, HELD, FENCED };
+enum side_state { HOME, ARMED, MOVED, HELD, FENCED, QUEUED };
 
 struct side {
 	__u8 state;
@@ -124,6 +128,8 @@ enum counter {
 	DROPPED_UNKNOWN,
 	PASSED_FRAGMENTS,
 	ERRORS,
+	FORWARDED,
+	QUEUED_IN,
 	COUNTERS
 };
 
@@ -165,6 +171,15 @@ struct {
 	__type(key, struct listener);
 	__type(value, __u32);
 } listeners SEC(".maps");
+
+/* Wire endpoint here and address of the peer (its port is zero) -> where the destination of a move will take it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, FORWARDS_MAX);
+	__type(key, struct tuple);
+	__type(value, struct wire_slot);
+} forwards SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -382,6 +397,47 @@ static __always_inline bool is_fenced_syn(struct __sk_buff *skb, const struct pa
 	return bpf_map_lookup_elem(&listeners, &key);
 }
 
+/*
+ * A packet for a process that is frozen here: on to the destination, which keeps it for the process. Without this the
+ * peer would say it again only when its retransmission timer, backed off meanwhile, lets it.
+ */
+static __always_inline int forward(struct __sk_buff *skb, const struct packet *packet, const struct tuple *wire)
+{
+	struct tuple to = *wire;
+	struct wire_slot *place;
+
+	to.port[REMOTE] = 0;
+	place = bpf_map_lookup_elem(&forwards, &to);
+	if (!place)
+		return drop(DROPPED_FENCED);
+	to.port[REMOTE] = wire->port[REMOTE];
+	__builtin_memcpy(to.address[LOCAL], place->address, sizeof(place->address));
+	to.port[LOCAL] = place->port;
+	if (!rewrite(skb, packet, wire->protocol == IPPROTO_UDP, &to, place->difference))
+		return drop(ERRORS);
+	count(FORWARDED);
+	skb->tc_index = TRANSLATED;
+	return bpf_redirect_neigh(place->ifindex, NULL, 0, 0);
+}
+
+/*
+ * A packet for a process that is being restored: it waits in the queue of a neighbour that is not resolved yet (the
+ * agent resolves it once the process runs), bounded by the device's neighbour table settings.
+ */
+static __always_inline int queue(struct __sk_buff *skb, const struct packet *packet, const struct tuple *virtual,
+				 __u32 cell)
+{
+	struct bpf_redir_neigh next = {};
+
+	next.nh_family = packet->ipv6 ? AF_INET6 : AF_INET;
+	if (packet->ipv6)
+		__builtin_memcpy(next.ipv6_nh, virtual->address[LOCAL], sizeof(next.ipv6_nh));
+	else
+		next.ipv4_nh = virtual->address[LOCAL][3];
+	count(QUEUED_IN);
+	return bpf_redirect_neigh(cell, &next, sizeof(next), 0);
+}
+
 SEC("tc")
 int from_wire(struct __sk_buff *skb)
 {
@@ -389,6 +445,7 @@ int from_wire(struct __sk_buff *skb)
 	struct ingress_value *flow;
 	struct tuple wire = {};
 	struct side *side;
+	bool queued = false;
 	__u32 cell = 0;
 
 	/* What is passing by another host's MAC address (a promiscuous device) is not ours. */
@@ -411,8 +468,9 @@ int from_wire(struct __sk_buff *skb)
 		if (!side)
 			return drop(ERRORS);
 		if (side->state == FENCED)
-			return drop(DROPPED_FENCED);
+			return forward(skb, &packet, &wire);
 		cell = side->ifindex;
+		queued = side->state == QUEUED && cell;
 	}
 	if (flow->remote_side) {
 		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
@@ -425,6 +483,8 @@ int from_wire(struct __sk_buff *skb)
 	}
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
+	if (queued)
+		return queue(skb, &packet, &flow->virtual, cell);
 	count(TRANSLATED_IN);
 	return cell ? bpf_redirect_peer(cell, 0) : PASS;
 }
@@ -464,7 +524,7 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 		side = bpf_map_lookup_elem(&sides, &flow->local_side);
 		if (!side)
 			return drop(ERRORS);
-		if (side->state == FENCED)
+		if (side->state == FENCED || side->state == QUEUED)
 			return drop(DROPPED_FENCED);
 	}
 	if (flow->remote_side) {

@@ -11,6 +11,7 @@ import type { FlowEntry } from './model.ts';
 export const FLOWS_MAX = 65_536;
 export const SIDES_MAX = 16_384;
 export const LISTENERS_MAX = 1_024;
+export const FORWARDS_MAX = 16_384;
 
 export type Change = {
   readonly map: 'ingress' | 'egress';

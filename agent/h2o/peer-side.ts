@@ -48,14 +48,17 @@ type PeerRecord = {
   armedAt: number | undefined;
   touchedAt: number;
 };
-type StoredRecord = Omit<PeerRecord, 'flows'> & { flows: PeerFlow[] };
+type StoredState = Omit<PeerRecord, 'flows'>;
+type StoredFlows = { side: number; flows: PeerFlow[] };
 
 type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
 
 export class PeerSide {
   readonly #socket: H2oSocket;
   readonly #datapath: Datapath;
-  readonly #store: Store<StoredRecord>;
+  /** Apart, so that a MOVE, which changes the state only, writes little before its ACK. */
+  readonly #states: Store<StoredState>;
+  readonly #flows: Store<StoredFlows>;
   readonly #log: Log;
   readonly #records = new Map<number, PeerRecord>();
   #turn: Promise<void> = Promise.resolve();
@@ -71,14 +74,16 @@ export class PeerSide {
   constructor(socket: H2oSocket, datapath: Datapath, directory: string, log: Log) {
     this.#socket = socket;
     this.#datapath = datapath;
-    this.#store = new Store(directory);
+    this.#states = new Store(directory);
+    this.#flows = new Store(`${directory}/flows`);
     this.#log = log;
   }
 
   start(): void {
-    for (const stored of this.#store.all()) {
-      const flows = new Map(stored.flows.map((flow) => [flowKey(flow.entry), flow]));
-      this.#records.set(stored.side, { ...stored, flows });
+    const flowsOf = new Map(this.#flows.all().map(({ side, flows }) => [side, flows]));
+    for (const state of this.#states.all()) {
+      const flows = (flowsOf.get(state.side) ?? []).map((flow) => [flowKey(flow.entry), flow] as const);
+      this.#records.set(state.side, { ...state, flows: new Map(flows) });
     }
     this.#socket.listen((message, from) => this.#enqueue(message, from));
     this.#sweeper = setInterval(() => this.#inTurn(() => this.#sweep()), SWEEP_MS);
@@ -299,7 +304,9 @@ export class PeerSide {
       await this.#apply(record, consumed.message);
       record.state = consumed.state;
       record.touchedAt = Date.now();
-      if (this.#records.has(record.side)) this.#save(record);
+      const kept = this.#records.has(record.side);
+      if (kept && consumed.message.type === 'move') this.#saveState(record);
+      else if (kept) this.#save(record);
     }
     this.#socket.send(consumed.ack, from.address, from.port);
   }
@@ -360,7 +367,9 @@ export class PeerSide {
       flow.entry = { ...flow.entry, wireRemote: next === 0 ? [slot, current] : [current, slot] };
       wrong.push(flow);
     }
-    if (wrong.length > 0) await this.#datapath.putFlows(wrong.map(({ entry }) => entry));
+    if (wrong.length === 0) return;
+    await this.#datapath.putFlows(wrong.map(({ entry }) => entry));
+    this.#saveFlows(record);
   }
 
   /** The move will not happen: the cell goes on where it is. */
@@ -384,7 +393,7 @@ export class PeerSide {
     await this.#dropFlows(record, [...record.flows.values()]);
     this.#records.delete(record.side);
     this.#nextKeys.delete(record.side);
-    this.#store.remove(String(record.side));
+    this.#unsave(record);
   }
 
   async #dropFlows(record: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
@@ -423,8 +432,22 @@ export class PeerSide {
 
   /** What a restart must not lose: flows and epochs. Keys that nothing was done with are offered anew. */
   #save(record: PeerRecord): void {
-    if (record.flows.size === 0 && record.state.pair.epoch === 0) this.#store.remove(String(record.side));
-    else this.#store.put(String(record.side), { ...record, flows: [...record.flows.values()] });
+    if (record.flows.size === 0 && record.state.pair.epoch === 0) return this.#unsave(record);
+    this.#saveFlows(record);
+    this.#saveState(record);
+  }
+
+  #saveState({ flows: _flows, ...state }: PeerRecord): void {
+    this.#states.put(String(state.side), state);
+  }
+
+  #saveFlows({ side, flows }: PeerRecord): void {
+    this.#flows.put(String(side), { side, flows: [...flows.values()] });
+  }
+
+  #unsave({ side }: PeerRecord): void {
+    this.#states.remove(String(side));
+    this.#flows.remove(String(side));
   }
 
   #recordsOf(cell: string): PeerRecord[] {

@@ -212,6 +212,7 @@ export class Coordinator {
     log.warn({ migration: id, cell: cell.name, verdict }, 'found a migration of the last agent');
     await waitWhile(() => isAlive(cell.pid) && verdict === 'commit', RELEASE_MS_MAX);
     await datapath.unfenceListeners(listeners);
+    await datapath.removeForwards(record.forwards);
     if (verdict === 'commit') {
       if (cell.link !== undefined) await destroyLink(cell.link.name);
       if (cell.init !== undefined) await destroyNamespaces(cell.init);

@@ -12,7 +12,8 @@ import {
   createNamespaces,
   destroyLink,
   destroyNamespaces,
-  startPidsAfter,
+  releaseQueue,
+  setUpKernel,
 } from '../cell/namespaces.ts';
 import type { Cell } from '../cell/registry.ts';
 import { type AgentContext, imageDirectory } from '../context.ts';
@@ -137,7 +138,7 @@ export class DestinationMigration {
     this.#enter('prepared');
     const mtu = Math.min(...[...routes.values()].map((route) => route.mtu), 65_535);
     this.#init = await createNamespaces(true);
-    await startPidsAfter(
+    await setUpKernel(
       this.#init,
       Math.max(...snapshot.processes.map(({ inner_pid }) => inner_pid)) + PID_GAP,
     );
@@ -218,7 +219,7 @@ export class DestinationMigration {
     }));
     await datapath.putSide({
       id: this.#side,
-      state: 'fenced',
+      state: 'queued',
       active: 0,
       accept: acceptOf(0),
       ifindex: link.ifindex,
@@ -288,6 +289,7 @@ export class DestinationMigration {
       this.#criu ?? sleep(RESTORE_END_MS_MAX),
       AbortSignal.timeout(RESTORE_END_MS_MAX),
     );
+    if (this.#link !== undefined) await releaseQueue(this.#link, this.#request.snapshot.addresses);
     await this.#killDropped();
     this.#register();
     this.#enter('running');

@@ -3,7 +3,7 @@
 import { randomInt } from 'node:crypto';
 import { mkdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Flow, flowKey } from '../address.ts';
+import { endpointText, type Flow, flowKey } from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
@@ -11,7 +11,7 @@ import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
-import { acceptOf, type FlowEntry, type Side } from '../datapath/model.ts';
+import { acceptOf, type FlowEntry, type Forward, type Side } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
 import { routeTo } from '../host/routes.ts';
@@ -45,6 +45,7 @@ export type SourceRecord = {
   readonly listeners: Snapshot['listeners'];
   /** Of the peers that may have armed. */
   readonly keys: readonly PeerKeys[];
+  readonly forwards: readonly Forward[];
 };
 
 export class SourceMigration {
@@ -63,6 +64,7 @@ export class SourceMigration {
   /** Of them, those whose new connections are held off. */
   #fenced: Snapshot['listeners'] = [];
   #labels: Label[] = [];
+  #forwards: Forward[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
   #frozen = false;
@@ -98,6 +100,7 @@ export class SourceMigration {
       flows: this.#entries,
       listeners: this.#fenced,
       keys: [...this.#keys.values()],
+      forwards: this.#forwards,
     };
   }
 
@@ -173,9 +176,27 @@ export class SourceMigration {
     await datapath.putFlows(this.#entries);
   }
 
+  /** What peers say while the process is frozen goes on to the destination, and waits there for it. */
+  async #enterForwards(labels: readonly Label[]): Promise<void> {
+    if (this.#entries.length === 0 && this.#cell.flows.length === 0) return;
+    const routes = new Map<string, number>();
+    for (const { address } of labels.map(({ wire }) => wire)) {
+      if (!routes.has(address)) routes.set(address, (await routeTo(address)).ifindex);
+    }
+    this.#forwards = labels.map(({ protocol, virtual, peer, wire }) => {
+      const here = this.#cell.labels.find(
+        (label) => label.peer === peer && endpointText(label.virtual) === endpointText(virtual),
+      );
+      const to = { endpoint: wire, ifindex: routes.get(wire.address) ?? 0 };
+      return { protocol, local: here?.wire ?? virtual, peer, to };
+    });
+    await this.#context.datapath.putForwards(this.#forwards);
+  }
+
   /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
   async arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
     this.#labels = [...labels];
+    await this.#enterForwards(labels);
     const byPeer = Map.groupBy(this.#flows, ({ remote }) => remote.address);
     await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#stage = 'armed';
@@ -392,6 +413,7 @@ export class SourceMigration {
     const { socket, registry } = this.#context;
     await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     if (this.#cell.link === undefined) await this.#removeEntries();
+    else await this.#context.datapath.removeForwards(this.#forwards);
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';
     return true;
@@ -423,6 +445,8 @@ export class SourceMigration {
     const entries = this.#cell.link === undefined ? this.#entries : this.#cell.flows;
     if (this.#fenced.length > 0) await datapath.unfenceListeners(this.#fenced);
     this.#fenced = [];
+    await datapath.removeForwards(this.#forwards);
+    this.#forwards = [];
     await datapath.removeFlows(entries);
     if (this.#side !== undefined && this.#side.id !== 0) await datapath.removeSide(this.#side.id);
     this.#entries = [];
