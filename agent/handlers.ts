@@ -16,6 +16,7 @@ import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
 import { VERSION } from './version.ts';
+import { packPiece } from './wire/compression.ts';
 import { decodeMessage } from './wire/frame.ts';
 import { newTransaction } from './wire/h2o.ts';
 import { ImageTally } from './wire/image.ts';
@@ -115,7 +116,7 @@ export function createHandlers(
       const writer = coordinator.destination(migration).imageWriter();
       try {
         for await (const frame of call.frames()) {
-          if (frame.kind === 'data') writer.write(Buffer.from(frame.body));
+          if (frame.kind === 'data') writer.writePacked(Buffer.from(frame.body));
           else return { bytes: writer.finish(imageSummarySchema.parse(decodeMessage(frame))).bytes };
         }
       } finally {
@@ -161,7 +162,7 @@ async function sendImage(
   const tally = new ImageTally();
   for await (const { piece, names } of pieces) {
     tally.add(piece, names);
-    await call.sendData(piece);
+    await call.sendData(packPiece(piece));
   }
   call.sendEnd(tally.finish());
 }

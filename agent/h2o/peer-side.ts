@@ -432,7 +432,10 @@ export class PeerSide {
 
   /** What a restart must not lose: flows and epochs. Keys that nothing was done with are offered anew. */
   #save(record: PeerRecord): void {
-    if (record.flows.size === 0 && record.state.pair.epoch === 0) return this.#unsave(record);
+    if (record.flows.size === 0 && record.state.pair.epoch === 0) {
+      this.#unsave(record);
+      return;
+    }
     this.#saveFlows(record);
     this.#saveState(record);
   }

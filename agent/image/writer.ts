@@ -2,6 +2,7 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { messageOf, OsmosisError } from '../error.ts';
+import { unpackPiece } from '../wire/compression.ts';
 import { decodeImagePiece, ImageError, type ImageSummary, ImageTally, sameImage } from '../wire/image.ts';
 
 /** Open files are kept while their records take turns; more than CRIU has page files for one tree of ours. */
@@ -19,6 +20,17 @@ export class ImageWriter {
 
   get bytes(): number {
     return this.#tally.bytes;
+  }
+
+  /** A piece as packPiece made it. @throws as write does. */
+  writePacked(body: Buffer): void {
+    let piece: Buffer;
+    try {
+      piece = unpackPiece(body);
+    } catch (cause) {
+      throw imageFailure(cause);
+    }
+    this.write(piece);
   }
 
   /** @throws OsmosisError IMAGE_CORRUPT on a malformed piece, NO_ROOM when the file system is full. */

@@ -3,7 +3,7 @@ import type { PeerKeys } from '../cell/registry.ts';
 import type { Label, PeerSession } from '../control/protocol.ts';
 import { sendUntilAcknowledged } from '../h2o/cell-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
-import { createMove, generateKeyPair, type KeyPair, type Session } from '../wire/h2o-session.ts';
+import { createMove, type KeyPair, type Session } from '../wire/h2o-session.ts';
 
 export type AnnouncementRecord = {
   readonly peer: string;
@@ -34,9 +34,9 @@ export class Announcement {
     socket: H2oSocket,
     { peer, epoch, transaction, cell, tag, toPeer, toCell }: PeerSession,
     labels: readonly Label[],
+    next: KeyPair,
   ): Announcement {
     const session = { cell, tag, toPeer, toCell };
-    const next = generateKeyPair();
     const datagram = createMove(session, {
       epoch,
       nextPublicKey: next.publicKey,

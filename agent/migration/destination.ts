@@ -26,6 +26,7 @@ import { TMPFS_MAGIC } from '../host/facts.ts';
 import { type Route, routeTo } from '../host/routes.ts';
 import { ImageWriter } from '../image/writer.ts';
 import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
+import { generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Announcement } from './announcement.ts';
 
 /** First descriptor that CRIU is handed for what stayed behind. */
@@ -71,6 +72,8 @@ export class DestinationMigration {
   #labels: Label[] = [];
   #entries: FlowEntry[] = [];
   #announcements: Announcement[] = [];
+  /** By peer; made ahead, because making them takes longer than all else in the restore phase but CRIU. */
+  readonly #nextKeys = new Map<string, KeyPair>();
   #criu: Promise<CriuExit> | undefined;
 
   constructor(
@@ -131,6 +134,10 @@ export class DestinationMigration {
   async prepare(): Promise<Label[]> {
     const { snapshot } = this.#request;
     this.#makeDirectory();
+    await execa('mkfifo', ['-m', '0600', join(this.#directory, 'verdict')], { timeout: MKFIFO_MS_MAX });
+    for (const { remote } of snapshot.flows) {
+      if (!this.#nextKeys.has(remote.address)) this.#nextKeys.set(remote.address, generateKeyPair());
+    }
     const routes = new Map<string, Route>();
     for (const address of new Set(snapshot.flows.map(({ remote }) => remote.address)))
       routes.set(address, await routeTo(address));
@@ -242,9 +249,13 @@ export class DestinationMigration {
         phase: 'restore',
       });
     this.#announcements = sessions.map((session) =>
-      Announcement.create(this.#context.socket, session, this.#labels),
+      Announcement.create(
+        this.#context.socket,
+        session,
+        this.#labels,
+        this.#nextKeys.get(session.peer) ?? generateKeyPair(),
+      ),
     );
-    await execa('mkfifo', ['-m', '0600', join(this.#directory, 'verdict')], { timeout: MKFIFO_MS_MAX });
     const { outside } = this.#request.snapshot;
     // Opened through the cell's own root: CRIU takes no descriptor of another mount namespace.
     const nulls = outside.map(() => openSync(`/proc/${init.pid}/root/dev/null`, 'r+'));
@@ -277,8 +288,9 @@ export class DestinationMigration {
   /** After the source's commit: MOVE first, then the fence, then the process. What fails from here on is tried again. */
   async resume(): Promise<void> {
     if (this.#stage === 'running') return;
-    this.#enter('committed');
+    // Sealed and written down before: a successor of this agent would ask, be told "commit", and send the same again.
     const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
+    this.#enter('committed');
     await this.#openFence();
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
     await Promise.race([turned, sleep(HEAD_START_MS_MAX, undefined, { ref: false })]);
@@ -290,8 +302,6 @@ export class DestinationMigration {
       AbortSignal.timeout(RESTORE_END_MS_MAX),
     );
     if (this.#link !== undefined) await releaseQueue(this.#link, this.#request.snapshot.addresses);
-    await this.#killDropped();
-    this.#register();
     this.#enter('running');
   }
 
@@ -356,6 +366,7 @@ export class DestinationMigration {
 
   /** Waits for the peers' ACKs up to `timeoutMs`; the sending goes on after that. */
   async confirm(timeoutMs: number): Promise<{ silent: string[]; flip_ms: number[] }> {
+    await this.#killDropped();
     const late = sleep(timeoutMs, undefined, { ref: false });
     await Promise.race([Promise.all(this.#announcements.map((one) => one.acknowledged)), late]);
     this.#register();

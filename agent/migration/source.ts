@@ -27,6 +27,8 @@ import { sayBye } from './bye.ts';
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
 const HOOK_TICK_MS = 20;
+/** The last pieces of the image leave before anything else is done at the source. */
+const LOOK_AFTER_MS = 10;
 /** New connections are held off while those that wait to be accepted are; after this the process is too busy to move. */
 const QUIESCE_MS_MAX = 2_000;
 const QUIESCE_POLL_MS = 5;
@@ -68,6 +70,8 @@ export class SourceMigration {
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
   #frozen = false;
+  #flowsLookedAt = false;
+  #changed: unknown;
   #criu: Promise<CriuExit> | undefined;
 
   constructor(context: AgentContext, id: string, cell: Cell) {
@@ -280,7 +284,6 @@ export class SourceMigration {
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
-    this.#checkFlows();
     return { sessions, dump_ms: performance.now() - started };
   }
 
@@ -360,8 +363,20 @@ export class SourceMigration {
     );
   }
 
-  image(signal: AbortSignal): AsyncGenerator<ImagePiece> {
-    return readImage(this.#directory, () => this.#frozen, AbortSignal.any([signal, this.#abort.signal]));
+  /** Once all of it is on its way, and the destination restores, there is time to look at the flows once more. */
+  async *image(signal: AbortSignal): AsyncGenerator<ImagePiece> {
+    yield* readImage(this.#directory, () => this.#frozen, AbortSignal.any([signal, this.#abort.signal]));
+    setTimeout(() => this.#lookAtFlows(), LOOK_AFTER_MS);
+  }
+
+  #lookAtFlows(): void {
+    if (this.#flowsLookedAt) return;
+    this.#flowsLookedAt = true;
+    try {
+      this.#checkFlows();
+    } catch (error) {
+      this.#changed = error;
+    }
   }
 
   /** The point of no return. @throws OsmosisError ABORTED where the hook's deadline decided first. */
@@ -371,6 +386,8 @@ export class SourceMigration {
         phase: 'commit',
         owner: 'source',
       });
+    this.#lookAtFlows();
+    if (this.#changed !== undefined) throw this.#changed;
     if (this.#decision.decide('commit') === 'commit') {
       this.#stage = 'committed';
       return;

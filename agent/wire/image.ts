@@ -14,8 +14,8 @@
 import { createHash, type Hash } from 'node:crypto';
 
 export const IMAGE_NAME_BYTES_MAX = 255;
-/** Pieces are filled up to this size: few system calls, and small enough for progress and cancelling. */
-export const IMAGE_PIECE_BYTES = 1024 * 1024;
+/** Pieces are filled up to this size: six stages from CRIU to CRIU work on different pieces at the same time. */
+export const IMAGE_PIECE_BYTES = 256 * 1024;
 const FIXED_BYTES = 11;
 
 export type ImageRecord = { readonly name: string; readonly offset: number; readonly bytes: Uint8Array };
