@@ -8,7 +8,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY agent/datapath ./
 # llvm-strip drops the DWARF and keeps the BTF, which bpftool needs for the maps.
-RUN clang -O2 -g -Wall -target bpf -I"/usr/include/$(uname -m)-linux-gnu" -c osmosis.bpf.c -o osmosis.bpf.o \
+RUN clang -O2 -g -Wall -target bpf -mcpu=v3 -I"/usr/include/$(uname -m)-linux-gnu" -c osmosis.bpf.c -o osmosis.bpf.o \
   && llvm-strip -g osmosis.bpf.o
 
 FROM node:24-trixie-slim AS modules

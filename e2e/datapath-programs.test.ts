@@ -19,7 +19,7 @@ import { encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
 import { acceptOf, COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
 import { FLOWS_MAX, FORWARDS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
-import { ACK, arpFrame, frame, icmpFrame, type Packet, SYN } from './packets.ts';
+import { ACK, arpFrame, frame, icmpFrame, type Packet, RST, SYN } from './packets.ts';
 import { datapathUntestable } from './tools.ts';
 
 // uapi/linux/pkt_cls.h; PASS is TC_ACT_UNSPEC as bpftool prints it.
@@ -151,6 +151,15 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       await expectVerdict('to_wire', frame(packet(local, remote)), verdicts.out);
       await expectVerdict('from_wire', frame(packet(remote, local)), verdicts.old);
       await expectVerdict('from_wire', frame(packet(label, local)), verdicts.next);
+    });
+
+    test.runIf(protocol === 'tcp')('a reset counts only from where the cell is', async () => {
+      await datapath.putSide({ id: REMOTE_SIDE, state: 'armed', active: 0, accept: acceptOf(0, 1), ifindex: 0 });
+      const reset = { flags: RST };
+      await expectVerdict('from_wire', frame(packet(label, virtual.local, reset)), 'stale');
+      await expectVerdict('from_wire', frame(packet(virtual.remote, virtual.local, reset)), PASS);
+      await datapath.putSide({ id: REMOTE_SIDE, state: 'moved', active: 1, accept: acceptOf(1), ifindex: 0 });
+      await expectVerdict('from_wire', frame(packet(label, virtual.local, reset)), PASS);
     });
 
     test('a cell that is fenced', async () => {

@@ -6,6 +6,7 @@ const PROTOCOL_NUMBERS = { tcp: 6, udp: 17 } as const;
 const DESTINATION_OPTIONS = 60;
 const IPV6_FRAGMENT = 44;
 export const SYN = 0x02;
+export const RST = 0x04;
 export const ACK = 0x10;
 
 export type Packet = {

@@ -17,7 +17,7 @@ const MAY_IMPORT = {
 
 /** Packages that only some layers may have; the agent ships without ink, React and ssh2. */
 const MAY_NOT_HAVE: Record<keyof typeof MAY_IMPORT, RegExp> = {
-  'agent/wire': /^(?!node:(crypto|assert\/strict|net)$|@noble\/curves|cborg$)/,
+  'agent/wire': /^(?!node:(crypto|zlib|assert\/strict|net)$|@noble\/curves|cborg$)/,
   agent: /^(ink|react|ssh2)(\/|$)/,
   orchestrator: /^$/,
   fixtures: /^(ssh2|ink|react)(\/|$)/,

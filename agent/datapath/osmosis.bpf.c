@@ -42,6 +42,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define IPV6_EXTENSIONS_MAX 2
 #define TCP_OFFSET_FLAGS 13
 #define TCP_FLAG_BITS_SYN 0x02
+#define TCP_FLAG_BITS_RST 0x04
 #define TCP_FLAG_BITS_ACK 0x10
 
 /* Since Linux 6.16: the checksum of an IPv6 packet that the device has summed up (CHECKSUM_COMPLETE) stays as it is. */
@@ -424,8 +425,7 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
  * A packet for a process that is being restored: it waits in the queue of a neighbour that is not resolved yet (the
  * agent resolves it once the process runs), bounded by the device's neighbour table settings.
  */
-static __always_inline int queue(struct __sk_buff *skb, const struct packet *packet, const struct tuple *virtual,
-				 __u32 cell)
+static __always_inline int queue(const struct packet *packet, const struct tuple *virtual, __u32 cell)
 {
 	struct bpf_redir_neigh next = {};
 
@@ -436,6 +436,15 @@ static __always_inline int queue(struct __sk_buff *skb, const struct packet *pac
 		next.ipv4_nh = virtual->address[LOCAL][3];
 	count(QUEUED_IN);
 	return bpf_redirect_neigh(cell, &next, sizeof(next), 0);
+}
+
+/* From a place that the cell is not at yet: the host there knows nothing of the connection, or no more (an undone move). */
+static __always_inline bool is_reset(struct __sk_buff *skb, const struct packet *packet)
+{
+	__u8 flags;
+
+	return !bpf_skb_load_bytes(skb, packet->l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)) &&
+	       (flags & TCP_FLAG_BITS_RST);
 }
 
 SEC("tc")
@@ -480,11 +489,13 @@ int from_wire(struct __sk_buff *skb)
 			return drop(DROPPED_FENCED);
 		if (!(side->accept >> (flow->slot & 1) & 1))
 			return drop(DROPPED_STALE);
+		if (flow->slot != side->active && wire.protocol == IPPROTO_TCP && is_reset(skb, &packet))
+			return drop(DROPPED_STALE);
 	}
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
 	if (queued)
-		return queue(skb, &packet, &flow->virtual, cell);
+		return queue(&packet, &flow->virtual, cell);
 	count(TRANSLATED_IN);
 	return cell ? bpf_redirect_peer(cell, 0) : PASS;
 }
