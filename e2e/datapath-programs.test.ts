@@ -153,8 +153,15 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       await expectVerdict('from_wire', frame(packet(label, local)), verdicts.next);
     });
 
-    test.runIf(protocol === 'tcp')('a reset counts only from where the cell is', async () => {
-      await datapath.putSide({ id: REMOTE_SIDE, state: 'armed', active: 0, accept: acceptOf(0, 1), ifindex: 0 });
+    test('a reset counts only from where the cell is', async () => {
+      if (protocol === 'udp') return;
+      await datapath.putSide({
+        id: REMOTE_SIDE,
+        state: 'armed',
+        active: 0,
+        accept: acceptOf(0, 1),
+        ifindex: 0,
+      });
       const reset = { flags: RST };
       await expectVerdict('from_wire', frame(packet(label, virtual.local, reset)), 'stale');
       await expectVerdict('from_wire', frame(packet(virtual.remote, virtual.local, reset)), PASS);

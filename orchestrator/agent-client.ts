@@ -95,7 +95,15 @@ export class AgentClient {
   /** Resolves when there is room for more. */
   async sendImage(kind: FrameKind & ('data' | 'end'), body: Uint8Array): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
-    if (!this.#stream.write(encodeFrame(kind, body))) await once(this.#stream, 'drain');
+    if (this.#stream.write(encodeFrame(kind, body))) return;
+    // A stream that ends without an error drains no more.
+    const settled = new AbortController();
+    const { signal } = settled;
+    try {
+      await Promise.race([once(this.#stream, 'drain', { signal }), once(this.#stream, 'close', { signal })]);
+    } finally {
+      settled.abort();
+    }
   }
 
   close(): void {

@@ -92,6 +92,12 @@ agent
     runStdio('/run/osmosis/agent.sock');
   });
 
+// A reader that has seen enough (`osmosis ps | head`) is no failure.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error;
+  process.exit(0);
+});
+
 try {
   await program.parseAsync();
 } catch (thrown) {
