@@ -180,9 +180,11 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       const forward = { protocol, local: label, peer, to: { endpoint: further, ifindex: LOOPBACK } };
       await datapath.putForwards([forward]);
       await expectRun('from_wire', frame(packet(virtual.local, label)), PASS);
-      await datapath.putSide({ id: CELL_SIDE, state: 'fenced', active: 0, accept: acceptOf(0), ifindex: 0 });
+      await datapath.putSide({ id: CELL_SIDE, state: 'leaving', active: 0, accept: acceptOf(0), ifindex: 0 });
       const onward = frame(packet(virtual.local, further));
       await expectRun('from_wire', frame(packet(virtual.local, label)), REDIRECT, onward);
+      // The process runs until CRIU has stopped it: what it says meanwhile must not be lost.
+      await expectRun('from_cell', frame(packet(virtual.remote, virtual.local)), REDIRECT);
       expect((await datapath.entries()).forwards).toEqual([forward]);
       await datapath.removeForwards([forward]);
       await expectVerdict('from_wire', frame(packet(virtual.local, label)), 'fenced');

@@ -6,10 +6,12 @@ import type { Endpoint, Protocol } from '../address.ts';
  * - `armed`: as home, and the other slot is already accepted.
  * - `moved`: packets go to and come from the other slot than before.
  * - `held`: nothing is sent to this side; what `accept` lets in still comes in.
- * - `fenced`: every packet is dropped, both ways; one with a `Forward` goes on to the destination of a move.
+ * - `fenced`: every packet is dropped, both ways.
+ * - `leaving`: a local cell that is being frozen: what comes in goes on to where its `Forward` says, or is dropped; what
+ *   it said last still goes out.
  * - `queued`: a local cell that is being restored: what comes in waits for it, what goes out is dropped.
  */
-export const SIDE_STATES = ['home', 'armed', 'moved', 'held', 'fenced', 'queued'] as const;
+export const SIDE_STATES = ['home', 'armed', 'moved', 'held', 'fenced', 'queued', 'leaving'] as const;
 export type SideState = (typeof SIDE_STATES)[number];
 
 /** One cell, local or remote, as this host sees it. One update of a side switches all its flows at once. */

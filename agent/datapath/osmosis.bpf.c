@@ -102,7 +102,7 @@ struct egress_value {
 	struct wire_slot slots[2];
 };
 
-enum side_state { HOME, ARMED, MOVED, HELD, FENCED, QUEUED };
+enum side_state { HOME, ARMED, MOVED, HELD, FENCED, QUEUED, LEAVING };
 
 struct side {
 	__u8 state;
@@ -476,8 +476,10 @@ int from_wire(struct __sk_buff *skb)
 		side = bpf_map_lookup_elem(&sides, &flow->local_side);
 		if (!side)
 			return drop(ERRORS);
-		if (side->state == FENCED)
+		if (side->state == LEAVING)
 			return forward(skb, &packet, &wire);
+		if (side->state == FENCED)
+			return drop(DROPPED_FENCED);
 		cell = side->ifindex;
 		queued = side->state == QUEUED && cell;
 	}

@@ -444,7 +444,7 @@ export class SourceMigration {
 
   async #fence(up: boolean): Promise<void> {
     if (this.#side === undefined || (this.#entries.length === 0 && this.#cell.flows.length === 0)) return;
-    await this.#context.datapath.putSide({ ...this.#side, state: up ? 'fenced' : 'home' });
+    await this.#context.datapath.putSide({ ...this.#side, state: up ? 'leaving' : 'home' });
   }
 
   async #criuEnd(): Promise<void> {
