@@ -139,6 +139,7 @@ export class Datapath {
     entries: readonly Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>[],
     signal?: AbortSignal,
   ): Promise<void> {
+    if (entries.length === 0) return;
     await this.#use((mirror) => this.#change(entries, (entry) => removeFlow(mirror.table, entry), signal));
   }
 
@@ -174,6 +175,7 @@ export class Datapath {
   }
 
   async unfenceListeners(endpoints: readonly Endpoint[], signal?: AbortSignal): Promise<void> {
+    if (endpoints.length === 0) return;
     await this.#use(async ({ listeners }) => {
       const removed = endpoints.filter((endpoint) => listeners.delete(endpointText(endpoint)));
       const line = (endpoint: Endpoint) =>
@@ -194,6 +196,7 @@ export class Datapath {
   }
 
   async removeForwards(forwards: readonly Forward[], signal?: AbortSignal): Promise<void> {
+    if (forwards.length === 0) return;
     await this.#use(async (mirror) => {
       const removed = forwards.filter((forward) => mirror.forwards.delete(forwardText(forward)));
       const line = (forward: Forward) =>

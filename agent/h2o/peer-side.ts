@@ -7,14 +7,15 @@ import { type Endpoint, type Flow, flowKey } from '../address.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { acceptOf, type FlowEntry, type WireSlot } from '../datapath/model.ts';
 import { routeTo } from '../host/routes.ts';
-import { tcpSockets } from '../proc/sockets.ts';
 import { Store } from '../state/store.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
 import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
 import { type Accepted, arm, consumeFromCell, type PeerState, pairFor, stateFor } from '../wire/h2o-peer.ts';
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
+import { KernelFlows } from './kernel-flows.ts';
 import type { H2oSocket, Sender } from './socket.ts';
+import { TokenBucket } from './token-bucket.ts';
 
 /** Cells of other hosts that this host knows at once. */
 const CELLS_MAX = 4_096;
@@ -23,8 +24,6 @@ const QUEUE_MAX = 1_024;
 /** HELLO parts a second that are looked at, and the burst: each may cost a look at the kernel's socket table. */
 const HELLO_PER_SECOND_MAX = 500;
 const HELLO_BURST_MAX = 1_000;
-/** The kernel's socket table may be this old when a HELLO is checked against it. */
-const SOCKETS_AGE_MS_MAX = 50;
 /** An armed move that has not happened after this long will not: longer than every deadline of a migration together. */
 const ARMED_MS_MAX = 600_000;
 /** Keys of a cell with no flow here are kept this long for its next HELLO. */
@@ -63,9 +62,8 @@ export class PeerSide {
   readonly #records = new Map<number, PeerRecord>();
   #turn: Promise<void> = Promise.resolve();
   #queued = 0;
-  #tokens = HELLO_BURST_MAX;
-  #tokensAt = Date.now();
-  #sockets: { at: number; keys: Set<string> } = { at: 0, keys: new Set() };
+  readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
+  readonly #kernel = new KernelFlows();
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new Map<number, KeyPair>();
   readonly #routes = new Map<string, { at: number; ifindex: number }>();
@@ -135,7 +133,7 @@ export class PeerSide {
 
   async #hello(hello: Hello, from: Sender): Promise<void> {
     // Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it.
-    if (from.port !== H2O_PORT || !this.#takeToken()) return;
+    if (from.port !== H2O_PORT || !this.#hellos.take()) return;
     const cell = hex(hello.cell);
     const known = this.#recordsOf(cell);
     const flows = claimedFlows(hello.claims);
@@ -190,7 +188,7 @@ export class PeerSide {
   /** `flow` is the cell's view: its remote endpoint is ours. It must exist here, and be now where the HELLO came from. */
   #isClaimable(flow: Flow, cell: string, from: string): boolean {
     const key = flowKey(ownView(flow));
-    if (!this.#kernelHas(key)) return false;
+    if (!this.#kernel.has(key)) return false;
     for (const record of this.#records.values()) {
       const found = record.flows.get(key);
       if (found === undefined) continue;
@@ -199,20 +197,6 @@ export class PeerSide {
         return found.entry.wireRemote[record.active]?.endpoint.address === from;
     }
     return flow.local.address === from;
-  }
-
-  #kernelHas(key: string): boolean {
-    if (Date.now() - this.#sockets.at > SOCKETS_AGE_MS_MAX) this.#readSockets();
-    return this.#sockets.keys.has(key);
-  }
-
-  #readSockets(): void {
-    const keys = new Set(
-      tcpSockets('self')
-        .filter(({ state }) => state !== 'listen' && state !== 'time-wait')
-        .map((socket) => flowKey(socket)),
-    );
-    this.#sockets = { at: Date.now(), keys };
   }
 
   #newRecord(cell: string, state: PeerState): PeerRecord | undefined {
@@ -419,10 +403,9 @@ export class PeerSide {
 
   /** Forgets flows whose socket was missing so many times in a row. */
   async #dropEnded(missingMax: number): Promise<void> {
-    this.#readSockets();
+    const alive = this.#kernel.read();
     for (const record of [...this.#records.values()]) {
-      for (const [key, flow] of record.flows)
-        flow.missing = this.#sockets.keys.has(key) ? 0 : flow.missing + 1;
+      for (const [key, flow] of record.flows) flow.missing = alive.has(key) ? 0 : flow.missing + 1;
       const ended = [...record.flows.values()].filter(({ missing }) => missing >= missingMax);
       if (ended.length === 0) continue;
       await this.#dropFlows(record, ended);
@@ -455,18 +438,6 @@ export class PeerSide {
 
   #recordsOf(cell: string): PeerRecord[] {
     return [...this.#records.values()].filter((record) => record.cell === cell);
-  }
-
-  #takeToken(): boolean {
-    const now = Date.now();
-    this.#tokens = Math.min(
-      HELLO_BURST_MAX,
-      this.#tokens + ((now - this.#tokensAt) * HELLO_PER_SECOND_MAX) / 1000,
-    );
-    this.#tokensAt = now;
-    if (this.#tokens < 1) return false;
-    this.#tokens--;
-    return true;
   }
 }
 

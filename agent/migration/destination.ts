@@ -288,9 +288,10 @@ export class DestinationMigration {
   /** After the source's commit: MOVE first, then the fence, then the process. What fails from here on is tried again. */
   async resume(): Promise<void> {
     if (this.#stage === 'running') return;
-    // Sealed and written down before: a successor of this agent would ask, be told "commit", and send the same again.
+    // Nothing is written here, where every millisecond counts: a successor of this agent finds "restored", asks, is told
+    // "commit", and does the same again with the same datagrams.
     const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
-    this.#enter('committed');
+    this.#stage = 'committed';
     await this.#openFence();
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
     await Promise.race([turned, sleep(HEAD_START_MS_MAX, undefined, { ref: false })]);
@@ -302,7 +303,7 @@ export class DestinationMigration {
       AbortSignal.timeout(RESTORE_END_MS_MAX),
     );
     if (this.#link !== undefined) await releaseQueue(this.#link, this.#request.snapshot.addresses);
-    this.#enter('running');
+    this.#stage = 'running';
   }
 
   async #openFence(): Promise<void> {

@@ -1,9 +1,8 @@
 /** The source's half of one migration: hold off, announce, freeze, decide, and either let go or go on in place. */
 
-import { randomInt } from 'node:crypto';
 import { mkdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { endpointText, type Flow, flowKey } from '../address.ts';
+import { type Flow, flowKey } from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
@@ -11,10 +10,8 @@ import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
-import { acceptOf, type FlowEntry, type Forward, type Side } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
-import { routeTo } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { inetSockets } from '../proc/sockets.ts';
@@ -23,6 +20,7 @@ import { newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
 import { sayBye } from './bye.ts';
+import { Departure, type DepartureRecord } from './departure.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
@@ -38,16 +36,12 @@ const CRIU_END_MS_MAX = 30_000;
 type Stage = 'prepared' | 'armed' | 'frozen' | 'committed' | 'ended';
 
 /** Written down: what an agent that comes back must know to finish or undo. */
-export type SourceRecord = {
+export type SourceRecord = DepartureRecord & {
   readonly role: 'source';
   readonly migration: string;
   readonly cell: Cell;
-  readonly side: number;
-  readonly flows: readonly FlowEntry[];
-  readonly listeners: Snapshot['listeners'];
   /** Of the peers that may have armed. */
   readonly keys: readonly PeerKeys[];
-  readonly forwards: readonly Forward[];
 };
 
 export class SourceMigration {
@@ -59,14 +53,10 @@ export class SourceMigration {
   #cell: Cell;
   #drop: ReadonlySet<string> = new Set();
   #stage: Stage = 'prepared';
-  #side: Side | undefined;
-  #entries: FlowEntry[] = [];
+  readonly #departure: Departure;
   #flows: Flow[] = [];
   #listeners: Snapshot['listeners'] = [];
-  /** Of them, those whose new connections are held off. */
-  #fenced: Snapshot['listeners'] = [];
   #labels: Label[] = [];
-  #forwards: Forward[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
   #frozen = false;
@@ -78,6 +68,7 @@ export class SourceMigration {
     this.#context = context;
     this.id = id;
     this.#cell = cell;
+    this.#departure = new Departure(context.datapath, cell);
     this.#decision = new Decision(decisionDirectory(context), id);
     this.#directory = imageDirectory(context, id);
   }
@@ -100,11 +91,8 @@ export class SourceMigration {
       role: 'source',
       migration: this.id,
       cell: this.#cell,
-      side: this.#side?.id ?? 0,
-      flows: this.#entries,
-      listeners: this.#fenced,
       keys: [...this.#keys.values()],
-      forwards: this.#forwards,
+      ...this.#departure.record(),
     };
   }
 
@@ -115,24 +103,12 @@ export class SourceMigration {
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
     const tree = await inspectTree(this.#cell.pid);
     this.#listeners = tree.listeners;
-    // A cell with a network of its own is reached through its flows only: there are no new connections to hold off.
-    if (this.#cell.link === undefined && tree.flows.length > 0) {
-      this.#fenced = tree.listeners;
-      for (const address of new Set(tree.flows.map(({ remote }) => remote.address)))
-        await this.#attachTowards(address);
-      await this.#context.datapath.fenceListeners(this.#fenced);
-    }
+    await this.#departure.holdOff(tree.listeners, tree.flows);
     await this.#quiesce(signal);
     const settled = await inspectTree(this.#cell.pid);
     this.#flows = settled.flows.filter(({ remote }) => !this.#drop.has(remote.address));
-    await this.#enterFlows(settled.flows);
+    await this.#departure.enterFlows(settled.flows);
     return { ...settled, flows: this.#flows };
-  }
-
-  async #attachTowards(address: string): Promise<number> {
-    const { device, ifindex } = await routeTo(address);
-    await this.#context.datapath.attachDevice(device);
-    return ifindex;
   }
 
   /** Until every connection that the kernel has finished for a listening socket is in the process's hands. */
@@ -154,53 +130,10 @@ export class SourceMigration {
     );
   }
 
-  /** At home the flows are entered as they are, so that one update can fence them all. */
-  async #enterFlows(flows: readonly Flow[]): Promise<void> {
-    const { datapath } = this.#context;
-    const { link, side } = this.#cell;
-    if (link !== undefined) {
-      this.#side = { id: side, state: 'home', active: 0, accept: acceptOf(0), ifindex: link.ifindex };
-      return;
-    }
-    this.#side = { id: randomInt(1, 2 ** 31), state: 'home', active: 0, accept: acceptOf(0), ifindex: 0 };
-    const devices = new Map<string, number>();
-    for (const address of new Set(flows.map(({ remote }) => remote.address)))
-      devices.set(address, await this.#attachTowards(address));
-    const side_id = this.#side.id;
-    this.#entries = flows.map((flow) => ({
-      ...flow,
-      wireLocal: flow.local,
-      wireRemote: [{ endpoint: flow.remote, ifindex: devices.get(flow.remote.address) ?? 0 }, undefined],
-      localSide: side_id,
-      remoteSide: 0,
-      scope: 0,
-    }));
-    if (this.#entries.length === 0) return;
-    await datapath.putSide(this.#side);
-    await datapath.putFlows(this.#entries);
-  }
-
-  /** What peers say while the process is frozen goes on to the destination, and waits there for it. */
-  async #enterForwards(labels: readonly Label[]): Promise<void> {
-    if (this.#entries.length === 0 && this.#cell.flows.length === 0) return;
-    const routes = new Map<string, number>();
-    for (const { address } of labels.map(({ wire }) => wire)) {
-      if (!routes.has(address)) routes.set(address, (await routeTo(address)).ifindex);
-    }
-    this.#forwards = labels.map(({ protocol, virtual, peer, wire }) => {
-      const here = this.#cell.labels.find(
-        (label) => label.peer === peer && endpointText(label.virtual) === endpointText(virtual),
-      );
-      const to = { endpoint: wire, ifindex: routes.get(wire.address) ?? 0 };
-      return { protocol, local: here?.wire ?? virtual, peer, to };
-    });
-    await this.#context.datapath.putForwards(this.#forwards);
-  }
-
   /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
   async arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
     this.#labels = [...labels];
-    await this.#enterForwards(labels);
+    await this.#departure.enterForwards(labels);
     const byPeer = Map.groupBy(this.#flows, ({ remote }) => remote.address);
     await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#stage = 'armed';
@@ -261,7 +194,7 @@ export class SourceMigration {
   /** From here the process stands still. Resolves when all of it is written, and CRIU waits for the decision. */
   async freeze(signal: AbortSignal): Promise<{ sessions: PeerSession[]; dump_ms: number }> {
     if (!this.#isAlive()) throw this.#exited();
-    await this.#fence(true);
+    await this.#departure.switchTo('leaving');
     const started = performance.now();
     const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
     const run = startCriu(
@@ -341,9 +274,7 @@ export class SourceMigration {
 
   /** A connection that came up between the announcement and the freeze is unknown to its peer: go back and try again. */
   #checkFlows(): void {
-    const known = new Set(
-      this.#entries.length > 0 ? this.#entries.map(flowKey) : this.#cell.flows.map(flowKey),
-    );
+    const known = this.#departure.knownFlows();
     const others = inetSockets(this.#cell.pid).filter(
       (socket) =>
         socket.protocol === 'tcp' &&
@@ -405,7 +336,7 @@ export class SourceMigration {
   /** After commit and once the peers have turned: CRIU's copy, the fence and the image go. */
   async release(): Promise<void> {
     await this.#criuEnd();
-    await this.#removeEntries();
+    await this.#departure.remove();
     const { init, link, id } = this.#cell;
     if (link !== undefined) await destroyLink(link.name);
     if (init !== undefined) await destroyNamespaces(init);
@@ -425,12 +356,12 @@ export class SourceMigration {
       this.#stage = 'committed';
       return false;
     }
+    // First, so that nothing is lost that arrives while CRIU lets the process go on.
+    await this.#departure.switchTo('home');
     await this.#criuEnd();
-    await this.#fence(false);
     const { socket, registry } = this.#context;
     await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
-    if (this.#cell.link === undefined) await this.#removeEntries();
-    else await this.#context.datapath.removeForwards(this.#forwards);
+    await this.#departure.takeBack();
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';
     return true;
@@ -442,11 +373,6 @@ export class SourceMigration {
     rmSync(this.#directory, { recursive: true, force: true });
   }
 
-  async #fence(up: boolean): Promise<void> {
-    if (this.#side === undefined || (this.#entries.length === 0 && this.#cell.flows.length === 0)) return;
-    await this.#context.datapath.putSide({ ...this.#side, state: up ? 'leaving' : 'home' });
-  }
-
   async #criuEnd(): Promise<void> {
     if (this.#criu === undefined) return;
     const ended = await Promise.race([this.#criu, sleep(CRIU_END_MS_MAX, undefined, { ref: false })]);
@@ -455,17 +381,5 @@ export class SourceMigration {
         { migration: this.id },
         'CRIU has not ended at the source; see dump.log in the image directory',
       );
-  }
-
-  async #removeEntries(): Promise<void> {
-    const { datapath } = this.#context;
-    const entries = this.#cell.link === undefined ? this.#entries : this.#cell.flows;
-    if (this.#fenced.length > 0) await datapath.unfenceListeners(this.#fenced);
-    this.#fenced = [];
-    await datapath.removeForwards(this.#forwards);
-    this.#forwards = [];
-    await datapath.removeFlows(entries);
-    if (this.#side !== undefined && this.#side.id !== 0) await datapath.removeSide(this.#side.id);
-    this.#entries = [];
   }
 }
