@@ -3,7 +3,6 @@ import { z } from 'zod';
 import { PROTOCOLS } from '../address.ts';
 import type { Snapshot as DatapathSnapshot } from '../datapath/datapath.ts';
 
-export const CONTROL_VERSION = 1;
 /** A migration names at most this many flows. */
 export const FLOWS_MAX = 65_536;
 
@@ -43,7 +42,6 @@ export const processFactSchema = z.object({
   uid: z.int(),
   resident_bytes: z.number(),
 });
-export type ProcessFact = z.infer<typeof processFactSchema>;
 
 export const hostFactsSchema = z.object({
   hostname: z.string(),
