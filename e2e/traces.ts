@@ -3,8 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
 
 export const AGENT_HOSTS = ['alpha', 'beta', 'gamma', 'peer'] as const satisfies LabHost[];
-/** Sweeps of the agents forget ended flows after a few seconds. */
-const CLEAN_MS_MAX = 20_000;
+/** Sweeps of the agents forget ended flows after seconds; a source that was left alone keeps its fence and its decision for 20. */
+const CLEAN_MS_MAX = 45_000;
 const POLL_MS = 250;
 
 /** One line a thing; the agent itself, which was there before, is left out. */

@@ -17,8 +17,10 @@ const MIGRATIONS_MAX = 64;
 const RELEASE_MS_MAX = 15_000;
 /** A decision that no destination has asked for in this long, over restarts of the agent: 7 days. */
 const DECISION_KEPT_MS = 7 * 24 * 3_600_000;
-/** A destination that has undone alone says so for this long. */
+/** A destination that is done asks this long once more, so that a source that nobody else tells may forget. */
 const LAST_QUESTION_MS_MAX = 10_000;
+/** The same where the orchestrator has led to the end: the source knows by now, unless the orchestrator has just died. */
+const LED_QUESTION_MS_MAX = 1_000;
 const CONFIRM_MS_MAX = 5_000;
 
 export class Coordinator {
@@ -120,8 +122,7 @@ export class Coordinator {
     if (migration === undefined) return;
     await migration.undo();
     this.#endDestination(migration);
-    // A source that nobody tells learns by this question that no other will come.
-    void this.#ask(migration, AbortSignal.timeout(LAST_QUESTION_MS_MAX)).catch(() => undefined);
+    this.#askOnceMore(migration, LAST_QUESTION_MS_MAX);
   }
 
   async confirmDestination(id: string): Promise<{ pid: number; silent: string[]; flip_ms: number[] }> {
@@ -169,7 +170,8 @@ export class Coordinator {
   /** The orchestrator is gone: undo if nothing was restored, else ask the source, and do as it has decided. */
   async #destinationAlone(migration: DestinationMigration): Promise<void> {
     const { id } = migration;
-    if (this.#destinations.get(id) !== migration) return;
+    // Confirmed, but the orchestrator may have gone before it told the source so.
+    if (this.#destinations.get(id) !== migration) return this.#askOnceMore(migration, LED_QUESTION_MS_MAX);
     try {
       if (migration.stage === 'restored') {
         const verdict = await this.#ask(migration, this.#stop.signal);
@@ -178,8 +180,10 @@ export class Coordinator {
         if (verdict === 'commit') await migration.resume();
       }
       if (migration.stage === 'committed') await migration.resume();
-      if (migration.stage === 'running') await this.confirmDestination(id);
-      else await this.abortDestination(id);
+      if (migration.stage === 'running') {
+        await this.confirmDestination(id);
+        this.#askOnceMore(migration, LAST_QUESTION_MS_MAX);
+      } else await this.abortDestination(id);
     } catch (error) {
       if (!this.#stop.signal.aborted)
         this.#context.log.error(
@@ -187,6 +191,10 @@ export class Coordinator {
           'the destination could not finish alone',
         );
     }
+  }
+
+  #askOnceMore(migration: DestinationMigration, msMax: number): void {
+    void this.#ask(migration, AbortSignal.timeout(msMax)).catch(() => undefined);
   }
 
   #ask({ id, source: { addresses, key } }: DestinationMigration, signal: AbortSignal): Promise<Verdict> {
