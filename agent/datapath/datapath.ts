@@ -230,7 +230,9 @@ export class Datapath {
     const { pinDir } = this.#options;
     return await this.#exclusive(async () => {
       if (await isPinned(pinDir)) {
-        if (this.#users > 0 || !isEmpty(this.#mirror ?? (await this.#adopt()))) return false;
+        if (!isEmpty(this.#mirror ?? (await this.#adopt())) || this.#users > 0) return false;
+        // Before anything else is awaited: whoever comes from here on waits for its turn and loads anew.
+        this.#mirror = undefined;
         for (const device of await attachedDevices(this.#run, pinDir, signal)) {
           await detach(this.#run, pinDir, device, signal);
         }
