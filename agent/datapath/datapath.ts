@@ -9,6 +9,7 @@ import { OsmosisError } from '../error.ts';
 import { type AttachedDevice, attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
 import { deleteLine, type Element, type ProgramName, updateLine } from './bpftool.ts';
+import { halvesOf, putLocal, putRemote, remotePlace, removeLocal, removeRemote } from './halves.ts';
 import {
   decodeCounters,
   decodeEgress,
@@ -22,7 +23,7 @@ import {
   encodeSide,
   LAYOUT,
 } from './layout.ts';
-import type { Counters, FlowEntry, Forward, Side } from './model.ts';
+import type { Counters, FlowEntry, FlowId, Forward, LocalHalf, RemoteHalf, Side, WireSlot } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
 import { type Run, runnerIn } from './run.ts';
 import {
@@ -129,16 +130,60 @@ export class Datapath {
    */
   async putFlows(entries: readonly FlowEntry[], signal?: AbortSignal): Promise<void> {
     await this.#use(async (mirror) => {
-      for (const entry of entries) this.#checkSides(mirror, entry);
+      for (const { localSide, remoteSide } of entries) this.#checkSides(mirror, [localSide, remoteSide]);
       await this.#change(entries, (entry) => putFlow(mirror.table, entry), signal);
     });
   }
 
-  /** Takes flows out, by scope and virtual endpoints; those that are not there are no error. */
-  async removeFlows(
-    entries: readonly Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>[],
-    signal?: AbortSignal,
-  ): Promise<void> {
+  /** What the owners of local ends say of their flows. The sides must be there. */
+  async putLocals(halves: readonly LocalHalf[]): Promise<void> {
+    await this.#use(async (mirror) => {
+      for (const { localSide } of halves) this.#checkSides(mirror, [localSide]);
+      await this.#change(halves, (half) => putLocal(mirror.table, half));
+    });
+  }
+
+  /** What is known of remote ends. The sides must be there. */
+  async putRemotes(halves: readonly RemoteHalf[]): Promise<void> {
+    await this.#use(async (mirror) => {
+      for (const { remoteSide } of halves) this.#checkSides(mirror, [remoteSide]);
+      await this.#change(halves, (half) => putRemote(mirror.table, half));
+    });
+  }
+
+  /** A flow is gone with its last half. */
+  async removeLocals(ids: readonly FlowId[]): Promise<void> {
+    if (ids.length === 0) return;
+    await this.#use((mirror) => this.#change(ids, (id) => removeLocal(mirror.table, id)));
+  }
+
+  async removeRemotes(ids: readonly FlowId[]): Promise<void> {
+    if (ids.length === 0) return;
+    await this.#use((mirror) => this.#change(ids, (id) => removeRemote(mirror.table, id)));
+  }
+
+  /** What owners of local ends have said so far of these flows: undefined where there is nothing. */
+  async locals(ids: readonly FlowId[]): Promise<(LocalHalf | undefined)[]> {
+    const halves: (LocalHalf | undefined)[] = [];
+    if (!(await this.#isLoaded())) return ids.map(() => undefined);
+    await this.#use(async ({ table }) => {
+      for (const id of ids) halves.push(halvesOf(table, id).local);
+    });
+    return halves;
+  }
+
+  /** Where packets of each flow go now: undefined where nobody follows its remote end. */
+  async places(ids: readonly FlowId[]): Promise<(WireSlot | undefined)[]> {
+    if (!(await this.#isLoaded())) return ids.map(() => undefined);
+    const places: (WireSlot | undefined)[] = [];
+    await this.#use(async ({ table, sides }) => {
+      for (const id of ids) places.push(remotePlace(table, sides, id));
+    });
+    return places;
+  }
+
+  /** Takes flows out, whole, by scope and virtual endpoints; those that are not there are no error. */
+  async removeFlows(entries: readonly FlowId[], signal?: AbortSignal): Promise<void> {
     if (entries.length === 0) return;
     await this.#use((mirror) => this.#change(entries, (entry) => removeFlow(mirror.table, entry), signal));
   }
@@ -251,6 +296,10 @@ export class Datapath {
     );
   }
 
+  async #isLoaded(): Promise<boolean> {
+    return this.#mirror !== undefined || (await isPinned(this.#options.pinDir));
+  }
+
   /** Runs what needs the programs: loads or adopts them first, and keeps removeIfEmpty away meanwhile. */
   async #use(action: (mirror: Mirror) => Promise<void>): Promise<void> {
     this.#users += 1;
@@ -311,8 +360,8 @@ export class Datapath {
     };
   }
 
-  #checkSides({ sides }: Mirror, { localSide, remoteSide }: FlowEntry): void {
-    const missing = [localSide, remoteSide].find((id) => id !== 0 && !sides.has(id));
+  #checkSides({ sides }: Mirror, ids: readonly number[]): void {
+    const missing = ids.find((id) => id !== 0 && !sides.has(id));
     if (missing === undefined) return;
     throw new OsmosisError(
       'DATAPATH',

@@ -46,6 +46,21 @@ export type FlowEntry = {
   readonly scope: number;
 };
 
+/** Which flow of which socket: key of an entry. */
+export type FlowId = Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>;
+
+/**
+ * An entry has two halves, and each has an owner of its own: the cell that holds the socket says where its own end is,
+ * and whoever follows the cell at the other end says where that is. Either may be missing: that end is where it always
+ * was.
+ */
+export type LocalHalf = FlowId &
+  Pick<FlowEntry, 'wireLocal' | 'localSide'> & {
+    /** Device of the route to the remote endpoint, for as long as there is no remote half. */
+    readonly path: number;
+  };
+export type RemoteHalf = FlowId & Pick<FlowEntry, 'wireRemote' | 'remoteSide'>;
+
 /** Where packets of `peer` for the wire endpoint `local` go while its side is fenced: to the destination of a move. */
 export type Forward = {
   readonly protocol: Protocol;

@@ -1,4 +1,5 @@
 /** Where packets to an address leave this host, and with which address of ours; from ip-route(8). */
+import { networkInterfaces } from 'node:os';
 import { execa } from 'execa';
 import { OsmosisError } from '../error.ts';
 
@@ -50,4 +51,9 @@ export async function ownAddresses(): Promise<string[]> {
   });
   const links = JSON.parse(stdout) as { addr_info?: { local?: string }[] }[];
   return links.flatMap(({ addr_info = [] }) => addr_info.flatMap(({ local }) => local ?? []));
+}
+
+/** Asked of the kernel at each call; cheap. */
+export function isOwnAddress(address: string): boolean {
+  return Object.values(networkInterfaces()).some((each) => each?.some((own) => own.address === address));
 }
