@@ -81,6 +81,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       localSide: 0,
       remoteSide: REMOTE_SIDE,
       scope: 0,
+      via: 0,
     };
     /** At the new host: the same flow, in the cell. */
     const atHost: FlowEntry = {
@@ -92,6 +93,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       localSide: CELL_SIDE,
       remoteSide: 0,
       scope: LOOPBACK,
+      via: 0,
     };
     const packet = (from: Endpoint, to: Endpoint, more: Partial<Packet> = {}): Packet => ({
       protocol,
@@ -371,6 +373,7 @@ function manyFlow(index: number, remoteSide: number): FlowEntry {
     localSide: 0,
     remoteSide,
     scope: 0,
+    via: 0,
   };
 }
 

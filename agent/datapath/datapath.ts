@@ -22,7 +22,8 @@ import {
   encodeSide,
   LAYOUT,
 } from './layout.ts';
-import type { Counters, FlowEntry, Forward, Side } from './model.ts';
+import { Loopback } from './loopback.ts';
+import { type Counters, type FlowEntry, type Forward, LOOPBACK, type Side } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
 import { type Run, runnerIn } from './run.ts';
 import {
@@ -73,6 +74,7 @@ export class Datapath {
   readonly #options: DatapathOptions;
   readonly #run: Run;
   readonly #batch = new Batch();
+  readonly #loopback: Loopback;
   #mirror: Mirror | undefined;
   /** Calls that are under way and count on the programs being loaded. */
   #users = 0;
@@ -82,6 +84,7 @@ export class Datapath {
   private constructor(options: DatapathOptions) {
     this.#options = options;
     this.#run = runnerIn(options.netns);
+    this.#loopback = new Loopback(this.#run, options.pinDir);
   }
 
   /**
@@ -130,7 +133,8 @@ export class Datapath {
   async putFlows(entries: readonly FlowEntry[], signal?: AbortSignal): Promise<void> {
     await this.#use(async (mirror) => {
       for (const entry of entries) this.#checkSides(mirror, entry);
-      await this.#change(entries, (entry) => putFlow(mirror.table, entry), signal);
+      const change = () => this.#change(entries, (entry) => putFlow(mirror.table, entry), signal);
+      await this.#loopback.around(entries.some(isViaLoopback), change, () => needsLoopback(mirror));
     });
   }
 
@@ -140,7 +144,10 @@ export class Datapath {
     signal?: AbortSignal,
   ): Promise<void> {
     if (entries.length === 0) return;
-    await this.#use((mirror) => this.#change(entries, (entry) => removeFlow(mirror.table, entry), signal));
+    await this.#use(async (mirror) => {
+      const change = () => this.#change(entries, (entry) => removeFlow(mirror.table, entry), signal);
+      await this.#loopback.around(false, change, () => needsLoopback(mirror));
+    });
   }
 
   /** The flip: one element, so all flows of the side switch between two packets. */
@@ -236,6 +243,7 @@ export class Datapath {
         for (const device of await attachedDevices(this.#run, pinDir, signal)) {
           await detach(this.#run, pinDir, device, signal);
         }
+        await this.#loopback.restore();
       }
       this.#mirror = undefined;
       await this.#batch.close();
@@ -352,6 +360,14 @@ export class Datapath {
       throw new OsmosisError('DATAPATH', 'aborted while flows were entered', { cause: signal.reason });
     }
   }
+}
+
+function needsLoopback({ table }: Mirror): boolean {
+  return [...table.flows.values()].some(isViaLoopback);
+}
+
+function isViaLoopback({ via }: FlowEntry): boolean {
+  return via === LOOPBACK;
 }
 
 function lineOf(pinDir: string, { map, key, value }: Change): string {

@@ -28,20 +28,32 @@ export const LAYOUT = {
   tuple: { bytes: 40, address: 0, port: 32, protocol: 36, pad: 37 },
   egress_key: { bytes: 44, virtual: 0, scope: 40 },
   difference: { bytes: 4, addresses: 0, ports: 2 },
-  ingress_value: { bytes: 56, virtual: 0, local_side: 40, remote_side: 44, difference: 48, slot: 52 },
+  ingress_value: {
+    bytes: 60,
+    virtual: 0,
+    local_side: 40,
+    remote_side: 44,
+    difference: 48,
+    slot: 52,
+    via: 56,
+  },
   wire_slot: { bytes: 28, address: 0, port: 16, identity: 18, ifindex: 20, difference: 24 },
   egress_value: {
-    bytes: 84,
+    bytes: 88,
     local_address: 0,
     local_port: 16,
     pad: 18,
     local_side: 20,
     remote_side: 24,
-    slots: 28,
+    via: 28,
+    slots: 32,
   },
   side: { bytes: 8, state: 0, active: 1, accept: 2, pad: 3, ifindex: 4 },
   listener: { bytes: 20, address: 0, port: 16, protocol: 18, pad: 19 },
 } as const;
+
+/** As in osmosis.bpf.c. */
+const FROM_RELAYED = 2;
 
 /** Assigned Internet protocol numbers (IANA). */
 const PROTOCOL_NUMBERS = { tcp: 6, udp: 17 } as const satisfies Record<Protocol, number>;
@@ -69,6 +81,15 @@ export function encodeIngress(flow: FlowEntry, slot: 0 | 1): Uint8Array {
   const wire = { protocol: flow.protocol, local: flow.wireLocal, remote };
   putDifference(bytes, LAYOUT.ingress_value.difference, wire, flow);
   putU32(bytes, LAYOUT.ingress_value.slot, slot);
+  putU32(bytes, LAYOUT.ingress_value.via, flow.via);
+  return bytes;
+}
+
+/** Value of map `ingress`, for packets that come from the peer that a flow is relayed for. */
+export function encodeRelayed(flow: FlowEntry): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.ingress_value.bytes);
+  putTuple(bytes, flow);
+  putU32(bytes, LAYOUT.ingress_value.slot, FROM_RELAYED);
   return bytes;
 }
 
@@ -86,6 +107,7 @@ export function encodeEgressValue(flow: FlowEntry): Uint8Array {
   putPort(bytes, at.local_port, flow.wireLocal.port);
   putU32(bytes, at.local_side, flow.localSide);
   putU32(bytes, at.remote_side, flow.remoteSide);
+  putU32(bytes, at.via, flow.via);
   flow.wireRemote.forEach((slot, index) => {
     if (slot === undefined) return;
     const offset = at.slots + index * LAYOUT.wire_slot.bytes;
@@ -107,6 +129,7 @@ export function decodeEgress(key: Uint8Array, value: Uint8Array): FlowEntry {
     localSide: u32At(value, at.local_side),
     remoteSide: u32At(value, at.remote_side),
     scope: u32At(key, LAYOUT.egress_key.scope),
+    via: u32At(value, at.via),
   };
 }
 

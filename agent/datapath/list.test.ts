@@ -35,6 +35,7 @@ test('sections are there where they have something to show', () => {
         localSide: 0,
         remoteSide: 3,
         scope: 0,
+        via: 0,
       },
       {
         protocol: 'udp',
@@ -45,6 +46,7 @@ test('sections are there where they have something to show', () => {
         localSide: 12,
         remoteSide: 0,
         scope: 7,
+        via: 0,
       },
     ],
     listeners: [{ address: '::', port: 443 }],

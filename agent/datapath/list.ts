@@ -1,7 +1,7 @@
 /** What the datapath holds, as text for people: `osmosis datapath`. Pure. */
 import { type Endpoint, endpointText } from '../address.ts';
 import type { Snapshot } from './datapath.ts';
-import type { FlowEntry, Side, WireSlot } from './model.ts';
+import { type FlowEntry, RELAY, type Side, type WireSlot } from './model.ts';
 
 const GAP = '  ';
 
@@ -62,7 +62,7 @@ function flowRow(sides: readonly Side[]): (flow: FlowEntry) => string[] {
         : [index === active && flow.remoteSide !== 0 ? `${slotText(slot)}*` : slotText(slot)],
     );
     return [
-      flow.scope === 0 ? flow.protocol : `${flow.protocol}%${flow.scope}`,
+      `${flow.protocol}${scopeText(flow)}`,
       endpointText(flow.local),
       endpointText(flow.remote),
       sameEndpoint(flow.wireLocal, flow.local) ? '=' : endpointText(flow.wireLocal),
@@ -70,6 +70,12 @@ function flowRow(sides: readonly Side[]): (flow: FlowEntry) => string[] {
       `${flow.localSide || '-'}/${flow.remoteSide || '-'}`,
     ];
   };
+}
+
+/** `%n`: of the cell behind that device; `>n`: packets for the local end leave by that device; `relay`: to a legacy peer. */
+function scopeText({ scope, via }: FlowEntry): string {
+  if (scope === RELAY) return ` relay>${via}`;
+  return `${scope === 0 ? '' : `%${scope}`}${via === 0 ? '' : `>${via}`}`;
 }
 
 function slotText({ endpoint, ifindex }: WireSlot): string {

@@ -42,9 +42,20 @@ export type FlowEntry = {
   /** Side of the local, of the remote cell; 0: none. */
   readonly localSide: number;
   readonly remoteSide: number;
-  /** Whose socket it is: ifindex of the host end of the cell's veth, or 0 for the host's own namespace. */
+  /** Whose socket it is: ifindex of the host end of the cell's veth, 0 for the host's own namespace, or `RELAY`. */
   readonly scope: number;
+  /**
+   * The device that packets for the local end leave by: 0 for into the cell, or up the host's stack where there is none;
+   * `LOOPBACK` for up the host's stack where `remote` is an address of this host's own; with `RELAY` the device towards
+   * the peer.
+   */
+  readonly via: number;
 };
+
+/** Scope of a flow that this host carries on for a peer without an agent: `local` is that peer. */
+export const RELAY = 0xffffffff;
+/** Index of the loopback device in every network namespace: LOOPBACK_IFINDEX of the kernel. */
+export const LOOPBACK = 1;
 
 /** Where packets of `peer` for the wire endpoint `local` go while its side is fenced: to the destination of a move. */
 export type Forward = {
@@ -68,6 +79,7 @@ export const COUNTERS = [
   'errors',
   'forwarded',
   'queued',
+  'relayed',
 ] as const;
 export type Counters = Record<(typeof COUNTERS)[number], number>;
 

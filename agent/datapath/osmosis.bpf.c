@@ -53,6 +53,15 @@ char LICENSE[] SEC("license") = "GPL";
 
 /* In skb->tc_index: translated already, so that the device it leaves by does not look it up a second time. */
 #define TRANSLATED 0x05e0
+/* In skb->tc_index: translated already, and on its way up the host's stack by way of the loopback device. */
+#define DELIVERED 0x05e1
+
+/* The kernel gives the loopback device this index in every network namespace. */
+#define LOOPBACK_IFINDEX 1
+/* In egress_key.scope: a flow that this host carries on for a peer without an agent. */
+#define RELAY 0xffffffff
+/* In ingress_value.slot: from the peer that is relayed for, not from either slot of the remote side. */
+#define FROM_RELAYED 2
 
 enum { LOCAL, REMOTE, ENDS };
 
@@ -65,7 +74,7 @@ struct tuple {
 
 struct egress_key {
 	struct tuple virtual;
-	__u32 scope; /* 0: the host's own sockets; otherwise the host end of the veth of the cell that has the socket */
+	__u32 scope; /* 0: the host's own sockets; RELAY; otherwise the host end of the veth of the cell that has the socket */
 };
 
 /*
@@ -82,7 +91,8 @@ struct ingress_value {
 	__u32 local_side;
 	__u32 remote_side;
 	struct difference difference;
-	__u32 slot; /* which of the two wire endpoints of the remote side this key has */
+	__u32 slot; /* which of the two wire endpoints of the remote side this key has, or FROM_RELAYED */
+	__u32 via; /* device that packets for the local end leave by; 0: into the cell, or up the host's stack */
 };
 
 struct wire_slot {
@@ -99,6 +109,7 @@ struct egress_value {
 	__u16 pad;
 	__u32 local_side;
 	__u32 remote_side;
+	__u32 via; /* as in struct ingress_value: so that the whole flow can be read from here */
 	struct wire_slot slots[2];
 };
 
@@ -131,13 +142,14 @@ enum counter {
 	ERRORS,
 	FORWARDED,
 	QUEUED_IN,
+	RELAYED,
 	COUNTERS
 };
 
 _Static_assert(sizeof(struct tuple) == 40, "layout.ts");
 _Static_assert(sizeof(struct egress_key) == 44, "layout.ts");
-_Static_assert(sizeof(struct ingress_value) == 56, "layout.ts");
-_Static_assert(sizeof(struct egress_value) == 84, "layout.ts");
+_Static_assert(sizeof(struct ingress_value) == 60, "layout.ts");
+_Static_assert(sizeof(struct egress_value) == 88, "layout.ts");
 _Static_assert(sizeof(struct side) == 8, "layout.ts");
 _Static_assert(sizeof(struct listener) == 20, "layout.ts");
 
@@ -447,6 +459,68 @@ static __always_inline bool is_reset(struct __sk_buff *skb, const struct packet 
 	       (flags & TCP_FLAG_BITS_RST);
 }
 
+static __always_inline int leave(struct __sk_buff *skb, __u32 scope);
+
+/* A router takes one from the time to live, so that no packet goes round for ever. False: it was the last. */
+static __always_inline bool is_alive(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct iphdr *ip;
+	__u8 hops;
+
+	if (packet->ipv6) {
+		__u32 offset = ETH_HLEN + offsetof(struct ipv6hdr, hop_limit);
+
+		if (bpf_skb_load_bytes(skb, offset, &hops, sizeof(hops)) || hops <= 1)
+			return false;
+		hops--;
+		return !bpf_skb_store_bytes(skb, offset, &hops, sizeof(hops), BPF_F_RECOMPUTE_CSUM);
+	}
+	ip = headers(skb, ETH_HLEN + sizeof(*ip));
+	if (!ip)
+		return false;
+	ip = (void *)ip + ETH_HLEN;
+	if (ip->ttl <= 1)
+		return false;
+	ip->ttl--;
+	ip->check = checksum_changed(ip->check, (__u16)~bpf_htons(0x0100));
+	return true;
+}
+
+/* From a peer without an agent, for a cell that is no longer here: on to where the cell is now. */
+static __always_inline int relay(struct __sk_buff *skb, const struct packet *packet)
+{
+	if (!is_alive(skb, packet))
+		return drop(ERRORS);
+	count(RELAYED);
+	return leave(skb, RELAY);
+}
+
+/*
+ * Translated, for a local end that is neither in a cell nor reached by way of the stack from here. Either the source is
+ * now an address of this host's own (both ends were here once), which the kernel believes of its loopback device only;
+ * or the local end is a peer without an agent, which the packet is relayed to.
+ */
+static __always_inline int hand_on(struct __sk_buff *skb, const struct packet *packet, __u32 via)
+{
+	__u8 loopback_mac[ETH_ALEN] = {};
+
+	if (via != LOOPBACK_IFINDEX) {
+		if (!is_alive(skb, packet))
+			return drop(ERRORS);
+		count(RELAYED);
+		skb->tc_index = TRANSLATED;
+		return bpf_redirect_neigh(via, NULL, 0, 0);
+	}
+	count(TRANSLATED_IN);
+	if (skb->ifindex == via)
+		return PASS;
+	/* Else the kernel would take it for another host's. */
+	if (bpf_skb_store_bytes(skb, 0, loopback_mac, sizeof(loopback_mac), 0))
+		return drop(ERRORS);
+	skb->tc_index = DELIVERED;
+	return bpf_redirect(via, BPF_F_INGRESS);
+}
+
 SEC("tc")
 int from_wire(struct __sk_buff *skb)
 {
@@ -457,6 +531,10 @@ int from_wire(struct __sk_buff *skb)
 	bool queued = false;
 	__u32 cell = 0;
 
+	if (skb->tc_index == DELIVERED) {
+		skb->tc_index = 0;
+		return PASS;
+	}
 	/* What is passing by another host's MAC address (a promiscuous device) is not ours. */
 	if (skb->pkt_type != PACKET_HOST)
 		return PASS;
@@ -472,6 +550,8 @@ int from_wire(struct __sk_buff *skb)
 	flow = bpf_map_lookup_elem(&ingress, &wire);
 	if (!flow)
 		return is_fenced_syn(skb, &packet, &wire) ? drop(DROPPED_SYN) : PASS;
+	if (flow->slot == FROM_RELAYED)
+		return relay(skb, &packet);
 	if (flow->local_side) {
 		side = bpf_map_lookup_elem(&sides, &flow->local_side);
 		if (!side)
@@ -498,6 +578,8 @@ int from_wire(struct __sk_buff *skb)
 		return drop(ERRORS);
 	if (queued)
 		return queue(&packet, &flow->virtual, cell);
+	if (flow->via)
+		return hand_on(skb, &packet, flow->via);
 	count(TRANSLATED_IN);
 	return cell ? bpf_redirect_peer(cell, 0) : PASS;
 }

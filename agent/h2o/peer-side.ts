@@ -241,6 +241,7 @@ export class PeerSide {
         localSide: 0,
         remoteSide: record.side,
         scope: 0,
+        via: 0,
       };
       armed.set(key, { missing: 0, entry });
     }

@@ -68,6 +68,7 @@ export class Departure {
       localSide: id,
       remoteSide: 0,
       scope: 0,
+      via: 0,
     }));
     await this.#datapath.putSide(this.#side);
     await this.#datapath.putFlows(this.#entries);

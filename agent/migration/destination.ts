@@ -223,6 +223,7 @@ export class DestinationMigration {
       localSide: this.#side,
       remoteSide: 0,
       scope: link.ifindex,
+      via: 0,
     }));
     await datapath.putSide({
       id: this.#side,
