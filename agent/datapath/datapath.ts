@@ -9,12 +9,15 @@ import { OsmosisError } from '../error.ts';
 import { type AttachedDevice, attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
 import { deleteLine, type Element, type ProgramName, updateLine } from './bpftool.ts';
+import { attachInside, describeInside } from './inside.ts';
 import {
+  decodeCell,
   decodeCounters,
   decodeEgress,
   decodeForward,
   decodeListener,
   decodeSide,
+  encodeCell,
   encodeForwardKey,
   encodeForwardValue,
   encodeId,
@@ -23,7 +26,7 @@ import {
   LAYOUT,
 } from './layout.ts';
 import { Loopback } from './loopback.ts';
-import { type Counters, type FlowEntry, type Forward, LOOPBACK, type Side } from './model.ts';
+import { type Counters, type FlowEntry, type Forward, type Inside, LOOPBACK, type Side } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
 import { type Run, runnerIn } from './run.ts';
 import {
@@ -58,6 +61,7 @@ export type Snapshot = {
   /** Listening TCP endpoints whose new connections are dropped. */
   readonly listeners: readonly Endpoint[];
   readonly forwards: readonly Forward[];
+  readonly insides: readonly Inside[];
   readonly counters: Counters;
   readonly devices: readonly AttachedDevice[];
 };
@@ -68,6 +72,8 @@ type Mirror = {
   readonly sides: Map<number, Side>;
   readonly listeners: Map<string, Endpoint>;
   readonly forwards: Map<string, Forward>;
+  /** By scope. */
+  readonly insides: Map<number, Inside>;
 };
 
 export class Datapath {
@@ -114,6 +120,31 @@ export class Datapath {
   /** `from_cell` on the host end of a cell's veth. It goes with the veth. */
   async attachCell(name: string, signal?: AbortSignal): Promise<void> {
     await this.#attach(name, ['from_cell'], signal);
+  }
+
+  /**
+   * What a cell with flows of `via` LOOPBACK needs inside, where `netns` is the path of its network namespace and
+   * `scope` the host end of its veth. It goes with the namespace; `removeInside` takes out what is left here.
+   */
+  async attachInside(netns: string, scope: number, signal?: AbortSignal): Promise<void> {
+    const { pinDir } = this.#options;
+    const run = runnerIn(netns);
+    const put = async ({ insides }: Mirror) => {
+      const inside = await describeInside(run, scope, [...insides.values()], signal);
+      insides.set(scope, inside);
+      await this.#write([updateLine(pinDir, 'cells', encodeId(inside.id), encodeCell(inside))]);
+      await attachInside(run, pinDir, inside, signal);
+    };
+    await this.#use((mirror) => this.#exclusive(() => put(mirror)));
+  }
+
+  /** When the cell, or the last of those flows, is gone: packets for them stay inside from now on. */
+  async removeInside(scope: number): Promise<void> {
+    await this.#use(async ({ insides }) => {
+      const inside = insides.get(scope);
+      if (inside === undefined || !insides.delete(scope)) return;
+      await this.#write([deleteLine(this.#options.pinDir, 'cells', encodeId(inside.id))]);
+    });
   }
 
   /** Takes off whatever of ours is on the device; no harm where nothing is. */
@@ -221,6 +252,7 @@ export class Datapath {
           sides: [],
           listeners: [],
           forwards: [],
+          insides: [],
           counters: decodeCounters([]),
           devices: [],
         };
@@ -280,9 +312,7 @@ export class Datapath {
     const { pinDir, objectFile, log } = this.#options;
     const found = await isPinned(pinDir);
     if (!found) await loadPins(this.#run, pinDir, objectFile);
-    this.#mirror = found
-      ? await this.#adopt()
-      : { table: createTable(), sides: new Map(), listeners: new Map(), forwards: new Map() };
+    this.#mirror = found ? await this.#adopt() : emptyMirror();
     // Started now, so that the flip does not wait for it.
     await this.#batch.run([]);
     log?.(`datapath ${found ? 'adopted from' : 'loaded to'} ${pinDir}`);
@@ -290,22 +320,24 @@ export class Datapath {
   }
 
   async #adopt(): Promise<Mirror> {
-    const { flows, sides, listeners, forwards } = await this.#snapshot();
+    const { flows, sides, listeners, forwards, insides } = await this.#snapshot();
     return {
       table: createTable(flows),
       sides: new Map(sides.map((side) => [side.id, side])),
       listeners: new Map(listeners.map((endpoint) => [endpointText(endpoint), endpoint])),
       forwards: new Map(forwards.map((forward) => [forwardText(forward), forward])),
+      insides: new Map(insides.map((inside) => [inside.scope, inside])),
     };
   }
 
   async #snapshot(signal?: AbortSignal): Promise<Snapshot> {
     const { pinDir } = this.#options;
-    const [egress, sides, listeners, forwards, counters, devices] = await Promise.all([
+    const [egress, sides, listeners, forwards, cells, counters, devices] = await Promise.all([
       dumpMap(this.#run, pinDir, 'egress', signal),
       dumpMap(this.#run, pinDir, 'sides', signal),
       dumpMap(this.#run, pinDir, 'listeners', signal),
       dumpMap(this.#run, pinDir, 'forwards', signal),
+      dumpMap(this.#run, pinDir, 'cells', signal),
       dumpMap(this.#run, pinDir, 'counters', signal),
       attachedDevices(this.#run, pinDir, signal),
     ]);
@@ -314,6 +346,7 @@ export class Datapath {
       sides: sides.map((element) => decodeSide(element.key, soleValue(element))),
       listeners: listeners.map(({ key }) => decodeListener(key)),
       forwards: forwards.map((element) => decodeForward(element.key, soleValue(element))),
+      insides: cells.map((element) => decodeCell(element.key, soleValue(element))),
       counters: decodeCounters(counters.map(({ values }) => values)),
       devices,
     };
@@ -378,8 +411,18 @@ function forwardText({ protocol, local, peer }: Forward): string {
   return `${protocol} ${endpointText(local)} ${peer}`;
 }
 
-function isEmpty({ table, sides, listeners, forwards }: Mirror): boolean {
-  return table.flows.size + sides.size + listeners.size + forwards.size === 0;
+function emptyMirror(): Mirror {
+  return {
+    table: createTable(),
+    sides: new Map(),
+    listeners: new Map(),
+    forwards: new Map(),
+    insides: new Map(),
+  };
+}
+
+function isEmpty({ table, sides, listeners, forwards, insides }: Mirror): boolean {
+  return table.flows.size + sides.size + listeners.size + forwards.size + insides.size === 0;
 }
 
 /** Entries that were pinned with another layout are told by their size. */

@@ -18,6 +18,7 @@ import {
   type Counters,
   type FlowEntry,
   type Forward,
+  type Inside,
   SIDE_STATES,
   type Side,
   type WireSlot,
@@ -50,6 +51,7 @@ export const LAYOUT = {
   },
   side: { bytes: 8, state: 0, active: 1, accept: 2, pad: 3, ifindex: 4 },
   listener: { bytes: 20, address: 0, port: 16, protocol: 18, pad: 19 },
+  cell: { bytes: 8, scope: 0, ifindex: 4 },
 } as const;
 
 /** As in osmosis.bpf.c. */
@@ -158,7 +160,7 @@ export function decodeForward(key: Uint8Array, value: Uint8Array): Forward {
   return { protocol, local, peer: remote.address, to };
 }
 
-/** Key of map `sides`. */
+/** Key of maps `sides` and `cells`. */
 export function encodeId(id: number): Uint8Array {
   const bytes = new Uint8Array(4);
   putU32(bytes, 0, id);
@@ -183,6 +185,21 @@ export function decodeSide(key: Uint8Array, value: Uint8Array): Side {
     active: value[LAYOUT.side.active] === 1 ? 1 : 0,
     accept: value[LAYOUT.side.accept] ?? 0,
     ifindex: u32At(value, LAYOUT.side.ifindex),
+  };
+}
+
+export function encodeCell(cell: Inside): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.cell.bytes);
+  putU32(bytes, LAYOUT.cell.scope, cell.scope);
+  putU32(bytes, LAYOUT.cell.ifindex, cell.ifindex);
+  return bytes;
+}
+
+export function decodeCell(key: Uint8Array, value: Uint8Array): Inside {
+  return {
+    id: u32At(key, 0),
+    scope: u32At(value, LAYOUT.cell.scope),
+    ifindex: u32At(value, LAYOUT.cell.ifindex),
   };
 }
 

@@ -6,7 +6,15 @@ import { type FlowEntry, RELAY, type Side, type WireSlot } from './model.ts';
 const GAP = '  ';
 
 /** Sections for sides, flows, fenced listeners, forwards, devices and the counters that are not zero. */
-export function listText({ flows, sides, listeners, forwards, devices, counters }: Snapshot): string {
+export function listText({
+  flows,
+  sides,
+  listeners,
+  forwards,
+  insides,
+  devices,
+  counters,
+}: Snapshot): string {
   const counted = Object.entries(counters).filter(([, packets]) => packets > 0);
   const sections = [
     section('SIDE', ['STATE', 'ACTIVE', 'ACCEPTS', 'IFINDEX'], sides.map(sideRow)),
@@ -20,6 +28,11 @@ export function listText({ flows, sides, listeners, forwards, devices, counters 
       'FORWARD',
       ['OF PEER', 'TO'],
       forwards.map(({ local, peer, to }) => [endpointText(local), peer, slotText(to)]),
+    ),
+    section(
+      'INSIDE',
+      ['OF CELL AT', 'IFINDEX'],
+      insides.map(({ id, scope, ifindex }) => [String(id), String(scope), String(ifindex)]),
     ),
     section(
       'DEVICE',

@@ -45,9 +45,9 @@ export type FlowEntry = {
   /** Whose socket it is: ifindex of the host end of the cell's veth, 0 for the host's own namespace, or `RELAY`. */
   readonly scope: number;
   /**
-   * The device that packets for the local end leave by: 0 for into the cell, or up the host's stack where there is none;
-   * `LOOPBACK` for up the host's stack where `remote` is an address of this host's own; with `RELAY` the device towards
-   * the peer.
+   * The device that packets for the local end leave by. 0: into the cell, or up the host's stack where there is none.
+   * `LOOPBACK`: the same by way of the cell's, or the host's, own loopback device, where `remote` is an address of that
+   * cell's, or host's, own. With `RELAY`: the device towards the peer.
    */
   readonly via: number;
 };
@@ -56,6 +56,16 @@ export type FlowEntry = {
 export const RELAY = 0xffffffff;
 /** Index of the loopback device in every network namespace: LOOPBACK_IFINDEX of the kernel. */
 export const LOOPBACK = 1;
+
+/** A cell that has programs inside, for its flows with `via` LOOPBACK. */
+export type Inside = {
+  /** 1..2^16-1: class of its filters. */
+  readonly id: number;
+  /** Host end of its veth, as in `FlowEntry.scope`. */
+  readonly scope: number;
+  /** The end inside, as it is numbered there. */
+  readonly ifindex: number;
+};
 
 /** Where packets of `peer` for the wire endpoint `local` go while its side is fenced: to the destination of a move. */
 export type Forward = {

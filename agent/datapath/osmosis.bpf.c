@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * The datapath: three tc programs that rewrite the addresses and ports of exactly the flows that they are told about.
+ * The datapath: tc programs that rewrite the addresses and ports of exactly the flows that they are told about.
  *
  *   from_wire  ingress of a physical device   wire tuple    -> virtual tuple, then into the cell or up the host's stack
  *   to_wire    egress of a physical device    virtual tuple -> wire tuple, for sockets in the host's own namespace
  *   from_cell  ingress of a cell's host end   virtual tuple -> wire tuple, for sockets in the cell
+ *
+ * and two inside a cell, for flows whose other end has an address of the cell's own, though it is elsewhere:
+ *
+ *   cell_out   egress of the cell's lo        out of the cell, instead of round
+ *   cell_in    ingress of the cell's eth0     up the cell's stack by way of its lo
  *
  * docs/datapath.md has the model. The layouts below are repeated in layout.ts; e2e/datapath.test.ts compares the two.
  */
@@ -36,6 +41,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define SIDES_MAX 16384
 #define LISTENERS_MAX 1024
 #define FORWARDS_MAX 16384
+#define CELLS_MAX 4096
 
 #define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
 #define PORTS_BYTES 4
@@ -130,6 +136,12 @@ struct listener {
 	__u8 pad;
 };
 
+/* A cell, as the programs inside it need to know it. */
+struct cell {
+	__u32 scope; /* host end of its veth */
+	__u32 ifindex; /* the end inside */
+};
+
 enum counter {
 	TRANSLATED_IN,
 	TRANSLATED_OUT,
@@ -152,6 +164,7 @@ _Static_assert(sizeof(struct ingress_value) == 60, "layout.ts");
 _Static_assert(sizeof(struct egress_value) == 88, "layout.ts");
 _Static_assert(sizeof(struct side) == 8, "layout.ts");
 _Static_assert(sizeof(struct listener) == 20, "layout.ts");
+_Static_assert(sizeof(struct cell) == 8, "layout.ts");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -193,6 +206,15 @@ struct {
 	__type(key, struct tuple);
 	__type(value, struct wire_slot);
 } forwards SEC(".maps");
+
+/* By the class that the filter inside the cell has: nothing else tells a program which namespace it runs in. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, CELLS_MAX);
+	__type(key, __u32);
+	__type(value, struct cell);
+} cells SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -496,29 +518,28 @@ static __always_inline int relay(struct __sk_buff *skb, const struct packet *pac
 }
 
 /*
- * Translated, for a local end that is neither in a cell nor reached by way of the stack from here. Either the source is
- * now an address of this host's own (both ends were here once), which the kernel believes of its loopback device only;
- * or the local end is a peer without an agent, which the packet is relayed to.
+ * Up the stack by way of the loopback device, for a source that is an address of this namespace's own, which the kernel
+ * believes of no other device.
  */
-static __always_inline int hand_on(struct __sk_buff *skb, const struct packet *packet, __u32 via)
+static __always_inline int deliver(struct __sk_buff *skb, __u16 mark)
 {
 	__u8 loopback_mac[ETH_ALEN] = {};
 
-	if (via != LOOPBACK_IFINDEX) {
-		if (!is_alive(skb, packet))
-			return drop(ERRORS);
-		count(RELAYED);
-		skb->tc_index = TRANSLATED;
-		return bpf_redirect_neigh(via, NULL, 0, 0);
-	}
-	count(TRANSLATED_IN);
-	if (skb->ifindex == via)
-		return PASS;
 	/* Else the kernel would take it for another host's. */
 	if (bpf_skb_store_bytes(skb, 0, loopback_mac, sizeof(loopback_mac), 0))
 		return drop(ERRORS);
-	skb->tc_index = DELIVERED;
-	return bpf_redirect(via, BPF_F_INGRESS);
+	skb->tc_index = mark;
+	return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
+}
+
+/* Translated, for a peer without an agent. */
+static __always_inline int relay_back(struct __sk_buff *skb, const struct packet *packet, __u32 via)
+{
+	if (!is_alive(skb, packet))
+		return drop(ERRORS);
+	count(RELAYED);
+	skb->tc_index = TRANSLATED;
+	return bpf_redirect_neigh(via, NULL, 0, 0);
 }
 
 SEC("tc")
@@ -576,11 +597,16 @@ int from_wire(struct __sk_buff *skb)
 	}
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
+	if (flow->via && flow->via != LOOPBACK_IFINDEX)
+		return relay_back(skb, &packet, flow->via);
+	/* For cell_in, which it passes next. */
+	if (flow->via && cell)
+		skb->tc_index = DELIVERED;
 	if (queued)
 		return queue(&packet, &flow->virtual, cell);
-	if (flow->via)
-		return hand_on(skb, &packet, flow->via);
 	count(TRANSLATED_IN);
+	if (flow->via && !cell && skb->ifindex != LOOPBACK_IFINDEX)
+		return deliver(skb, DELIVERED);
 	return cell ? bpf_redirect_peer(cell, 0) : PASS;
 }
 
@@ -664,4 +690,30 @@ SEC("tc")
 int from_cell(struct __sk_buff *skb)
 {
 	return leave(skb, skb->ifindex);
+}
+
+/* A flow that goes round inside the cell has no entry. */
+SEC("tc")
+int cell_out(struct __sk_buff *skb)
+{
+	struct packet packet = { .source = LOCAL };
+	struct egress_key key = {};
+	__u32 class = skb->tc_classid;
+	struct cell *cell;
+
+	if (parse(skb, &packet, &key.virtual) != WHOLE)
+		return PASS;
+	cell = bpf_map_lookup_elem(&cells, &class);
+	if (!cell)
+		return PASS;
+	key.scope = cell->scope;
+	if (!bpf_map_lookup_elem(&egress, &key))
+		return PASS;
+	return bpf_redirect(cell->ifindex, 0);
+}
+
+SEC("tc")
+int cell_in(struct __sk_buff *skb)
+{
+	return skb->tc_index == DELIVERED ? deliver(skb, 0) : PASS;
 }
