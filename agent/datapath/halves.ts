@@ -41,12 +41,12 @@ export function remotePlace(
 export function halvesOf(table: FlowTable, id: FlowId): Halves {
   const entry = table.flows.get(`${id.scope} ${flowKey(id)}`);
   if (entry === undefined) return {};
-  const { protocol, local, remote, scope, wireLocal, wireRemote, localSide, remoteSide } = entry;
+  const { protocol, local, remote, scope, wireLocal, wireRemote, localSide, remoteSide, via } = entry;
   const flow = { protocol, local, remote, scope };
-  const owned = localSide !== 0 || endpointText(wireLocal) !== endpointText(local);
+  const owned = localSide !== 0 || via !== 0 || endpointText(wireLocal) !== endpointText(local);
   const path = wireRemote.find((slot) => slot?.endpoint.address === remote.address) ?? wireRemote[0];
   return {
-    ...(owned ? { local: { ...flow, wireLocal, localSide, path: path?.ifindex ?? 0 } } : {}),
+    ...(owned ? { local: { ...flow, wireLocal, localSide, via, path: path?.ifindex ?? 0 } } : {}),
     ...(remoteSide === 0 ? {} : { remote: { ...flow, wireRemote, remoteSide } }),
   };
 }
@@ -61,6 +61,7 @@ function compose({ local, remote }: Halves): FlowEntry {
     scope: id.scope,
     wireLocal: local?.wireLocal ?? id.local,
     localSide: local?.localSide ?? 0,
+    via: local?.via ?? 0,
     wireRemote: remote?.wireRemote ?? [{ endpoint: id.remote, ifindex: local?.path ?? 0 }, undefined],
     remoteSide: remote?.remoteSide ?? 0,
   };

@@ -116,7 +116,17 @@ export class Arrival {
     const entries = flows.map(({ protocol, local, remote, at, relayed }): CellFlow => {
       const wireLocal = wires.get(`${endpointKey(protocol, local)} ${at.address}`) ?? local;
       const path = this.#routes.get(at.address)?.ifindex ?? 0;
-      return { protocol, local, remote, scope, wireLocal, localSide, path, ...(relayed ? { relayed } : {}) };
+      return {
+        protocol,
+        local,
+        remote,
+        scope,
+        wireLocal,
+        localSide,
+        via: 0,
+        path,
+        ...(relayed ? { relayed } : {}),
+      };
     });
     this.#record = { ...this.#record, entries };
     await datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });

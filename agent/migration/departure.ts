@@ -68,6 +68,7 @@ export class Departure {
       ...flow,
       wireLocal: before[index]?.wireLocal ?? flow.local,
       localSide: id,
+      via: before[index]?.via ?? 0,
       path: devices.get(flows[index]?.at.address ?? '') ?? 0,
     }));
     await this.#datapath.putSide(this.#side);
