@@ -32,6 +32,7 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
     cell: cell.id,
     name: cell.name,
     pid: cell.pid,
+    home: cell.link === undefined,
     host: await hostFacts(paths.run),
     agent_addresses: await ownAddresses(),
     ...tree,
@@ -87,10 +88,10 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
         checks: preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
       };
     },
-    'source.prepare': async ({ migration: id, cell, drop, key }, { signal, gone }) => {
+    'source.prepare': async ({ migration: id, cell, drop, relay, key }, { signal, gone }) => {
       const migration = coordinator.beginSource(id, cell, gone);
       coordinator.remember(migration);
-      const tree = await migration.prepare(key, drop, signal);
+      const tree = await migration.prepare({ key, drop, relay }, signal);
       coordinator.remember(migration);
       return snapshotOf(migration.cell, tree);
     },

@@ -49,7 +49,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
       .flatMap((cell) => cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port }))),
   );
   const socket = new H2oSocket();
-  const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, log);
+  const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
   const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, log };
   const coordinator = new Coordinator(context);
   const keeper = new CellKeeper(context);

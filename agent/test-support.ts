@@ -46,6 +46,7 @@ export function snapshotWith(changes: Partial<Snapshot> = {}): Snapshot {
     cell: 'c0'.repeat(16),
     name: 'server',
     pid: 100,
+    home: true,
     host: hostFactsWith(),
     agent_addresses: ['10.77.1.2'],
     processes: [{ pid: 100, inner_pid: 100, command: 'server', uid: 0, resident_bytes: 4096 }],

@@ -34,7 +34,7 @@ async function run(answers: Answers = {}, options: Partial<MigrationOptions> = {
   const events: MigrationEvent[] = [];
   const outcome = await migrate({
     target: '100',
-    dropLegacy: false,
+    legacy: 'refuse',
     source: hosts.source,
     destination: hosts.destination,
     emit: (event) => events.push(event),
@@ -126,7 +126,7 @@ describe('success', () => {
         },
         'destination.confirm': async () => ({ pid: 1, silent: ['10.77.6.2'], flip_ms: [] }),
       },
-      { dropLegacy: true },
+      { legacy: 'drop' },
     );
     expect(dropped).toEqual([['10.77.5.2'], ['10.77.5.2']]);
     expect(result).toMatchObject({ flows: { moved: 2, lost: 4 }, unconfirmed: ['10.77.6.2'] });

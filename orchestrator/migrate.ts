@@ -6,7 +6,7 @@ import { isCommitted, PHASE_TABLE, type Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
 import type { MigrationEvent } from './events.ts';
 import { relayImage } from './image-relay.ts';
-import { checkPlan, makePlan, type Plan } from './plan.ts';
+import { checkPlan, type Legacy, makePlan, type Plan } from './plan.ts';
 
 /** Both agents undo within this, or the failure says that they go on undoing alone. */
 const UNDO_MS_MAX = 45_000;
@@ -35,7 +35,7 @@ export type Host = { readonly control: AgentClient; readonly image: AgentClient 
 export type MigrationOptions = {
   readonly target: string;
   readonly name?: string;
-  readonly dropLegacy: boolean;
+  readonly legacy: Legacy;
   readonly source: Host;
   readonly destination: Host;
   readonly emit: (event: MigrationEvent) => void;
@@ -62,7 +62,7 @@ export async function migrate(options: MigrationOptions): Promise<MigrationResul
 async function migrateOnce({
   target,
   name,
-  dropLegacy,
+  legacy,
   source,
   destination,
   emit,
@@ -77,7 +77,7 @@ async function migrateOnce({
   try {
     phases.enter('plan');
     const { plan, snapshot: seen } = await makePlan(target, name, from, to, until);
-    checkPlan(plan, dropLegacy);
+    checkPlan(plan, legacy);
     for (const { what } of seen.outside) {
       emit({
         event: 'note',
@@ -85,17 +85,26 @@ async function migrateOnce({
         message: `${what} has its other end outside of the tree: it becomes /dev/null`,
       });
     }
-    const drop = plan.peers.filter(({ agent }) => !agent).map(({ address }) => address);
+    const without = plan.peers.filter(({ agent }) => !agent);
+    const [drop, relay] = legacy === 'relay' ? [[], without] : [without, []];
+    for (const { address, flows } of relay) {
+      emit({
+        event: 'note',
+        level: 'warn',
+        message: `${flows} connections of ${address}, which has no agent, will go by way of ${from.host}: keep that host up`,
+      });
+    }
+    const addresses = (peers: Plan['peers']) => peers.map(({ address }) => address);
 
     phases.enter('prepare');
     const snapshot = await from.call(
       'source.prepare',
-      { migration, target, cell: seen.cell, drop, key },
+      { migration, target, cell: seen.cell, drop: addresses(drop), relay: addresses(relay), key },
       until,
     );
     const { labels } = await to.call(
       'destination.prepare',
-      { migration, snapshot, drop, source: { addresses: snapshot.agent_addresses, key } },
+      { migration, snapshot, drop: addresses(drop), source: { addresses: snapshot.agent_addresses, key } },
       until,
     );
     await from.call('source.arm', { migration, labels }, until);
@@ -126,7 +135,7 @@ async function migrateOnce({
     const { pid, silent, flip_ms } = await to.call('destination.confirm', { migration });
     await from.call('source.confirm', { migration });
     phases.finish();
-    const flows = flowCounts(plan, snapshot.flows, silent);
+    const flows = flowCounts(drop, snapshot.flows, silent);
     return {
       ok: true,
       cell: snapshot.name,
@@ -146,15 +155,14 @@ async function migrateOnce({
 }
 
 function flowCounts(
-  plan: Plan,
+  dropped: Plan['peers'],
   snapshot: readonly PlacedFlow[],
   silent: readonly string[],
 ): MigrationResult['flows'] {
-  const dropped = plan.peers.filter(({ agent }) => !agent).reduce((sum, { flows }) => sum + flows, 0);
   const unheard = new Set(silent);
   const confirmed = snapshot.filter(({ at }) => !unheard.has(at.address));
   const relayed = confirmed.filter((flow) => flow.relayed).length;
-  const lost = dropped + snapshot.length - confirmed.length;
+  const lost = dropped.reduce((sum, { flows }) => sum + flows, 0) + snapshot.length - confirmed.length;
   return { moved: confirmed.length - relayed, relayed, lost };
 }
 

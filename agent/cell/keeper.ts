@@ -83,7 +83,10 @@ export class CellKeeper {
     log.info({ cell: cell.name }, 'the cell has ended');
     await datapath.removeLocals(cell.flows);
     if (cell.side !== 0) await datapath.removeSide(cell.side);
-    if (cell.link !== undefined) await destroyLink(cell.link.name);
+    if (cell.link !== undefined) {
+      await datapath.removeInside(cell.link.ifindex);
+      await destroyLink(cell.link.name);
+    }
     if (cell.init !== undefined) await destroyNamespaces(cell.init);
     labels.release(cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
     registry.remove(cell.id);

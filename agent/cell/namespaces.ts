@@ -15,6 +15,8 @@ const INIT_POLL_MS = 5;
 const COMMAND_MS_MAX = 10_000;
 /** How long a killed cell may take until its processes are gone. */
 const GONE_MS_MAX = 5_000;
+/** Packets that come early wait for this neighbour, as osmosis.bpf.c has it: nobody has these addresses, so nobody answers. */
+const WAITING = { v4: '169.254.1.2', v6: 'fe80::2' } as const;
 /** The next hop that the cell's routes name. It exists in the cell's neighbour table only; the datapath takes over. */
 const NEXT_HOP = { v4: '169.254.1.1', v6: 'fe80::1' } as const;
 
@@ -96,12 +98,10 @@ export async function destroyNamespaces(init: CellInit): Promise<void> {
 
 /**
  * New processes of the cell's PID namespace (CRIU and its helpers) get pids after `pid`, so that they are never in the way
- * of the pids that a restore needs. And its network answers no ARP: its one neighbour is permanent, and packets that
- * come early wait in the host's neighbour table until `releaseQueue` resolves it.
+ * of the pids that a restore needs.
  */
-export function setUpKernel(init: CellInit, pid: number, net: boolean): Promise<void> {
-  const settings = [`kernel.ns_last_pid=${pid}`, ...(net ? ['net.ipv4.conf.all.arp_ignore=8'] : [])];
-  return run(insideArgv({ init: init.pid, net }, ['sysctl', '-qw', ...settings]));
+export function setUpKernel(init: CellInit, pid: number): Promise<void> {
+  return run(insideArgv({ init: init.pid, net: false }, ['sysctl', '-qw', `kernel.ns_last_pid=${pid}`]));
 }
 
 export type CellLink = {
@@ -149,8 +149,6 @@ export async function createQueue(name: string): Promise<CellLink> {
   await run(['ip', 'link', 'add', name, 'type', 'veth', 'peer', 'name', far, 'address', mac]);
   try {
     setUpQueue(name);
-    // It has the host's addresses, but must not say so before the process runs.
-    writeFileSync(`/proc/sys/net/ipv4/conf/${far}/arp_ignore`, '8');
     writeFileSync(`/proc/sys/net/ipv4/conf/${far}/rp_filter`, '0');
     await run(['ip', '-batch', '-'], `link set ${name} up\nlink set ${far} up\n`);
     return { name, ifindex: (await linkFacts(name)).ifindex, mac };
@@ -170,8 +168,8 @@ function setUpQueue(name: string): void {
 }
 
 /** Delivers what has waited for the cell, in order. */
-export function releaseQueue({ name, mac }: CellLink, addresses: readonly string[]): Promise<void> {
-  const lines = addresses.map(
+export function releaseQueue({ name, mac }: CellLink): Promise<void> {
+  const lines = Object.values(WAITING).map(
     (address) => `neigh replace ${address} lladdr ${mac} nud permanent dev ${name}\n`,
   );
   return run(['ip', '-batch', '-'], lines.join(''));

@@ -60,6 +60,8 @@ export const snapshotSchema = z.object({
   cell: id,
   name: z.string(),
   pid: z.int(),
+  /** It uses the host's own network. */
+  home: z.boolean(),
   host: hostFactsSchema,
   /** Addresses at which the source's agent can be asked. */
   agent_addresses: z.array(z.string()),
@@ -184,6 +186,8 @@ export const METHODS = {
       cell: id,
       name: z.string().optional(),
       drop: z.array(z.string()).max(4096),
+      /** Peers without an agent whose flows this host carries on. */
+      relay: z.array(z.string()).max(4096),
       key,
     }),
     /** What is to move as it is now, with new connections held off: the destination prepares for exactly this. */

@@ -51,6 +51,10 @@ char LICENSE[] SEC("license") = "GPL";
 #define TCP_FLAG_BITS_RST 0x04
 #define TCP_FLAG_BITS_ACK 0x10
 
+/* The neighbour that packets for a cell wait for while it is restored, as in cell/namespaces.ts; nobody has it. */
+#define WAITING_IPV4 0xa9fe0102 /* 169.254.1.2 */
+#define WAITING_IPV6_LAST 2 /* fe80::2 */
+
 /* Since Linux 6.16: the checksum of an IPv6 packet that the device has summed up (CHECKSUM_COMPLETE) stays as it is. */
 #define L4_CSUM_IPV6 (1ULL << 7)
 
@@ -459,15 +463,17 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
  * A packet for a process that is being restored: it waits in the queue of a neighbour that is not resolved yet (the
  * agent resolves it once the process runs), bounded by the device's neighbour table settings.
  */
-static __always_inline int queue(const struct packet *packet, const struct tuple *virtual, __u32 cell)
+static __always_inline int queue(const struct packet *packet, __u32 cell)
 {
 	struct bpf_redir_neigh next = {};
 
 	next.nh_family = packet->ipv6 ? AF_INET6 : AF_INET;
-	if (packet->ipv6)
-		__builtin_memcpy(next.ipv6_nh, virtual->address[LOCAL], sizeof(next.ipv6_nh));
-	else
-		next.ipv4_nh = virtual->address[LOCAL][3];
+	if (packet->ipv6) {
+		next.ipv6_nh[0] = bpf_htonl(0xfe800000);
+		next.ipv6_nh[3] = bpf_htonl(WAITING_IPV6_LAST);
+	} else {
+		next.ipv4_nh = bpf_htonl(WAITING_IPV4);
+	}
 	count(QUEUED_IN);
 	return bpf_redirect_neigh(cell, &next, sizeof(next), 0);
 }
@@ -603,7 +609,7 @@ int from_wire(struct __sk_buff *skb)
 	if (flow->via && cell)
 		skb->tc_index = DELIVERED;
 	if (queued)
-		return queue(&packet, &flow->virtual, cell);
+		return queue(&packet, cell);
 	count(TRANSLATED_IN);
 	if (flow->via && !cell && skb->ifindex != LOOPBACK_IFINDEX)
 		return deliver(skb, DELIVERED);

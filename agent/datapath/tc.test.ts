@@ -27,8 +27,9 @@ test('argv', () => {
 });
 
 test('links', () => {
-  const link = (link_type: string) => JSON.stringify([{}, { ifindex: 3, ifname: 'eth0', link_type }]);
-  expect(parseLink(link('ether'))).toEqual({ name: 'eth0', ifindex: 3, ethernet: true });
+  const link = (link_type: string) =>
+    JSON.stringify([{}, { ifindex: 3, ifname: 'eth0', mtu: 1500, link_type }]);
+  expect(parseLink(link('ether'))).toEqual({ name: 'eth0', ifindex: 3, mtu: 1500, ethernet: true });
   expect(parseLink(link('loopback'))?.ethernet).toBe(true);
   expect(parseLink(link('none'))?.ethernet).toBe(false);
   expect(parseLink('[{}]')).toBeUndefined();

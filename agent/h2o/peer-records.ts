@@ -1,7 +1,7 @@
 /** What a host keeps of the cells that its processes talk to, in memory and on disk. */
 import { randomInt } from 'node:crypto';
 import { flowKey } from '../address.ts';
-import type { FlowId, RemoteHalf, WireSlot } from '../datapath/model.ts';
+import type { FlowId, LocalHalf, RemoteHalf, WireSlot } from '../datapath/model.ts';
 import { Store } from '../state/store.ts';
 import type { PeerState } from '../wire/h2o-peer.ts';
 
@@ -11,6 +11,8 @@ const CELLS_MAX = 4_096;
 export type PeerFlow = {
   readonly id: FlowId;
   wireRemote: RemoteHalf['wireRemote'];
+  /** Where its own end is not just a socket of this host: relayed, or to be reached by way of the loopback device. */
+  own?: LocalHalf | undefined;
   /** Looks at the kernel in a row that did not find its socket. */
   missing: number;
 };

@@ -4,6 +4,7 @@ import { type AddressInfo, connect, createServer } from 'node:net';
 import { execaSync } from 'execa';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { Flow } from '../address.ts';
+import { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId, RemoteHalf, Side } from '../datapath/model.ts';
 import { temporaryDirectory } from '../test-support.ts';
@@ -48,6 +49,8 @@ class FakeDatapath {
   putSide = (side: Side) => this.#note('putSide', side);
   removeSide = (id: number) => this.#note('removeSide', id);
   putRemotes = (halves: readonly RemoteHalf[]) => this.#note('putRemotes', halves);
+  putLocals = async () => undefined;
+  removeLocals = async () => undefined;
   removeRemotes = (ids: readonly FlowId[]) => this.#note('removeRemotes', ids);
   removeIfEmpty = () => this.#note('removeIfEmpty');
 }
@@ -77,7 +80,14 @@ async function withPeer(flowCount = 2) {
   const directory = temporaryDirectory();
   const log = { info: vi.fn(), warn: vi.fn() };
   const start = () => {
-    const made = new PeerSide(socket.asH2o(), datapath.asDatapath(), directory, { all: () => [] }, log);
+    const made = new PeerSide(
+      socket.asH2o(),
+      datapath.asDatapath(),
+      directory,
+      { all: () => [] },
+      new Labels(),
+      log,
+    );
     made.start(() => false);
     onTestFinished(() => made.stop());
     return made;

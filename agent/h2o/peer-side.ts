@@ -3,10 +3,19 @@
  * forgets flows in the datapath; whether a message is to be believed is decided in wire/h2o-peer.ts.
  */
 import { endpointText, type Flow, isLoopback, type PlacedFlow } from '../address.ts';
+import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { acceptOf, type FlowId, type RemoteHalf, type WireSlot } from '../datapath/model.ts';
-import { isOwnAddress, routeTo } from '../host/routes.ts';
+import {
+  acceptOf,
+  type FlowId,
+  LOOPBACK,
+  type LocalHalf,
+  RELAY,
+  type RemoteHalf,
+  type WireSlot,
+} from '../datapath/model.ts';
+import { isOwnAddress, ownAddressLike, routeTo } from '../host/routes.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
 import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
@@ -41,7 +50,10 @@ type Log = { info(fields: object, message: string): void; warn(fields: object, m
 export class PeerSide {
   readonly #socket: H2oSocket;
   readonly #datapath: Datapath;
+  readonly #labels: Labels;
   readonly #log: Log;
+  /** Own ends that a cell of this host may claim when it leaves, by idKey. */
+  readonly #offers = new Map<string, LocalHalf>();
   readonly #records: PeerRecords;
   #turn: Promise<void> = Promise.resolve();
   #queued = 0;
@@ -58,12 +70,14 @@ export class PeerSide {
     datapath: Datapath,
     directory: string,
     registry: Pick<Registry, 'all'>,
+    labels: Labels,
     log: Log,
   ) {
     this.#socket = socket;
     this.#datapath = datapath;
     this.#records = new PeerRecords(directory);
     this.#kernel = new KernelFlows(() => viewsOf(registry.all()));
+    this.#labels = labels;
     this.#log = log;
   }
 
@@ -71,6 +85,12 @@ export class PeerSide {
   start(isLeaving: (id: FlowId) => boolean): void {
     this.#isLeaving = isLeaving;
     this.#records.load();
+    const own = this.#records
+      .all()
+      .flatMap(({ flows }) => [...flows.values()].flatMap((flow) => flow.own ?? []));
+    this.#labels.take(
+      own.filter(needsLabel).map(({ protocol, wireLocal }) => ({ protocol, port: wireLocal.port })),
+    );
     this.#socket.listen((message, from) => this.#enqueue(message, from));
     this.#sweeper = setInterval(() => void this.#inTurn(() => this.#sweep()), SWEEP_MS);
     this.#sweeper.unref();
@@ -136,6 +156,98 @@ export class PeerSide {
     }
     await this.#put(record, [...record.flows.values()]);
     this.#records.save(record);
+  }
+
+  /**
+   * Flows of a cell of this host whose other ends will not go with it: they are on this host too, or, to be relayed, on a
+   * host without an agent. Answers with the flows as the cell has to claim them from this host then. What is not claimed
+   * is to be withdrawn.
+   */
+  async offer(flows: readonly PlacedFlow[], relay: boolean): Promise<PlacedFlow[]> {
+    const ids = flows.map(({ protocol, local, remote }) => ({
+      protocol,
+      local: remote,
+      remote: local,
+      scope: relay ? RELAY : 0,
+    }));
+    const known = ids.map((id) => this.#records.owner(id)?.flows.get(idKey(id))?.own);
+    const labelled = ids.filter((id, index) => known[index] === undefined && needsLabel(id));
+    const ports = labelled.length === 0 ? [] : this.#labels.draw(labelled.map(({ protocol }) => protocol));
+    const port = new Map(labelled.map((id, index) => [idKey(id), ports[index] ?? 0]));
+    const offered: PlacedFlow[] = [];
+    for (const [index, id] of ids.entries()) {
+      const label = port.get(idKey(id));
+      const wireLocal =
+        label === undefined ? id.local : { address: ownAddressLike(id.remote.address), port: label };
+      const via = relay ? (await this.#slot(id.local)).ifindex : LOOPBACK;
+      const half = known[index] ?? { ...id, wireLocal, localSide: 0, via, path: LOOPBACK };
+      this.#offers.set(idKey(id), half);
+      const { protocol, local, remote } = id;
+      const flow = { protocol, local: remote, remote: local, at: half.wireLocal };
+      offered.push(relay ? { ...flow, relayed: true } : flow);
+    }
+    return offered;
+  }
+
+  /** The migration has ended, one way or the other: labels of flows that nobody has claimed are free again. */
+  async withdraw(flows: readonly Flow[]): Promise<void> {
+    await this.#inTurn(async () => {
+      for (const { protocol, local, remote } of flows) {
+        for (const scope of [0, RELAY]) {
+          const key = idKey({ protocol, local: remote, remote: local, scope });
+          const half = this.#offers.get(key);
+          this.#offers.delete(key);
+          if (half !== undefined && this.#records.owner(half)?.flows.get(key)?.own === undefined)
+            this.#release([half]);
+        }
+      }
+    });
+  }
+
+  /** The cell is frozen here: what this host's own processes, and those it relays for, say goes on to where it will be. */
+  async engage(cell: string): Promise<void> {
+    for (const { side: id, active, armedAt } of this.#records.of(cell)) {
+      const next = active === 0 ? 1 : 0;
+      if (armedAt !== undefined)
+        await this.#datapath.putSide({ id, state: 'moved', active: next, accept: BOTH_SLOTS, ifindex: 0 });
+    }
+  }
+
+  /**
+   * The flows of a cell that has come home: those that need an entry because their other ends are elsewhere, though they
+   * have an address or a label of this host's, are looked after from here on. Answers with the others.
+   */
+  async keep<Half extends LocalHalf>(halves: readonly Half[]): Promise<Half[]> {
+    const kept: LocalHalf[] = [];
+    await this.#inTurn(async () => {
+      for (const half of halves.filter(({ via }) => via !== 0)) {
+        const { protocol, local, remote, scope, wireLocal, via, path } = half;
+        const record = this.#records.owner(half);
+        const flow = record?.flows.get(idKey(half));
+        if (record === undefined || flow === undefined) continue;
+        flow.own = { protocol, local, remote, scope, wireLocal, localSide: 0, via, path };
+        kept.push(flow.own);
+        this.#records.saveFlows(record);
+      }
+      await this.#datapath.putLocals(kept);
+    });
+    const keys = new Set(kept.map((half) => idKey(half)));
+    return halves.filter((half) => !keys.has(idKey(half)));
+  }
+
+  /** Whether that place is a label of this host for an end that is here, and so needs none for a cell that comes home. */
+  isOwnLabel({ protocol, local, remote, at }: PlacedFlow): boolean {
+    return [0, RELAY].some((scope) => {
+      const id = { protocol, local: remote, remote: local, scope };
+      const own = this.#records.owner(id)?.flows.get(idKey(id))?.own;
+      return own !== undefined && endpointText(own.wireLocal) === endpointText(at);
+    });
+  }
+
+  #release(halves: readonly LocalHalf[]): void {
+    this.#labels.release(
+      halves.filter(needsLabel).map(({ protocol, wireLocal }) => ({ protocol, port: wireLocal.port })),
+    );
   }
 
   /** The cell did not come after all: its flows are nobody's here. */
@@ -249,7 +361,9 @@ export class PeerSide {
    */
   #claimable({ protocol, local, remote }: Flow, cell: string, from: string): FlowId | undefined {
     const mine = { protocol, local: remote, remote: local };
-    for (const scope of this.#kernel.scopesOf(mine)) {
+    const relayed = { ...mine, scope: RELAY };
+    const isRelayed = this.#offers.has(idKey(relayed)) || this.#records.owner(relayed) !== undefined;
+    for (const scope of [...this.#kernel.scopesOf(mine), ...(isRelayed ? [RELAY] : [])]) {
       const id = { ...mine, scope };
       const owner = this.#records.owner(id);
       const anothers = owner !== undefined && owner.cell !== cell && (owner.state?.pair.epoch ?? 0) > 0;
@@ -278,7 +392,8 @@ export class PeerSide {
       const known = owner?.flows.get(idKey(id));
       const current = (owner && known && placeOf(known, owner)) ?? (await this.#slot(id.remote));
       const next = await this.#slot(wire);
-      armed.push({ id, wireRemote: record.active === 0 ? [current, next] : [next, current], missing: 0 });
+      const wireRemote = record.active === 0 ? ([current, next] as const) : ([next, current] as const);
+      armed.push({ id, wireRemote, missing: 0, own: this.#offers.get(idKey(id)) ?? known?.own });
     }
     record.plainAt = undefined;
     await this.#datapath.putSide({
@@ -289,6 +404,7 @@ export class PeerSide {
       ifindex: 0,
     });
     for (const flow of armed) this.#records.take(record, flow);
+    await this.#datapath.putLocals(armed.flatMap(({ own }) => own ?? []));
     await this.#put(record, armed);
     record.armedAt = Date.now();
   }
@@ -415,6 +531,10 @@ export class PeerSide {
 
   async #dropFlows(record: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
     await this.#datapath.removeRemotes(flows.map(({ id }) => id));
+    const own = flows.flatMap((flow) => flow.own ?? []);
+    await this.#datapath.removeLocals(own);
+    // What is offered again, to a migration that tries once more, keeps its label.
+    this.#release(own.filter((half) => !this.#offers.has(idKey(half))));
     this.#records.drop(record, flows);
     if (record.flows.size === 0) await this.#removeSide(record);
   }
@@ -446,12 +566,16 @@ export class PeerSide {
     this.#records.save(record);
   }
 
+  /** The sockets of a relayed flow are elsewhere. */
+  #isAlive(id: FlowId): boolean {
+    return id.scope === RELAY || this.#kernel.scopesOf(id).includes(id.scope);
+  }
+
   /** Forgets flows whose socket was missing so many times in a row. */
   async #dropEnded(missingMax: number): Promise<void> {
     this.#kernel.read();
     for (const record of this.#records.all()) {
-      for (const flow of record.flows.values())
-        flow.missing = this.#kernel.scopesOf(flow.id).includes(flow.id.scope) ? 0 : flow.missing + 1;
+      for (const flow of record.flows.values()) flow.missing = this.#isAlive(flow.id) ? 0 : flow.missing + 1;
       const ended = [...record.flows.values()].filter(({ missing }) => missing >= missingMax);
       if (ended.length === 0) continue;
       await this.#dropFlows(record, ended);
@@ -466,6 +590,11 @@ function viewsOf(cells: readonly Cell[]): NetworkView[] {
     init === undefined || link === undefined ? [] : [{ pid: init.pid, scope: link.ifindex }],
   );
   return [{ pid: 'self', scope: 0 }, ...inside];
+}
+
+/** An end that its own endpoint can't stand for on the wire. */
+function needsLabel({ scope, local }: FlowId): boolean {
+  return scope === RELAY || isLoopback(local.address);
 }
 
 /** Not where the flow began. */

@@ -1,5 +1,5 @@
 /** Where packets to an address leave this host, and with which address of ours; from ip-route(8). */
-import { networkInterfaces } from 'node:os';
+import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os';
 import { execa } from 'execa';
 import { OsmosisError } from '../error.ts';
 
@@ -55,5 +55,27 @@ export async function ownAddresses(): Promise<string[]> {
 
 /** Asked of the kernel at each call; cheap. */
 export function isOwnAddress(address: string): boolean {
-  return Object.values(networkInterfaces()).some((each) => each?.some((own) => own.address === address));
+  return ownInterfaceAddresses().some((own) => own.address === address);
+}
+
+/**
+ * An address of this host that others can reach: `address` itself where it is one, otherwise the first of its family.
+ * OsmosisError DATAPATH where there is none.
+ */
+export function ownAddressLike(address: string): string {
+  const others = ownInterfaceAddresses().filter(({ internal, scopeid }) => !internal && !scopeid);
+  const isV6 = address.includes(':');
+  const found =
+    others.find((own) => own.address === address) ?? others.find((own) => (own.family === 'IPv6') === isV6);
+  if (found !== undefined) return found.address;
+  const family = isV6 ? 'IPv6' : 'IPv4';
+  throw new OsmosisError(
+    'DATAPATH',
+    `this host has no ${family} address that other hosts can reach; a connection over its loopback device can't be carried on`,
+    { phase: 'prepare' },
+  );
+}
+
+function ownInterfaceAddresses(): NetworkInterfaceInfo[] {
+  return Object.values(networkInterfaces()).flatMap((each) => each ?? []);
 }

@@ -3,7 +3,7 @@
  * that packets wait, then so that they pass. A cell that comes home needs all of it only until it runs.
  */
 import { randomInt } from 'node:crypto';
-import { type Endpoint, endpointText, type Protocol } from '../address.ts';
+import { type Endpoint, endpointText, isLoopback, type PlacedFlow, type Protocol } from '../address.ts';
 import {
   type CellInit,
   type CellLink,
@@ -15,8 +15,8 @@ import {
 import type { CellFlow } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import type { Label, Snapshot } from '../control/protocol.ts';
-import { acceptOf, type Side } from '../datapath/model.ts';
-import { type Route, routeTo } from '../host/routes.ts';
+import { acceptOf, LOOPBACK, type Side } from '../datapath/model.ts';
+import { isOwnAddress, type Route, routeTo } from '../host/routes.ts';
 import { isComingHome } from './homecoming.ts';
 
 const MTU_MAX = 65_535;
@@ -66,29 +66,43 @@ export class Arrival {
     return this.#record.labels;
   }
 
-  /** One label a local endpoint; its address may differ from peer to peer, as routes do. At home it is what it was. */
+  /** One label a local endpoint; its address may differ from peer to peer, as routes do. */
   async drawLabels(): Promise<void> {
     const { flows } = this.#snapshot;
     for (const address of new Set(flows.map(({ at }) => at.address)))
       this.#routes.set(address, await routeTo(address));
+    const ports = this.#drawPorts();
     const rows = new Map<string, Label>();
-    const ports = this.#record.home ? undefined : this.#drawPorts();
-    for (const { protocol, local, at } of flows) {
-      const address = this.#routes.get(at.address)?.source ?? '';
-      const port = ports?.get(endpointKey(protocol, local)) ?? 0;
-      const wire = ports === undefined ? local : { address, port };
-      const row = { protocol, virtual: local, peer: at.address, wire };
-      rows.set(`${endpointKey(protocol, local)} ${at.address}`, row);
+    for (const flow of flows) {
+      const { protocol, local, at } = flow;
+      const key = endpointKey(protocol, local);
+      const label = { address: this.#routes.get(at.address)?.source ?? '', port: ports.get(key) ?? 0 };
+      const wire = this.#needsLabel(flow) ? label : local;
+      rows.set(`${key} ${at.address}`, { protocol, virtual: local, peer: at.address, wire });
     }
     this.#record = { ...this.#record, labels: [...rows.values()] };
   }
 
   #drawPorts(): Map<string, number> {
+    const labelled = this.#snapshot.flows.filter((flow) => this.#needsLabel(flow));
     const endpoints = new Map(
-      this.#snapshot.flows.map(({ protocol, local }) => [endpointKey(protocol, local), protocol]),
+      labelled.map(({ protocol, local }) => [endpointKey(protocol, local), protocol]),
     );
-    const ports = this.#context.labels.draw([...endpoints.values()]);
+    const ports = endpoints.size === 0 ? [] : this.#context.labels.draw([...endpoints.values()]);
     return new Map([...endpoints.keys()].map((key, index) => [key, ports[index] ?? 0]));
+  }
+
+  /** At home an endpoint stands for itself, unless it is a loopback one and the other end is on another host. */
+  #needsLabel({ local, at }: PlacedFlow): boolean {
+    return !this.#record.home || (isLoopback(local.address) && !isOwnAddress(at.address));
+  }
+
+  /** Whether its packets come from an address that the cell, or at home the host, has itself. */
+  #isViaLoopback({ remote, at }: PlacedFlow): boolean {
+    if (!this.#record.home)
+      return isLoopback(remote.address) || this.#snapshot.addresses.includes(remote.address);
+    const isAway = endpointText(at) !== endpointText(remote);
+    return isAway && (isLoopback(remote.address) || isOwnAddress(remote.address));
   }
 
   /** The cell's device, and a queue for what comes before the process runs. */
@@ -102,77 +116,88 @@ export class Arrival {
       ? await createQueue(this.#device)
       : await createLink(init, this.#device, addresses, mtu);
     this.#record = { ...this.#record, link };
-    if (flows.length > 0) await this.#enterFlows(link);
+    if (flows.length > 0) await this.#enterFlows(init, link);
   }
 
-  async #enterFlows(link: CellLink): Promise<void> {
+  async #enterFlows(init: CellInit, link: CellLink): Promise<void> {
     const { datapath, peerSide } = this.#context;
-    const { home, side: localSide } = this.#record;
-    const { flows } = this.#snapshot;
+    const { home } = this.#record;
     const scope = home ? 0 : link.ifindex;
+    const flows = this.#snapshot.flows.map((flow) => this.#besideIt(flow));
+    const entries = this.#entriesOf(flows, scope);
+    this.#record = { ...this.#record, entries };
+    await datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });
+    await peerSide.place(scope, flows);
+    await datapath.putLocals(entries);
+    const devices = new Set([...this.#routes.values()].map((route) => route.device));
+    for (const device of devices) await datapath.attachDevice(device);
+    if (home) return;
+    await datapath.attachCell(link.name);
+    if (entries.some(({ via }) => via === LOOPBACK))
+      await datapath.attachInside(`/proc/${init.pid}/ns/net`, scope);
+  }
+
+  /** At home, what was reached through a label of this host's own needs none any more. */
+  #besideIt(flow: PlacedFlow): PlacedFlow {
+    const beside = this.#record.home && this.#context.peerSide.isOwnLabel(flow);
+    return beside ? { ...flow, at: flow.remote } : flow;
+  }
+
+  #entriesOf(flows: readonly PlacedFlow[], scope: number): CellFlow[] {
     const wires = new Map(
       this.labels.map((row) => [`${endpointKey(row.protocol, row.virtual)} ${row.peer}`, row.wire]),
     );
-    const entries = flows.map(({ protocol, local, remote, at, relayed }): CellFlow => {
-      const wireLocal = wires.get(`${endpointKey(protocol, local)} ${at.address}`) ?? local;
-      const path = this.#routes.get(at.address)?.ifindex ?? 0;
+    return flows.map((flow, index) => {
+      const { protocol, local, remote, relayed } = flow;
+      const peer = this.#snapshot.flows[index]?.at.address ?? '';
       return {
         protocol,
         local,
         remote,
         scope,
-        wireLocal,
-        localSide,
-        via: 0,
-        path,
+        wireLocal: wires.get(`${endpointKey(protocol, local)} ${peer}`) ?? local,
+        localSide: this.#record.side,
+        via: this.#isViaLoopback(flow) ? LOOPBACK : 0,
+        path: this.#routes.get(peer)?.ifindex ?? 0,
         ...(relayed ? { relayed } : {}),
       };
     });
-    this.#record = { ...this.#record, entries };
-    await datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });
-    await peerSide.place(scope, flows);
-    await datapath.putLocals(entries);
-    if (!home) await datapath.attachCell(link.name);
-    const devices = new Set([...this.#routes.values()].map((route) => route.device));
-    for (const device of devices) await datapath.attachDevice(device);
   }
 
   /** What the peers say reaches the process from here on. */
   async open(): Promise<void> {
     const { entries, link, home } = this.#record;
-    if (entries.length > 0)
-      await this.#context.datapath.putSide({
-        ...this.#side('home'),
-        ifindex: home ? 0 : (link?.ifindex ?? 0),
-      });
+    const ifindex = home ? 0 : (link?.ifindex ?? 0);
+    if (entries.length > 0) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex });
   }
 
   /** The process runs: what has waited for it is delivered. */
   async release(): Promise<void> {
     const { link, entries } = this.#record;
-    const addresses = [...new Set(entries.map(({ local }) => local.address))];
-    if (link !== undefined) await releaseQueue(link, addresses);
+    if (link !== undefined && entries.length > 0) await releaseQueue(link);
   }
 
-  /** At home the flows are plain again, and nothing of them stays but what is known of cells at their other ends. */
+  /** At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
   async settle(): Promise<void> {
-    if (!this.#record.home) return;
-    await this.#remove();
+    const { home, entries } = this.#record;
+    if (!home) return;
+    await this.#remove(await this.#context.peerSide.keep(entries));
     this.#record = { ...this.#record, link: undefined, side: 0, labels: [], entries: [] };
   }
 
   async undo(): Promise<void> {
-    await this.#context.peerSide.unplace(this.#record.entries);
-    await this.#remove();
-    if (!this.#record.home)
-      this.#context.labels.release(this.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
+    const { labels, peerSide } = this.#context;
+    await peerSide.unplace(this.#record.entries);
+    await this.#remove(this.#record.entries);
+    labels.release(this.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
   }
 
-  async #remove(): Promise<void> {
+  async #remove(entries: readonly CellFlow[]): Promise<void> {
     const { datapath } = this.#context;
-    const { entries, link, side } = this.#record;
+    const { link, side, home } = this.#record;
     await datapath.removeLocals(entries);
-    if (entries.length > 0) await datapath.removeSide(side);
+    if (this.#record.entries.length > 0) await datapath.removeSide(side);
+    if (link !== undefined && !home) await datapath.removeInside(link.ifindex);
     if (link !== undefined) await destroyLink(link.name);
     await datapath.removeIfEmpty();
   }

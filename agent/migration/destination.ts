@@ -118,7 +118,7 @@ export class DestinationMigration {
     this.#enter('prepared');
     this.#init = await createNamespaces(this.#hasNetwork);
     const highest = Math.max(...snapshot.processes.map(({ inner_pid }) => inner_pid));
-    await setUpKernel(this.#init, highest + PID_GAP, this.#hasNetwork);
+    await setUpKernel(this.#init, highest + PID_GAP);
     this.#enter('prepared');
     try {
       await this.#arrival.enter(this.#init);

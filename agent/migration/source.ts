@@ -2,7 +2,7 @@
 
 import { mkdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Flow, flowKey, type PlacedFlow } from '../address.ts';
+import { endpointText, type Flow, flowKey, isLoopback, type PlacedFlow } from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
@@ -13,6 +13,7 @@ import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import { claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
+import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { inetSockets } from '../proc/sockets.ts';
@@ -104,7 +105,10 @@ export class SourceMigration {
   }
 
   /** Holds off new connections and says what exactly is to move. */
-  async prepare(key: Uint8Array, drop: readonly string[], signal: AbortSignal): Promise<PlacedTree> {
+  async prepare(
+    { key, drop, relay }: { key: Uint8Array; drop: readonly string[]; relay: readonly string[] },
+    signal: AbortSignal,
+  ): Promise<PlacedTree> {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
@@ -115,7 +119,7 @@ export class SourceMigration {
     const settled = await inspectTree(this.#cell.pid);
     this.#leaving = new Set(settled.flows.map((flow) => flowKey(flow)));
     await this.#checkOtherEnds(settled.flows);
-    const flows = await this.#place(settled.flows);
+    const flows = await this.#offer(await this.#place(settled.flows), new Set(relay));
     this.#flows = flows.filter(({ at }) => !this.#drop.has(at.address));
     await this.#departure.enterFlows(flows);
     return { ...settled, flows: this.#flows };
@@ -123,6 +127,22 @@ export class SourceMigration {
 
   #place(flows: readonly Flow[]): Promise<PlacedFlow[]> {
     return placeFlows(this.#context.datapath, this.#cell, flows);
+  }
+
+  /**
+   * At home, flows whose other ends are on this host as well, or on a host without an agent: this host is the peer then,
+   * and carries them on.
+   */
+  async #offer(flows: readonly PlacedFlow[], relay: ReadonlySet<string>): Promise<PlacedFlow[]> {
+    if (this.#cell.link !== undefined) return [...flows];
+    const { peerSide } = this.#context;
+    const kind = ({ remote, at }: PlacedFlow) => {
+      if (endpointText(at) !== endpointText(remote)) return 'elsewhere';
+      if (isLoopback(remote.address) || isOwnAddress(remote.address)) return 'here';
+      return relay.has(remote.address) ? 'relayed' : 'elsewhere';
+    };
+    const { here = [], relayed = [], elsewhere = [] } = Object.groupBy(flows, kind);
+    return [...elsewhere, ...(await peerSide.offer(here, false)), ...(await peerSide.offer(relayed, true))];
   }
 
   /** Both ends of a flow can move, one after the other: from here on no cell may announce a move to this one's flows. */
@@ -242,6 +262,7 @@ export class SourceMigration {
   async freeze(signal: AbortSignal): Promise<{ sessions: PeerSession[]; dump_ms: number }> {
     if (!this.#isAlive()) throw this.#exited();
     await this.#departure.switchTo('leaving');
+    await this.#context.peerSide.engage(this.#cell.id);
     const started = performance.now();
     const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
     const run = startCriu(
@@ -384,8 +405,11 @@ export class SourceMigration {
   async release(): Promise<void> {
     await this.#criuEnd();
     await this.#departure.remove();
-    await this.#context.peerSide.unplace(flowIds(this.#cell, this.#flows));
+    const { peerSide, datapath } = this.#context;
+    await peerSide.unplace(flowIds(this.#cell, this.#flows));
+    await peerSide.withdraw(this.#flows);
     const { init, link, id } = this.#cell;
+    if (link !== undefined) await datapath.removeInside(link.ifindex);
     if (link !== undefined) await destroyLink(link.name);
     if (init !== undefined) await destroyNamespaces(init);
     this.#context.labels.release(
@@ -410,6 +434,7 @@ export class SourceMigration {
     const { socket, registry } = this.#context;
     await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     await this.#departure.takeBack();
+    await this.#context.peerSide.withdraw(this.#flows);
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';
     return true;

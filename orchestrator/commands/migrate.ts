@@ -4,14 +4,15 @@ import { startDisplay } from '../display/display.ts';
 import { planText } from '../display/plan.ts';
 import { resultText } from '../display/result.ts';
 import { type Host, migrate } from '../migrate.ts';
-import { checkPlan, makePlan } from '../plan.ts';
+import { checkPlan, type Legacy, makePlan } from '../plan.ts';
 import { type HostOptions, type Hosts, printJson, withHosts } from './hosts.ts';
 
 export type MigrateOptions = HostOptions & {
   readonly from: string;
   readonly to: string;
   readonly name?: string;
-  readonly dropLegacy: boolean;
+  readonly dropLegacy?: boolean;
+  readonly relayLegacy?: boolean;
   readonly dryRun: boolean;
   readonly json?: boolean;
 };
@@ -37,7 +38,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
       const result = await migrate({
         target,
         ...name,
-        dropLegacy: options.dropLegacy,
+        legacy: legacyOf(options),
         source,
         destination,
         signal,
@@ -69,5 +70,9 @@ async function dryRun(
   const { plan } = await makePlan(target, options.name, source.control, destination.control, { signal });
   if (options.json) printJson({ ok: true, dry_run: true, plan });
   else process.stdout.write(planText(plan));
-  checkPlan(plan, options.dropLegacy);
+  checkPlan(plan, legacyOf(options));
+}
+
+function legacyOf({ dropLegacy, relayLegacy }: MigrateOptions): Legacy {
+  return dropLegacy ? 'drop' : relayLegacy ? 'relay' : 'refuse';
 }

@@ -14,6 +14,7 @@ const PLAN: Plan = {
     { address: '10.77.4.2', agent: true, flows: 12, relayed: 0 },
     { address: '10.77.5.2', agent: false, flows: 1, relayed: 0 },
   ],
+  home: true,
   listeners: ['tcp 10.77.1.2:6379'],
   image_bytes_estimate: 13_200_000,
   checks: [
