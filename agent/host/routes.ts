@@ -51,3 +51,19 @@ export async function ownAddresses(): Promise<string[]> {
   const links = JSON.parse(stdout) as { addr_info?: { local?: string }[] }[];
   return links.flatMap(({ addr_info = [] }) => addr_info.flatMap(({ local }) => local ?? []));
 }
+
+/** Devices with Ethernet headers that are up and have an address of this host. */
+export async function ethernetDevices(): Promise<string[]> {
+  const { stdout } = await execa('ip', ['-json', 'addr', 'show', 'up', 'scope', 'global'], {
+    timeout: ANSWER_MS_MAX,
+  });
+  return parseEthernetDevices(stdout);
+}
+
+/** Of the JSON of ip-address(8). */
+export function parseEthernetDevices(text: string): string[] {
+  const links = JSON.parse(text) as { ifname?: string; link_type?: string; addr_info?: unknown[] }[];
+  return links.flatMap(({ ifname, link_type, addr_info = [] }) =>
+    ifname !== undefined && link_type === 'ether' && addr_info.length > 0 ? ifname : [],
+  );
+}

@@ -2,34 +2,33 @@
 
 import { mkdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Flow, flowKey } from '../address.ts';
+import { endpointText, type Flow, flowKey } from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
-import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
+import type { Label, PeerSession } from '../control/protocol.ts';
 import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
+import { cutShort } from '../criu/unsaved.ts';
 import { OsmosisError } from '../error.ts';
 import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
-import { inetSockets } from '../proc/sockets.ts';
+import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
 import { sayBye } from './bye.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
+import { quiesce } from './quiesce.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
 const HOOK_TICK_MS = 20;
 /** The last pieces of the image leave before anything else is done at the source. */
 const LOOK_AFTER_MS = 10;
-/** New connections are held off while those that wait to be accepted are; after this the process is too busy to move. */
-const QUIESCE_MS_MAX = 2_000;
-const QUIESCE_POLL_MS = 5;
 /** CRIU ends its copy, or resumes it, within this after the decision. */
 const CRIU_END_MS_MAX = 30_000;
 
@@ -55,7 +54,6 @@ export class SourceMigration {
   #stage: Stage = 'prepared';
   readonly #departure: Departure;
   #flows: Flow[] = [];
-  #listeners: Snapshot['listeners'] = [];
   #labels: Label[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
@@ -102,32 +100,12 @@ export class SourceMigration {
     this.#decision.prepare(key);
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
     const tree = await inspectTree(this.#cell.pid);
-    this.#listeners = tree.listeners;
-    await this.#departure.holdOff(tree.listeners, tree.flows);
-    await this.#quiesce(signal);
+    await this.#departure.holdOff(tree.listeners);
+    await quiesce(this.#cell.pid, tree.listeners, signal);
     const settled = await inspectTree(this.#cell.pid);
     this.#flows = settled.flows.filter(({ remote }) => !this.#drop.has(remote.address));
     await this.#departure.enterFlows(settled.flows);
     return { ...settled, flows: this.#flows };
-  }
-
-  /** Until every connection that the kernel has finished for a listening socket is in the process's hands. */
-  async #quiesce(signal: AbortSignal): Promise<void> {
-    const listening = new Set(this.#listeners.map(({ address, port }) => `${address} ${port}`));
-    for (let waited = 0; waited < QUIESCE_MS_MAX; waited += QUIESCE_POLL_MS) {
-      signal.throwIfAborted();
-      const waiting = inetSockets(this.#cell.pid).filter(
-        ({ state, local, receiveQueue }) =>
-          state === 'listen' && receiveQueue > 0 && listening.has(`${local.address} ${local.port}`),
-      );
-      if (waiting.length === 0) return;
-      await sleep(QUIESCE_POLL_MS, undefined, { signal });
-    }
-    throw new OsmosisError(
-      'FLOWS_CHANGED',
-      `the process has not accepted its waiting connections within ${QUIESCE_MS_MAX} ms; it goes on at the source. Try again when it is less busy.`,
-      { phase: 'prepare' },
-    );
   }
 
   /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
@@ -274,11 +252,13 @@ export class SourceMigration {
 
   /** A connection that came up between the announcement and the freeze is unknown to its peer: go back and try again. */
   #checkFlows(): void {
+    const sockets = inetSockets(this.#cell.pid);
+    this.#checkUnsaved(sockets);
     const known = this.#departure.knownFlows();
-    const others = inetSockets(this.#cell.pid).filter(
+    const others = sockets.filter(
       (socket) =>
         socket.protocol === 'tcp' &&
-        socket.state === 'established' &&
+        (socket.state === 'established' || socket.state === 'syn-sent') &&
         socket.inode !== 0 &&
         !known.has(flowKey(socket)),
     );
@@ -291,6 +271,17 @@ export class SourceMigration {
       {
         phase: 'freeze',
       },
+    );
+  }
+
+  #checkUnsaved(sockets: readonly InetSocket[]): void {
+    const cut = cutShort(this.#directory, sockets);
+    if (cut === undefined) return;
+    throw new OsmosisError(
+      'FLOWS_CHANGED',
+      `the process has not read urgent data of its connection with ${endpointText(cut.remote)}, and CRIU does not save what ` +
+        'follows it; the process goes on at the source. Try again once it has read that.',
+      { phase: 'freeze' },
     );
   }
 
