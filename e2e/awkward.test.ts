@@ -4,18 +4,18 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { LAB_HOSTS, spawnOn } from '../fixtures/lab/hosts.ts';
+import { execOn, LAB_HOSTS, spawnOn } from '../fixtures/lab/hosts.ts';
 import { type AttachedLoad, attachLoad } from '../fixtures/load/attach.ts';
 import { untilListening } from '../fixtures/load/control.ts';
 import { endEverywhere } from '../fixtures/load/processes.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
-import { replaceProgram, untilMarked } from './inject.ts';
+import { MARK_AND_WAIT, replaceProgram, untilMarked } from './inject.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const FOLDER = '/opt/osmosis/fixtures/load';
 const SETTLE_MS = 500;
 /** CRIU's restore begins this much later, and so the blackout is this much longer. */
-const LATE_RESTORE = 'case $1 in restore) touch /run/injected; sleep 1.2;; esac; exec "$REAL" "$@"';
+const LATE_RESTORE = `case $1 in restore) ${MARK_AND_WAIT};; esac; exec "$REAL" "$@"`;
 
 type Summary = { kind: 'summary'; ok: boolean; scenes: Record<string, string> };
 
@@ -25,7 +25,7 @@ beforeAll(async () => {
 });
 
 async function startServer(port: number): Promise<{ pid: number } & AsyncDisposable> {
-  const { pid } = await spawnOn('alpha', ['python3', `${FOLDER}/awkward-server.py`, String(port)], {});
+  const { pid } = await spawnOn('alpha', ['python3', `${FOLDER}/awkward-server.py`, String(port)]);
   await untilListening('alpha', port);
   return { pid, [Symbol.asyncDispose]: () => endEverywhere(`awkward-server.py ${port}`) };
 }
@@ -36,6 +36,29 @@ function startScenes(
 ): Promise<AttachedLoad<{ kind: 'tick' }, Summary>> {
   const argv = ['python3', `${FOLDER}/awkward-client.py`, LAB_HOSTS.alpha, String(port), ...scenes];
   return attachLoad('peer', argv);
+}
+
+async function startAcceptor(port: number, everyMs: number): Promise<{ pid: number } & AsyncDisposable> {
+  const { pid } = await spawnOn('alpha', ['python3', `${FOLDER}/acceptor.py`, String(port), String(everyMs)]);
+  await untilListening('alpha', port);
+  return { pid, [Symbol.asyncDispose]: () => endEverywhere(`acceptor.py ${port}`) };
+}
+
+type CrowdSummary = {
+  kind: 'summary';
+  served: number;
+  refused: number;
+  timed_out: number;
+  dropped: string[];
+};
+
+function startCrowd(
+  port: number,
+  count: number,
+  everyMs: number,
+): Promise<AttachedLoad<{ kind: 'tick' }, CrowdSummary>> {
+  const options = [String(port), String(count), String(everyMs)];
+  return attachLoad('peer', ['python3', `${FOLDER}/crowd.py`, LAB_HOSTS.alpha, ...options]);
 }
 
 describe('through one move, with a second of blackout', () => {
@@ -82,6 +105,50 @@ describe('urgent data that the process has not read', () => {
     expect(object).toMatchObject({ ok: false, owner: 'source' });
     expect(object.message).toContain('urgent');
     expect((await client.stop()).scenes).toEqual({ urgent_unread: 'ok', echo: 'ok' });
+  });
+});
+
+describe('connections that wait to be accepted', () => {
+  it('are accepted before the freeze, each of them', async () => {
+    await using acceptor = await startAcceptor(7202, 120);
+    const crowd = await startCrowd(7202, 12, 0);
+    const { flows } = await move(acceptor.pid, 'alpha', 'beta');
+    expect(flows.moved).toBe(12);
+    expect(await crowd.stop()).toMatchObject({ served: 12, refused: 0, timed_out: 0, dropped: [] });
+  });
+
+  it('and where that takes too long, the process stays and serves them all', async () => {
+    await using acceptor = await startAcceptor(7203, 2_000);
+    const crowd = await startCrowd(7203, 6, 0);
+    const { object } = await osmosis(migrateArgs(acceptor.pid, 'alpha', 'beta'));
+    expect(object).toMatchObject({ ok: false, code: 'FLOWS_CHANGED', owner: 'source' });
+    expect(await crowd.stop()).toMatchObject({ served: 6, refused: 0, timed_out: 0, dropped: [] });
+  });
+});
+
+describe('clients that come all the time', () => {
+  it('who was let in is served, and the others are refused or wait in vain', async () => {
+    await using acceptor = await startAcceptor(7204, 0);
+    await using _late = await replaceProgram('beta', 'criu', LATE_RESTORE);
+    const crowd = await startCrowd(7204, 0, 12);
+    const [{ flows }] = await Promise.all([move(acceptor.pid, 'alpha', 'beta'), untilMarked('beta')]);
+    await sleep(SETTLE_MS);
+    const { served, refused, dropped } = await crowd.stop();
+    expect(dropped).toEqual([]);
+    expect(served).toBe(flows.moved);
+    expect(refused).toBeGreaterThan(0);
+  });
+
+  it('the first of them as well: a server without any connection is held off too', async () => {
+    await using acceptor = await startAcceptor(7205, 0);
+    await using _late = await replaceProgram('beta', 'criu', LATE_RESTORE);
+    const connect = 'import socket; socket.create_connection(("10.77.1.2", 7205), 5); print("connected")';
+    const [, { stdout, stderr }] = await Promise.all([
+      move(acceptor.pid, 'alpha', 'beta'),
+      untilMarked('beta').then(() => execOn('peer', ['python3', '-c', connect], { reject: false })),
+    ]);
+    expect(stdout).toBe('');
+    expect(stderr).toContain('ConnectionRefusedError');
   });
 });
 

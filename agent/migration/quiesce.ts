@@ -23,7 +23,8 @@ export async function quiesce(
   listeners: readonly Endpoint[],
   signal: AbortSignal,
 ): Promise<void> {
-  for (let waited = 0; waited < ACCEPTED_MS_MAX; waited += POLL_MS) {
+  const started = performance.now();
+  for (let waited = 0; waited < ACCEPTED_MS_MAX; waited = performance.now() - started) {
     signal.throwIfAborted();
     const sockets = inetSockets(root);
     const halfOpen = waited < HALF_OPEN_MS_MAX && sockets.some((socket) => isHalfOpen(socket, listeners));

@@ -104,7 +104,8 @@ export function openingSocket(root: number): InetSocket | undefined {
 
 /** The same, after it has had its time. */
 async function stillOpening(root: number): Promise<InetSocket | undefined> {
-  for (let waited = 0; waited < OPENING_MS_MAX; waited += OPENING_POLL_MS) {
+  const started = performance.now();
+  while (performance.now() - started < OPENING_MS_MAX) {
     if (openingSocket(root) === undefined) return undefined;
     await sleep(OPENING_POLL_MS);
   }
