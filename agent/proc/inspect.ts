@@ -10,6 +10,7 @@ import { socketProtocols } from './socket-protocols.ts';
 import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
 import { procText } from './text.ts';
 import { commandLine, PROCESSES_MAX, type ProcessStatus, processTree } from './tree.ts';
+import { unixChecks } from './unix.ts';
 
 const SS_ANSWER_MS_MAX = 5_000;
 /** A connection that the process is opening is open, or refused, within this: one lost SYN is said again after a second. */
@@ -62,6 +63,7 @@ export async function inspectTree(root: number): Promise<Tree> {
       ...openingChecks(opening),
       ...unlistedChecks(await socketProtocols(sockets.unlisted)),
       ...(await mptcpChecks(root, descriptors)),
+      ...(sockets.others.includes('unix') ? await unixChecks(root, socketInodes(descriptors)) : []),
     ],
   };
 }
@@ -73,8 +75,12 @@ type Sockets = {
   readonly unlisted: readonly Descriptor[];
 };
 
+function socketInodes(descriptors: readonly Descriptor[]): Set<number> {
+  return new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
+}
+
 function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
-  const inodes = new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
+  const inodes = socketInodes(descriptors);
   if (inodes.size === 0) return { inet: [], others: [], unlisted: [] };
   const inet = inetSockets(root).filter(({ inode }) => inodes.has(inode));
   for (const { inode } of inet) inodes.delete(inode);
@@ -97,8 +103,7 @@ export function currentFlows(root: number): Flow[] {
 export function openingSocket(root: number): InetSocket | undefined {
   const opening = inetSockets(root).filter(({ state, inode }) => state === 'syn-sent' && inode !== 0);
   if (opening.length === 0) return undefined;
-  const links = processTree(root).flatMap(({ pid }) => descriptorsOf(pid));
-  const inodes = new Set(links.map(({ link }) => socketInode(link)));
+  const inodes = socketInodes(processTree(root).flatMap(({ pid }) => descriptorsOf(pid)));
   return opening.find(({ inode }) => inodes.has(inode));
 }
 

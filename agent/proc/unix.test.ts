@@ -1,0 +1,43 @@
+import { expect, test } from 'vitest';
+import { connectedOutside, parseUnixSockets } from './unix.ts';
+
+/** As ss(8) of iproute2 6.15 prints it. */
+const TEXT = `u_dgr ESTAB  0      0                            * 7001364 * 7001363
+u_str LISTEN 0      511    /run/osmosis/agent.sock 6902077 * 0      
+u_str ESTAB  0      0                            * 7001359 * 7001360
+u_dgr ESTAB  0      0                      /tmp/a b 7001363 * 0      users:(("my server",pid=12,fd=7),("x",pid=13,fd=7))
+u_str ESTAB  0      0                            * 7001360 * 7001359 users:(("python3",pid=4,fd=3))
+u_str LISTEN 1      128                  @abstract 7001361 * 0      
+`;
+
+test('paths, inodes, peers, and who has them', () => {
+  const sockets = parseUnixSockets(TEXT);
+  expect(sockets.map(({ inode, peer }) => [inode, peer])).toEqual([
+    [7001364, 7001363],
+    [6902077, 0],
+    [7001359, 7001360],
+    [7001363, 0],
+    [7001360, 7001359],
+    [7001361, 0],
+  ]);
+  expect(sockets.map(({ path }) => path)).toEqual([
+    '*',
+    '/run/osmosis/agent.sock',
+    '*',
+    '/tmp/a b',
+    '*',
+    '@abstract',
+  ]);
+  expect(sockets[3]?.holder).toBe('my server (pid 12)');
+  expect(sockets[4]?.holder).toBe('python3 (pid 4)');
+  expect(sockets[0]?.holder).toBe(undefined);
+});
+
+test.each([
+  [[7001359, 7001360], undefined],
+  [[7001359], 7001359],
+  [[7001361, 7001363], undefined],
+  [[7001364], 7001364],
+])('of a tree with %j the one connected outside is %s', (own, expected) => {
+  expect(connectedOutside(parseUnixSockets(TEXT), new Set(own))?.inode).toBe(expected);
+});
