@@ -141,6 +141,36 @@ describe('a unix socket with its other end outside of the tree', () => {
   });
 });
 
+describe('standard output to a unix socket, as journald gives it to every service', () => {
+  const FILE = '/tmp/said-7409';
+  /** The parent stays, and writes down what the child says. */
+  const SUPERVISOR = `
+import os, socket, sys
+near, far = socket.socketpair()
+if os.fork() == 0:
+    os.setsid()
+    near.close()
+    os.dup2(far.fileno(), 1); os.dup2(far.fileno(), 2); far.close()
+    os.execvp("sh", ["sh", "-c", "while :; do echo said; sleep 0.05; done"])
+far.close()
+while data := near.recv(4096):
+    open("${FILE}", "ab").write(data)
+os.wait()`;
+
+  it('stays behind; the process goes on without', async () => {
+    const supervisor = await spawnOn('alpha', ['python3', '-c', SUPERVISOR]);
+    await sleep(BETWEEN_MS);
+    const child = (await execOn('alpha', ['pgrep', '-P', String(supervisor.pid)])).stdout.trim();
+    const { pid } = await move(child, 'alpha', 'beta');
+    await sleep(BETWEEN_MS);
+    const links = await execOn('beta', ['sh', '-c', 'readlink /proc/$0/fd/1 /proc/$0/fd/2', String(pid)]);
+    expect(links.stdout).toBe('/dev/null\n/dev/null');
+    expect((await execOn('alpha', ['cat', FILE])).stdout).toContain('said');
+    await endEverywhere('while :; do echo said');
+    await execOn('alpha', ['sh', '-c', 'kill $1 2>/dev/null; rm -f "$0"', FILE, String(supervisor.pid)]);
+  });
+});
+
 afterAll(async () => {
   expect(await leftSince(before)).toEqual({});
 });

@@ -55,6 +55,8 @@ export class SourceMigration {
   readonly #departure: Departure;
   #flows: Flow[] = [];
   #labels: Label[] = [];
+  /** Unix sockets that are to be left out. */
+  #external: string[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
   #frozen = false;
@@ -104,6 +106,7 @@ export class SourceMigration {
     await quiesce(this.#cell.pid, tree.listeners, signal);
     const settled = await inspectTree(this.#cell.pid);
     this.#flows = settled.flows.filter(({ remote }) => !this.#drop.has(remote.address));
+    this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
     await this.#departure.enterFlows(settled.flows);
     return { ...settled, flows: this.#flows };
   }
@@ -178,7 +181,7 @@ export class SourceMigration {
     const run = startCriu(
       insideArgv(
         this.#namespaces(),
-        dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory),
+        dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory, this.#external),
       ),
       {
         env: {

@@ -10,7 +10,7 @@ import { socketProtocols } from './socket-protocols.ts';
 import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
 import { procText } from './text.ts';
 import { commandLine, PROCESSES_MAX, type ProcessStatus, processTree } from './tree.ts';
-import { unixChecks } from './unix.ts';
+import { unixOutside } from './unix.ts';
 
 const SS_ANSWER_MS_MAX = 5_000;
 /** A connection that the process is opening is open, or refused, within this: one lost SYN is said again after a second. */
@@ -38,6 +38,9 @@ export async function inspectTree(root: number): Promise<Tree> {
   const descriptors = processes.flatMap(({ pid }) => descriptorsOf(pid));
   const sockets = socketsOf(root, descriptors);
   const { flows, listeners } = flowsOf(sockets.inet);
+  const unix = sockets.others.includes('unix')
+    ? await unixOutside(root, descriptors)
+    : { checks: [], outside: [] };
   return {
     processes: processes.map((one) => ({
       pid: one.pid,
@@ -50,11 +53,14 @@ export async function inspectTree(root: number): Promise<Tree> {
     listeners,
     addresses: localAddresses(flows, listeners),
     files: filesOf(processes.map(({ pid }) => pid)),
-    outside: outsidePipes(descriptors).map((resource) => ({
-      resource,
-      external: false,
-      what: `one end of a pipe (${describePipe(resource, descriptors)})`,
-    })),
+    outside: [
+      ...outsidePipes(descriptors).map((resource) => ({
+        resource,
+        external: false,
+        what: `one end of a pipe (${describePipe(resource, descriptors)})`,
+      })),
+      ...unix.outside,
+    ],
     image_bytes: processes.reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     checks: [
       ...processChecks(processes),
@@ -63,7 +69,7 @@ export async function inspectTree(root: number): Promise<Tree> {
       ...openingChecks(opening),
       ...unlistedChecks(await socketProtocols(sockets.unlisted)),
       ...(await mptcpChecks(root, descriptors)),
-      ...(sockets.others.includes('unix') ? await unixChecks(root, socketInodes(descriptors)) : []),
+      ...unix.checks,
     ],
   };
 }

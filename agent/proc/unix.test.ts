@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { connectedOutside, parseUnixSockets } from './unix.ts';
+import { connectedOutside, parseUnixSockets, sorted } from './unix.ts';
 
 /** As ss(8) of iproute2 6.15 prints it. */
 const TEXT = `u_dgr ESTAB  0      0                            * 7001364 * 7001363
@@ -34,10 +34,34 @@ test('paths, inodes, peers, and who has them', () => {
 });
 
 test.each([
-  [[7001359, 7001360], undefined],
-  [[7001359], 7001359],
-  [[7001361, 7001363], undefined],
-  [[7001364], 7001364],
-])('of a tree with %j the one connected outside is %s', (own, expected) => {
-  expect(connectedOutside(parseUnixSockets(TEXT), new Set(own))?.inode).toBe(expected);
+  [[7001359, 7001360], []],
+  [[7001359], [7001359]],
+  [[7001361, 7001363], []],
+  [[7001364], [7001364]],
+])('of a tree with %j those connected outside are %j', (own, expected) => {
+  expect(connectedOutside(parseUnixSockets(TEXT), new Set(own)).map(({ inode }) => inode)).toEqual(expected);
+});
+
+test('standard streams are left behind, any other is in the way', () => {
+  const at = (fd: number) => ({ pid: 7, fd, link: 'socket:[7001359]' });
+  const sort = (...fds: number[]) => sorted(parseUnixSockets(TEXT), new Set([7001359]), fds.map(at));
+  expect(sort(1, 2)).toEqual({
+    checks: [],
+    outside: [
+      {
+        resource: 'socket:[7001359]',
+        external: true,
+        what: 'a unix socket (pid 7 fd 1, pid 7 fd 2) to python3 (pid 4)',
+      },
+    ],
+  });
+  const { checks, outside } = sort(1, 3);
+  expect(outside).toEqual([]);
+  expect(checks).toEqual([
+    {
+      name: 'sockets',
+      ok: false,
+      message: expect.stringContaining('a unix socket connected to python3 (pid 4), outside'),
+    },
+  ]);
 });

@@ -1,8 +1,13 @@
-/** Unix sockets of a tree whose other end is outside of it: CRIU saves both ends or none. */
+/** Unix sockets of a tree whose other end is outside of it: CRIU saves both ends, or leaves out one that it is told to. */
 import { execa } from 'execa';
-import type { Check } from '../control/protocol.ts';
+import type { Check, Snapshot } from '../control/protocol.ts';
+import { type Descriptor, socketInode } from './descriptors.ts';
 
 const ANSWER_MS_MAX = 5_000;
+/** Standard error. */
+const STANDARD_FD_MAX = 2;
+/** Of more descriptors than this, the first are named. */
+const HOLDERS_MAX = 4;
 
 export type UnixSocket = {
   readonly inode: number;
@@ -25,26 +30,47 @@ export function parseUnixSockets(text: string): UnixSocket[] {
   });
 }
 
-/** The first socket of `own` with a peer that is not in `own`. */
-export function connectedOutside(
-  sockets: readonly UnixSocket[],
-  own: ReadonlySet<number>,
-): UnixSocket | undefined {
-  return sockets.find(({ inode, peer }) => own.has(inode) && peer !== 0 && !own.has(peer));
+/** The sockets of `own` with a peer that is not in `own`. */
+export function connectedOutside(sockets: readonly UnixSocket[], own: ReadonlySet<number>): UnixSocket[] {
+  return sockets.filter(({ inode, peer }) => own.has(inode) && peer !== 0 && !own.has(peer));
 }
 
-/** `own`: inodes of all sockets of the tree. */
-export async function unixChecks(root: number, own: ReadonlySet<number>): Promise<Check[]> {
-  if (connectedOutside(await unixSockets(root, []), own) === undefined) return [];
+export type OutsideUnix = { readonly checks: Check[]; readonly outside: Snapshot['outside'] };
+
+/**
+ * Standard input, output and error that somebody else has given to the tree (journald's, of every systemd service) may be
+ * left behind, as pipes are; any other such socket is in the way.
+ */
+export async function unixOutside(root: number, descriptors: readonly Descriptor[]): Promise<OutsideUnix> {
+  const own = new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
+  if (connectedOutside(await unixSockets(root, []), own).length === 0) return { checks: [], outside: [] };
   // Asking who has a socket is a look at every process of the host: only now.
   const sockets = await unixSockets(root, ['--processes']);
-  const one = connectedOutside(sockets, own);
-  if (one === undefined) return [];
-  const other = sockets.find(({ inode }) => inode === one.peer);
-  const path = [other?.path, one.path].find((name) => name !== undefined && name !== '*');
-  const what = `the process has a unix socket${path === undefined ? '' : ` (${path})`}`;
-  const message = `${what} connected to ${other?.holder ?? 'a process'} outside of the tree, which stays behind; close it first`;
-  return [{ name: 'sockets', ok: false, message }];
+  return sorted(sockets, own, descriptors);
+}
+
+export function sorted(
+  sockets: readonly UnixSocket[],
+  own: ReadonlySet<number>,
+  descriptors: readonly Descriptor[],
+): OutsideUnix {
+  const checks: Check[] = [];
+  const outside: Snapshot['outside'] = [];
+  for (const one of connectedOutside(sockets, own)) {
+    const other = sockets.find(({ inode }) => inode === one.peer);
+    const path = [other?.path, one.path].find((name) => name !== undefined && name !== '*');
+    const to = `${other?.holder ?? 'a process'}${path === undefined ? '' : ` at ${path}`}`;
+    const resource = `socket:[${one.inode}]`;
+    const held = descriptors.filter(({ link }) => link === resource);
+    if (held.every(({ fd }) => fd <= STANDARD_FD_MAX)) {
+      const ends = held.slice(0, HOLDERS_MAX).map(({ pid, fd }) => `pid ${pid} fd ${fd}`);
+      outside.push({ resource, external: true, what: `a unix socket (${ends.join(', ')}) to ${to}` });
+    } else {
+      const message = `the process has a unix socket connected to ${to}, outside of the tree, which stays behind; close it first`;
+      checks.push({ name: 'sockets', ok: false, message });
+    }
+  }
+  return { checks, outside };
 }
 
 async function unixSockets(root: number, more: readonly string[]): Promise<UnixSocket[]> {
