@@ -1,4 +1,5 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
+import type { PlacedFlow } from './address.ts';
 import type { Cell } from './cell/registry.ts';
 import { runCell } from './cell/run.ts';
 import type { AgentContext } from './context.ts';
@@ -7,11 +8,11 @@ import { imageSummarySchema } from './control/protocol.ts';
 import type { Call, Handlers } from './control/server.ts';
 import { OsmosisError } from './error.ts';
 import { claimsOf, exchangeHello } from './h2o/cell-side.ts';
-import type { PeerSide } from './h2o/peer-side.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { Coordinator } from './migration/coordinator.ts';
+import { placeFlows } from './migration/placed.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
@@ -21,14 +22,13 @@ import { decodeMessage } from './wire/frame.ts';
 import { newTransaction } from './wire/h2o.ts';
 import { ImageTally } from './wire/image.ts';
 
-export function createHandlers(
-  context: AgentContext,
-  coordinator: Coordinator,
-  peerSide: PeerSide,
-): Handlers {
-  const { registry, datapath, socket, paths } = context;
+export function createHandlers(context: AgentContext, coordinator: Coordinator): Handlers {
+  const { registry, datapath, peerSide, socket, paths } = context;
 
-  const snapshotOf = async (cell: Cell, tree: Tree): Promise<Snapshot> => ({
+  const snapshotOf = async (
+    cell: Cell,
+    tree: Omit<Tree, 'flows'> & { flows: PlacedFlow[] },
+  ): Promise<Snapshot> => ({
     cell: cell.id,
     name: cell.name,
     pid: cell.pid,
@@ -54,13 +54,14 @@ export function createHandlers(
     inspect: async ({ target, name }) => {
       const cell = registry.resolve(target, name);
       registry.checkFree(cell.id);
-      return snapshotOf(cell, await inspectTree(cell.pid));
+      const tree = await inspectTree(cell.pid);
+      return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows) });
     },
     survey: async ({ cell: id, flows }, { signal }) => {
       const cell = registry.get(id);
       if (cell === undefined)
         throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'plan' });
-      const byPeer = Map.groupBy(flows, ({ remote }) => remote.address);
+      const byPeer = Map.groupBy(flows, ({ at }) => at.address);
       const peers = await Promise.all(
         [...byPeer].map(async ([address, its]) => {
           const keys = registry.keysWith(cell, address);
@@ -73,7 +74,8 @@ export function createHandlers(
           };
           const { silent, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
           keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
-          return { address, agent: !silent, flows: its.length };
+          const relayed = its.filter((flow) => flow.relayed).length;
+          return { address, agent: !silent, flows: its.length, relayed };
         }),
       );
       return { peers };
@@ -82,9 +84,7 @@ export function createHandlers(
       const host = await hostFacts(paths.run);
       return {
         host,
-        checks: preflightChecks(snapshot, host, await ownAddresses(), (path, kind) =>
-          fileFact('', path, kind),
-        ),
+        checks: preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
       };
     },
     'source.prepare': async ({ migration: id, cell, drop, key }, { signal, gone }) => {

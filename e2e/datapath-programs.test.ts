@@ -15,6 +15,7 @@ import {
   updateLine,
 } from '../agent/datapath/bpftool.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
+import { CELLS_MAX } from '../agent/datapath/inside.ts';
 import { encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
 import { acceptOf, COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
@@ -81,6 +82,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       localSide: 0,
       remoteSide: REMOTE_SIDE,
       scope: 0,
+      via: 0,
     };
     /** At the new host: the same flow, in the cell. */
     const atHost: FlowEntry = {
@@ -92,6 +94,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       localSide: CELL_SIDE,
       remoteSide: 0,
       scope: LOOPBACK,
+      via: 0,
     };
     const packet = (from: Endpoint, to: Endpoint, more: Partial<Packet> = {}): Packet => ({
       protocol,
@@ -285,6 +288,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
         sides: [4, LAYOUT.side.bytes, SIDES_MAX],
         listeners: [LAYOUT.listener.bytes, 4, LISTENERS_MAX],
         forwards: [LAYOUT.tuple.bytes, LAYOUT.wire_slot.bytes, FORWARDS_MAX],
+        cells: [4, LAYOUT.cell.bytes, CELLS_MAX],
         counters: [4, 8, COUNTERS.length],
       });
     });
@@ -371,6 +375,7 @@ function manyFlow(index: number, remoteSide: number): FlowEntry {
     localSide: 0,
     remoteSide,
     scope: 0,
+    via: 0,
   };
 }
 

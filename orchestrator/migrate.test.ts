@@ -112,8 +112,8 @@ describe('success', () => {
       {
         survey: async () => ({
           peers: [
-            { address: '10.77.4.2', agent: true, flows: 2 },
-            { address: '10.77.5.2', agent: false, flows: 3 },
+            { address: '10.77.4.2', agent: true, flows: 2, relayed: 0 },
+            { address: '10.77.5.2', agent: false, flows: 3, relayed: 0 },
           ],
         }),
         'source.prepare': async ({ drop }) => {

@@ -1,5 +1,6 @@
 /** The migration: one function, a line a phase, the point of no return marked. */
 import { randomBytes } from 'node:crypto';
+import type { PlacedFlow } from '../agent/address.ts';
 import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
 import { isCommitted, PHASE_TABLE, type Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
@@ -125,11 +126,7 @@ async function migrateOnce({
     const { pid, silent, flip_ms } = await to.call('destination.confirm', { migration });
     await from.call('source.confirm', { migration });
     phases.finish();
-    const flows = flowCounts(
-      plan,
-      snapshot.flows.map(({ remote }) => remote.address),
-      silent,
-    );
+    const flows = flowCounts(plan, snapshot.flows, silent);
     return {
       ok: true,
       cell: snapshot.name,
@@ -150,12 +147,15 @@ async function migrateOnce({
 
 function flowCounts(
   plan: Plan,
-  movedPeers: readonly string[],
+  snapshot: readonly PlacedFlow[],
   silent: readonly string[],
 ): MigrationResult['flows'] {
   const dropped = plan.peers.filter(({ agent }) => !agent).reduce((sum, { flows }) => sum + flows, 0);
-  const unconfirmed = movedPeers.filter((address) => silent.includes(address)).length;
-  return { moved: movedPeers.length - unconfirmed, relayed: 0, lost: dropped + unconfirmed };
+  const unheard = new Set(silent);
+  const confirmed = snapshot.filter(({ at }) => !unheard.has(at.address));
+  const relayed = confirmed.filter((flow) => flow.relayed).length;
+  const lost = dropped + snapshot.length - confirmed.length;
+  return { moved: confirmed.length - relayed, relayed, lost };
 }
 
 /** The phase table says what a failure leads to; the first error is kept, and says who owns the process now. */

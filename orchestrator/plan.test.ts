@@ -12,13 +12,13 @@ async function planWith(answers: Answers = {}, name?: string) {
 function planOf(changes: Partial<Plan>): Plan {
   return {
     ...{ cell: 'server', from: 'alpha', to: 'beta', processes: [], listeners: [], image_bytes_estimate: 1 },
-    peers: [{ address: '10.77.4.2', agent: true, flows: 2 }],
+    peers: [{ address: '10.77.4.2', agent: true, flows: 2, relayed: 0 }],
     checks: [{ name: 'kernel', ok: true, message: '6.18' }],
     ...changes,
   };
 }
 
-const legacy = { address: '10.77.5.2', agent: false, flows: 3 };
+const legacy = { address: '10.77.5.2', agent: false, flows: 3, relayed: 0 };
 const failed = { name: 'cpu', ok: false, message: 'lacks avx' };
 
 test('a plan says what moves, and asks for it without touching anything', async () => {
@@ -29,7 +29,7 @@ test('a plan says what moves, and asks for it without touching anything', async 
     from: 'alpha',
     to: 'beta',
     processes: [{ pid: 100, command: 'server', resident_bytes: 4096 }],
-    peers: [{ address: '10.77.4.2', agent: true, flows: 1 }],
+    peers: [{ address: '10.77.4.2', agent: true, flows: 1, relayed: 0 }],
     listeners: ['tcp 10.77.1.2:7000'],
     image_bytes_estimate: 4096,
     checks: [{ name: 'descriptors', ok: true, message: expect.stringContaining('/dev/null') }],

@@ -99,9 +99,9 @@ export async function destroyNamespaces(init: CellInit): Promise<void> {
  * of the pids that a restore needs. And its network answers no ARP: its one neighbour is permanent, and packets that
  * come early wait in the host's neighbour table until `releaseQueue` resolves it.
  */
-export function setUpKernel(init: CellInit, pid: number): Promise<void> {
-  const settings = [`kernel.ns_last_pid=${pid}`, 'net.ipv4.conf.all.arp_ignore=8'];
-  return run(insideArgv({ init: init.pid, net: true }, ['sysctl', '-qw', ...settings]));
+export function setUpKernel(init: CellInit, pid: number, net: boolean): Promise<void> {
+  const settings = [`kernel.ns_last_pid=${pid}`, ...(net ? ['net.ipv4.conf.all.arp_ignore=8'] : [])];
+  return run(insideArgv({ init: init.pid, net }, ['sysctl', '-qw', ...settings]));
 }
 
 export type CellLink = {
@@ -127,12 +127,7 @@ export async function createLink(
   const peer = ['peer', 'name', 'eth0', 'address', mac, 'netns', String(init.pid)];
   await run(['ip', 'link', 'add', name, 'mtu', String(mtu), 'type', 'veth', ...peer]);
   try {
-    for (const family of ['ipv4', 'ipv6']) {
-      const settings = `/proc/sys/net/${family}/neigh/${name}`;
-      if (!existsSync(settings)) continue;
-      writeFileSync(`${settings}/unres_qlen_bytes`, String(QUEUE_BYTES_MAX));
-      writeFileSync(`${settings}/retrans_time_ms`, String(QUEUE_MS_MAX));
-    }
+    setUpQueue(name);
     await run(['ip', 'link', 'set', name, 'up']);
     const host = await linkFacts(name);
     const inside = insideArgv({ init: init.pid, net: true }, ['ip', '-batch', '-']);
@@ -141,6 +136,36 @@ export async function createLink(
   } catch (error) {
     await destroyLink(name);
     throw error;
+  }
+}
+
+/**
+ * For a cell that comes home: a veth with both ends in the host's own namespace, for the queue alone. What is released
+ * comes out at the far end and goes up the host's stack.
+ */
+export async function createQueue(name: string): Promise<CellLink> {
+  const mac = localMac();
+  const far = `${name}q`;
+  await run(['ip', 'link', 'add', name, 'type', 'veth', 'peer', 'name', far, 'address', mac]);
+  try {
+    setUpQueue(name);
+    // It has the host's addresses, but must not say so before the process runs.
+    writeFileSync(`/proc/sys/net/ipv4/conf/${far}/arp_ignore`, '8');
+    writeFileSync(`/proc/sys/net/ipv4/conf/${far}/rp_filter`, '0');
+    await run(['ip', '-batch', '-'], `link set ${name} up\nlink set ${far} up\n`);
+    return { name, ifindex: (await linkFacts(name)).ifindex, mac };
+  } catch (error) {
+    await destroyLink(name);
+    throw error;
+  }
+}
+
+function setUpQueue(name: string): void {
+  for (const family of ['ipv4', 'ipv6']) {
+    const settings = `/proc/sys/net/${family}/neigh/${name}`;
+    if (!existsSync(settings)) continue;
+    writeFileSync(`${settings}/unres_qlen_bytes`, String(QUEUE_BYTES_MAX));
+    writeFileSync(`${settings}/retrans_time_ms`, String(QUEUE_MS_MAX));
   }
 }
 

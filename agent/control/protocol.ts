@@ -14,6 +14,8 @@ export const flowSchema = z.object({
   local: endpointSchema,
   remote: endpointSchema,
 });
+/** A flow, and where its remote end is on the wire now. */
+export const placedFlowSchema = flowSchema.extend({ at: endpointSchema, relayed: z.boolean().optional() });
 const bytes = (length: number) =>
   z.custom<Uint8Array>(
     (value) => value instanceof Uint8Array && value.length === length,
@@ -62,7 +64,7 @@ export const snapshotSchema = z.object({
   /** Addresses at which the source's agent can be asked. */
   agent_addresses: z.array(z.string()),
   processes: z.array(processFactSchema),
-  flows: z.array(flowSchema).max(FLOWS_MAX),
+  flows: z.array(placedFlowSchema).max(FLOWS_MAX),
   listeners: z.array(endpointSchema.extend({ protocol: z.enum(PROTOCOLS) })),
   /** Addresses that the cell's namespace must own. */
   addresses: z.array(z.string()),
@@ -75,7 +77,13 @@ export const snapshotSchema = z.object({
 /** All that a plan needs to know of a process (tree) and its host. */
 export type Snapshot = z.infer<typeof snapshotSchema>;
 
-export const peerSchema = z.object({ address: z.string(), agent: z.boolean(), flows: z.int() });
+export const peerSchema = z.object({
+  address: z.string(),
+  agent: z.boolean(),
+  flows: z.int(),
+  /** Of `flows`: those that it carries on for peers without an agent. */
+  relayed: z.int(),
+});
 export type PeerFact = z.infer<typeof peerSchema>;
 
 export const labelSchema = z.object({
@@ -162,7 +170,7 @@ export const METHODS = {
   },
   inspect: { params: z.object({ target: z.string(), name: z.string().optional() }), result: snapshotSchema },
   survey: {
-    params: z.object({ cell: id, flows: z.array(flowSchema).max(FLOWS_MAX) }),
+    params: z.object({ cell: id, flows: z.array(placedFlowSchema).max(FLOWS_MAX) }),
     result: z.object({ peers: z.array(peerSchema) }),
   },
   preflight: {

@@ -60,7 +60,7 @@ test.each([
 
 function flow(first: WireSlot | undefined, second?: WireSlot): FlowEntry {
   const local = { address: '10.77.4.2', port: 51000 };
-  const ids = { localSide: 0, remoteSide: 1, scope: 0 };
+  const ids = { localSide: 0, remoteSide: 1, scope: 0, via: 0 };
   return {
     protocol: 'tcp',
     local,

@@ -8,7 +8,7 @@ import { type Ack, consumeAck, type Session } from '../wire/h2o-session.ts';
 import type { H2oSocket } from './socket.ts';
 
 /** A HELLO part is sent this often before its peer counts as silent. */
-export const HELLO_TRIES_MAX = 5;
+export const HELLO_TRIES_MAX = 10;
 const HELLO_RETRY_MS = 200;
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;

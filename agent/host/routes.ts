@@ -1,4 +1,5 @@
 /** Where packets to an address leave this host, and with which address of ours; from ip-route(8). */
+import { networkInterfaces } from 'node:os';
 import { execa } from 'execa';
 import { OsmosisError } from '../error.ts';
 
@@ -66,4 +67,9 @@ export function parseEthernetDevices(text: string): string[] {
   return links.flatMap(({ ifname, link_type, addr_info = [] }) =>
     ifname !== undefined && link_type === 'ether' && addr_info.length > 0 ? ifname : [],
   );
+}
+
+/** Asked of the kernel at each call; cheap. */
+export function isOwnAddress(address: string): boolean {
+  return Object.values(networkInterfaces()).some((each) => each?.some((own) => own.address === address));
 }

@@ -2,7 +2,7 @@
 
 import { mkdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { endpointText, type Flow, flowKey } from '../address.ts';
+import { endpointText, type Flow, flowKey, type PlacedFlow } from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
@@ -11,8 +11,9 @@ import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import { cutShort } from '../criu/unsaved.ts';
+import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
-import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
+import { claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { type InetSocket, inetSockets } from '../proc/sockets.ts';
@@ -22,6 +23,7 @@ import { isDrop } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
 import { sayBye } from './bye.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
+import { flowIds, placeFlows } from './placed.ts';
 import { quiesce } from './quiesce.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
@@ -31,6 +33,9 @@ const HOOK_TICK_MS = 20;
 const LOOK_AFTER_MS = 10;
 /** CRIU ends its copy, or resumes it, within this after the decision. */
 const CRIU_END_MS_MAX = 30_000;
+
+/** A tree whose flows are known to be where they are. */
+type PlacedTree = Omit<Tree, 'flows'> & { readonly flows: PlacedFlow[] };
 
 type Stage = 'prepared' | 'armed' | 'frozen' | 'committed' | 'ended';
 
@@ -53,13 +58,15 @@ export class SourceMigration {
   #drop: ReadonlySet<string> = new Set();
   #stage: Stage = 'prepared';
   readonly #departure: Departure;
-  #flows: Flow[] = [];
+  #flows: PlacedFlow[] = [];
   #labels: Label[] = [];
   /** Unix sockets that are to be left out. */
   #external: string[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
   #frozen = false;
+  /** The tree's flows, by flowKey, once they are settled. */
+  #leaving: ReadonlySet<string> = new Set();
   #flowsLookedAt = false;
   #changed: unknown;
   #criu: Promise<CriuExit> | undefined;
@@ -97,32 +104,72 @@ export class SourceMigration {
   }
 
   /** Holds off new connections and says what exactly is to move. */
-  async prepare(key: Uint8Array, drop: readonly string[], signal: AbortSignal): Promise<Tree> {
+  async prepare(key: Uint8Array, drop: readonly string[], signal: AbortSignal): Promise<PlacedTree> {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
     const tree = await inspectTree(this.#cell.pid);
-    await this.#departure.holdOff(tree.listeners);
+    await this.#departure.holdOff(tree.listeners, await this.#place(tree.flows));
     await quiesce(this.#cell.pid, tree.listeners, signal);
     const settled = await inspectTree(this.#cell.pid);
-    this.#flows = settled.flows.filter(({ remote }) => !this.#drop.has(remote.address));
+    this.#leaving = new Set(settled.flows.map((flow) => flowKey(flow)));
+    await this.#checkOtherEnds(settled.flows);
+    const flows = await this.#place(settled.flows);
+    this.#flows = flows.filter(({ at }) => !this.#drop.has(at.address));
     this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
-    await this.#departure.enterFlows(settled.flows);
+    await this.#departure.enterFlows(flows);
     return { ...settled, flows: this.#flows };
+  }
+
+  #place(flows: readonly Flow[]): Promise<PlacedFlow[]> {
+    return placeFlows(this.#context.datapath, this.#cell, flows);
+  }
+
+  /** Both ends of a flow can move, one after the other: from here on no cell may announce a move to this one's flows. */
+  async #checkOtherEnds(flows: readonly Flow[]): Promise<void> {
+    if (!(await this.#context.peerSide.isAwaitingMove(flowIds(this.#cell, flows)))) return;
+    throw new OsmosisError(
+      'FLOWS_CHANGED',
+      'a process at the other end of a connection is being moved just now; this one goes on at the source. Try again.',
+      { phase: 'prepare' },
+    );
+  }
+
+  /** Whether a flow of this host is one of this cell's, and so on its way to another host. */
+  isLeaving({ scope, ...flow }: FlowId): boolean {
+    return scope === (this.#cell.link?.ifindex ?? 0) && this.#leaving.has(flowKey(flow));
   }
 
   /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
   async arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
     this.#labels = [...labels];
-    await this.#departure.enterForwards(labels);
-    const byPeer = Map.groupBy(this.#flows, ({ remote }) => remote.address);
+    await this.#departure.enterForwards(labels, this.#flows);
+    const byPeer = Map.groupBy(this.#flows, ({ at }) => at.address);
     await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#stage = 'armed';
   }
 
-  async #armPeer(peer: string, flows: readonly Flow[], signal: AbortSignal): Promise<void> {
+  async #armPeer(peer: string, flows: readonly PlacedFlow[], signal: AbortSignal): Promise<void> {
+    const { registry } = this.#context;
+    const known = registry.keysWith(this.#cell, peer);
+    const first = await this.#announce(peer, known, flows, signal);
+    // A peer that knows nothing of a cell that has been there before has forgotten it: its last flow had ended.
+    const forgotten = known.epoch > 0 && !first.silent && first.peerPublicKey === undefined;
+    const keys = forgotten ? registry.renewKeys(this.#cell, peer) : known;
+    const { silent, claimable } = forgotten ? await this.#announce(peer, keys, flows, signal) : first;
+    if (silent) throw this.#silent(peer);
+    const refused = flows.filter((flow) => !claimable.has(flowKey(flow)));
+    const still = refused.length === 0 ? [] : this.#stillThere(refused);
+    if (still.length > 0) throw this.#refused(peer, still, flows.length);
+  }
+
+  async #announce(
+    peer: string,
+    keys: PeerKeys,
+    flows: readonly PlacedFlow[],
+    signal: AbortSignal,
+  ): Promise<HelloResult> {
     const { socket, registry } = this.#context;
-    const keys = registry.keysWith(this.#cell, peer);
     this.#cell = registry.get(this.#cell.id) ?? this.#cell;
     const transaction = newTransaction();
     this.#transactions.set(peer, transaction);
@@ -137,25 +184,25 @@ export class SourceMigration {
       publicKey: keys.publicKey,
       claims,
     };
-    const { silent, claimable, peerPublicKey } = await exchangeHello(socket, peer, hello, signal);
-    keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
+    const result = await exchangeHello(socket, peer, hello, signal);
+    keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
     // Also a peer that seems silent may have armed, and is to be told of the undoing.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
-    if (silent) throw this.#silent(peer);
-    const refused = flows.filter((flow) => !claimable.has(flowKey(flow)));
-    const still = refused.length === 0 ? [] : this.#stillThere(refused);
-    if (still.length > 0) {
-      throw new OsmosisError(
-        'PEER_SILENT',
-        `the peer ${peer} does not know ${still.length} of ${flows.length} flows as ours (such as from its port ${still[0]?.remote.port}); ` +
-          'the process goes on at the source. Is there address translation between the hosts?',
-        { phase: 'prepare' },
-      );
-    }
+    return result;
+  }
+
+  /** It may be that the process there is on the move itself: worth another try, after it. */
+  #refused(peer: string, flows: readonly Flow[], all: number): OsmosisError {
+    return new OsmosisError(
+      'FLOWS_CHANGED',
+      `the peer ${peer} does not know ${flows.length} of ${all} flows as ours (such as from its port ${flows[0]?.remote.port}); ` +
+        'the process goes on at the source. Either the process there is being moved just now, then try again; or there is address translation between the hosts.',
+      { phase: 'prepare' },
+    );
   }
 
   /** A flow that ended in the meantime is missing at its peer with good reason. */
-  #stillThere(flows: readonly Flow[]): Flow[] {
+  #stillThere(flows: readonly PlacedFlow[]): PlacedFlow[] {
     const now = new Set(
       inetSockets(this.#cell.pid)
         .filter(({ state }) => state === 'established')
@@ -331,6 +378,7 @@ export class SourceMigration {
   async release(): Promise<void> {
     await this.#criuEnd();
     await this.#departure.remove();
+    await this.#context.peerSide.unplace(flowIds(this.#cell, this.#flows));
     const { init, link, id } = this.#cell;
     if (link !== undefined) await destroyLink(link.name);
     if (init !== undefined) await destroyNamespaces(init);

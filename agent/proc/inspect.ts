@@ -21,8 +21,10 @@ const CAP_SYS_RESOURCE = 24;
 
 export type Tree = Pick<
   Snapshot,
-  'processes' | 'flows' | 'listeners' | 'addresses' | 'files' | 'outside' | 'image_bytes' | 'checks'
->;
+  'processes' | 'listeners' | 'addresses' | 'files' | 'outside' | 'image_bytes' | 'checks'
+> & {
+  readonly flows: Flow[];
+};
 
 /** @throws OsmosisError NO_SUCH_TARGET where `root` is no process. */
 export async function inspectTree(root: number): Promise<Tree> {
@@ -227,26 +229,16 @@ function socketChecks({ inet, others }: Sockets): Check[] {
       bad('sockets', `the process has a UDP socket (port ${udp.local.port}); only TCP moves in this version`),
     );
   const { flows } = flowsOf(inet);
-  const six = flows.find(({ local }) => local.address.includes(':') && !isLoopback(local.address));
-  if (six !== undefined)
-    checks.push(
-      bad(
-        'sockets',
-        `the process has an IPv6 connection (from ${six.remote.address}); only IPv4 moves in this version`,
-      ),
-    );
-  const loop = flows.find(
-    ({ local, remote }) => isLoopback(local.address) || local.address === remote.address,
+  const linkLocal = flows.find(({ local, remote }) =>
+    [local, remote].some(({ address }) => isLinkLocal(address)),
   );
-  if (loop !== undefined) {
-    const where = `${loop.local.address}:${loop.local.port} with port ${loop.remote.port}`;
+  if (linkLocal !== undefined)
     checks.push(
       bad(
         'sockets',
-        `a connection (${where}) has its other end on this same host, outside of the tree; close it first`,
+        `the process has a connection over a link-local address (${linkLocal.local.address}), which means nothing on another link; close it first`,
       ),
     );
-  }
   return checks;
 }
 
@@ -254,6 +246,10 @@ function openingChecks(opening: InetSocket | undefined): Check[] {
   if (opening === undefined) return [];
   const what = `a connection to ${endpointText(opening.remote)} is still opening (SYN sent, no answer in ${OPENING_MS_MAX} ms)`;
   return [bad('sockets', `${what}, which can't be moved; try again once it is open or given up`)];
+}
+
+function isLinkLocal(address: string): boolean {
+  return /^fe[89ab]/i.test(address) || address.startsWith('169.254.');
 }
 
 /** CRIU takes these also while they are not bound. */
