@@ -53,6 +53,22 @@ export async function ownAddresses(): Promise<string[]> {
   return links.flatMap(({ addr_info = [] }) => addr_info.flatMap(({ local }) => local ?? []));
 }
 
+/** Devices with Ethernet headers that are up and have an address of this host. */
+export async function ethernetDevices(): Promise<string[]> {
+  const { stdout } = await execa('ip', ['-json', 'addr', 'show', 'up', 'scope', 'global'], {
+    timeout: ANSWER_MS_MAX,
+  });
+  return parseEthernetDevices(stdout);
+}
+
+/** Of the JSON of ip-address(8). */
+export function parseEthernetDevices(text: string): string[] {
+  const links = JSON.parse(text) as { ifname?: string; link_type?: string; addr_info?: unknown[] }[];
+  return links.flatMap(({ ifname, link_type, addr_info = [] }) =>
+    ifname !== undefined && link_type === 'ether' && addr_info.length > 0 ? ifname : [],
+  );
+}
+
 /** Asked of the kernel at each call; cheap. */
 export function isOwnAddress(address: string): boolean {
   return ownInterfaceAddresses().some((own) => own.address === address);

@@ -5,7 +5,7 @@ import type { Cell } from '../cell/registry.ts';
 import type { Label, Snapshot } from '../control/protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { acceptOf, type Forward, type LocalHalf, type Side } from '../datapath/model.ts';
-import { routeTo } from '../host/routes.ts';
+import { ethernetDevices, routeTo } from '../host/routes.ts';
 
 /** For an agent that comes back. */
 export type DepartureRecord = {
@@ -45,11 +45,15 @@ export class Departure {
     return new Set(this.#own.map((flow) => flowKey(flow)));
   }
 
-  /** New connections have to wait. A cell with a network of its own is reached through its flows only. */
+  /**
+   * New connections have to wait, whoever they come from and also where there is none yet. A cell with a network of its own
+   * is reached through its flows only.
+   */
   async holdOff(listeners: Snapshot['listeners'], flows: readonly PlacedFlow[]): Promise<void> {
-    if (this.#cell.link !== undefined || flows.length === 0) return;
+    if (this.#cell.link !== undefined || listeners.length === 0) return;
     this.#heldOff = listeners;
     for (const address of peersOf(flows)) await this.#attachTowards(address);
+    for (const device of await ethernetDevices()) await this.#datapath.attachDevice(device);
     await this.#datapath.fenceListeners(listeners);
   }
 

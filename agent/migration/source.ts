@@ -6,17 +6,18 @@ import { endpointText, type Flow, flowKey, isLoopback, type PlacedFlow } from '.
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
-import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
+import type { Label, PeerSession } from '../control/protocol.ts';
 import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
+import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import { claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
-import { inetSockets } from '../proc/sockets.ts';
+import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
@@ -24,15 +25,13 @@ import { deriveSession } from '../wire/h2o-session.ts';
 import { sayBye } from './bye.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
 import { flowIds, placeFlows } from './placed.ts';
+import { quiesce } from './quiesce.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
 const HOOK_TICK_MS = 20;
 /** The last pieces of the image leave before anything else is done at the source. */
 const LOOK_AFTER_MS = 10;
-/** New connections are held off while those that wait to be accepted are; after this the process is too busy to move. */
-const QUIESCE_MS_MAX = 2_000;
-const QUIESCE_POLL_MS = 5;
 /** CRIU ends its copy, or resumes it, within this after the decision. */
 const CRIU_END_MS_MAX = 30_000;
 
@@ -61,8 +60,9 @@ export class SourceMigration {
   #stage: Stage = 'prepared';
   readonly #departure: Departure;
   #flows: PlacedFlow[] = [];
-  #listeners: Snapshot['listeners'] = [];
   #labels: Label[] = [];
+  /** Unix sockets that are to be left out. */
+  #external: string[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
   #frozen = false;
@@ -113,14 +113,14 @@ export class SourceMigration {
     this.#decision.prepare(key);
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
     const tree = await inspectTree(this.#cell.pid);
-    this.#listeners = tree.listeners;
     await this.#departure.holdOff(tree.listeners, await this.#place(tree.flows));
-    await this.#quiesce(signal);
+    await quiesce(this.#cell.pid, tree.listeners, signal);
     const settled = await inspectTree(this.#cell.pid);
     this.#leaving = new Set(settled.flows.map((flow) => flowKey(flow)));
     await this.#checkOtherEnds(settled.flows);
     const flows = await this.#offer(await this.#place(settled.flows), new Set(relay));
     this.#flows = flows.filter(({ at }) => !this.#drop.has(at.address));
+    this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
     await this.#departure.enterFlows(flows);
     return { ...settled, flows: this.#flows };
   }
@@ -158,25 +158,6 @@ export class SourceMigration {
   /** Whether a flow of this host is one of this cell's, and so on its way to another host. */
   isLeaving({ scope, ...flow }: FlowId): boolean {
     return scope === (this.#cell.link?.ifindex ?? 0) && this.#leaving.has(flowKey(flow));
-  }
-
-  /** Until every connection that the kernel has finished for a listening socket is in the process's hands. */
-  async #quiesce(signal: AbortSignal): Promise<void> {
-    const listening = new Set(this.#listeners.map(({ address, port }) => `${address} ${port}`));
-    for (let waited = 0; waited < QUIESCE_MS_MAX; waited += QUIESCE_POLL_MS) {
-      signal.throwIfAborted();
-      const waiting = inetSockets(this.#cell.pid).filter(
-        ({ state, local, receiveQueue }) =>
-          state === 'listen' && receiveQueue > 0 && listening.has(`${local.address} ${local.port}`),
-      );
-      if (waiting.length === 0) return;
-      await sleep(QUIESCE_POLL_MS, undefined, { signal });
-    }
-    throw new OsmosisError(
-      'FLOWS_CHANGED',
-      `the process has not accepted its waiting connections within ${QUIESCE_MS_MAX} ms; it goes on at the source. Try again when it is less busy.`,
-      { phase: 'prepare' },
-    );
   }
 
   /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
@@ -268,7 +249,7 @@ export class SourceMigration {
     const run = startCriu(
       insideArgv(
         this.#namespaces(),
-        dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory),
+        dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory, this.#external),
       ),
       {
         env: {
@@ -342,11 +323,13 @@ export class SourceMigration {
 
   /** A connection that came up between the announcement and the freeze is unknown to its peer: go back and try again. */
   #checkFlows(): void {
+    const sockets = inetSockets(this.#cell.pid);
+    this.#checkUnsaved(sockets);
     const known = this.#departure.knownFlows();
-    const others = inetSockets(this.#cell.pid).filter(
+    const others = sockets.filter(
       (socket) =>
         socket.protocol === 'tcp' &&
-        socket.state === 'established' &&
+        (socket.state === 'established' || socket.state === 'syn-sent') &&
         socket.inode !== 0 &&
         !known.has(flowKey(socket)),
     );
@@ -359,6 +342,17 @@ export class SourceMigration {
       {
         phase: 'freeze',
       },
+    );
+  }
+
+  #checkUnsaved(sockets: readonly InetSocket[]): void {
+    const cut = cutShort(this.#directory, sockets);
+    if (cut === undefined) return;
+    throw new OsmosisError(
+      'FLOWS_CHANGED',
+      `the process has not read urgent data of its connection with ${endpointText(cut.remote)}, and CRIU does not save what ` +
+        'follows it; the process goes on at the source. Try again once it has read that.',
+      { phase: 'freeze' },
     );
   }
 

@@ -1,6 +1,7 @@
 /** A process tree as a plan needs it: processes, flows, files, and everything that would keep it from moving. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
-import { type Endpoint, type Flow, flowKey, isLoopback, type Protocol } from '../address.ts';
+import { type Endpoint, endpointText, type Flow, flowKey, isLoopback, type Protocol } from '../address.ts';
 import type { Check, Snapshot } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { type Descriptor, descriptorsOf, outsidePipes, socketInode } from './descriptors.ts';
@@ -9,8 +10,12 @@ import { socketProtocols } from './socket-protocols.ts';
 import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
 import { procText } from './text.ts';
 import { commandLine, PROCESSES_MAX, type ProcessStatus, processTree } from './tree.ts';
+import { unixOutside } from './unix.ts';
 
 const SS_ANSWER_MS_MAX = 5_000;
+/** A connection that the process is opening is open, or refused, within this: one lost SYN is said again after a second. */
+const OPENING_MS_MAX = 2_000;
+const OPENING_POLL_MS = 20;
 /** include/uapi/linux/capability.h */
 const CAP_SYS_RESOURCE = 24;
 
@@ -31,9 +36,13 @@ export async function inspectTree(root: number): Promise<Tree> {
       { phase: 'plan' },
     );
   }
+  const opening = await stillOpening(root);
   const descriptors = processes.flatMap(({ pid }) => descriptorsOf(pid));
   const sockets = socketsOf(root, descriptors);
   const { flows, listeners } = flowsOf(sockets.inet);
+  const unix = sockets.others.includes('unix')
+    ? await unixOutside(root, descriptors)
+    : { checks: [], outside: [] };
   return {
     processes: processes.map((one) => ({
       pid: one.pid,
@@ -46,18 +55,23 @@ export async function inspectTree(root: number): Promise<Tree> {
     listeners,
     addresses: localAddresses(flows, listeners),
     files: filesOf(processes.map(({ pid }) => pid)),
-    outside: outsidePipes(descriptors).map((resource) => ({
-      resource,
-      external: false,
-      what: `one end of a pipe (${describePipe(resource, descriptors)})`,
-    })),
+    outside: [
+      ...outsidePipes(descriptors).map((resource) => ({
+        resource,
+        external: false,
+        what: `one end of a pipe (${describePipe(resource, descriptors)})`,
+      })),
+      ...unix.outside,
+    ],
     image_bytes: processes.reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     checks: [
       ...processChecks(processes),
       ...descriptorChecks(descriptors),
       ...socketChecks(sockets),
+      ...openingChecks(opening),
       ...unlistedChecks(await socketProtocols(sockets.unlisted)),
       ...(await mptcpChecks(root, descriptors)),
+      ...unix.checks,
     ],
   };
 }
@@ -69,8 +83,12 @@ type Sockets = {
   readonly unlisted: readonly Descriptor[];
 };
 
+function socketInodes(descriptors: readonly Descriptor[]): Set<number> {
+  return new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
+}
+
 function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
-  const inodes = new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
+  const inodes = socketInodes(descriptors);
   if (inodes.size === 0) return { inet: [], others: [], unlisted: [] };
   const inet = inetSockets(root).filter(({ inode }) => inodes.has(inode));
   for (const { inode } of inet) inodes.delete(inode);
@@ -87,6 +105,24 @@ function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
 export function currentFlows(root: number): Flow[] {
   const descriptors = processTree(root).flatMap(({ pid }) => descriptorsOf(pid));
   return flowsOf(socketsOf(root, descriptors).inet).flows;
+}
+
+/** A connection that a process of the tree is opening and that nobody has answered yet. */
+export function openingSocket(root: number): InetSocket | undefined {
+  const opening = inetSockets(root).filter(({ state, inode }) => state === 'syn-sent' && inode !== 0);
+  if (opening.length === 0) return undefined;
+  const inodes = socketInodes(processTree(root).flatMap(({ pid }) => descriptorsOf(pid)));
+  return opening.find(({ inode }) => inodes.has(inode));
+}
+
+/** The same, after it has had its time. */
+async function stillOpening(root: number): Promise<InetSocket | undefined> {
+  const started = performance.now();
+  while (performance.now() - started < OPENING_MS_MAX) {
+    if (openingSocket(root) === undefined) return undefined;
+    await sleep(OPENING_POLL_MS);
+  }
+  return openingSocket(root);
 }
 
 /** A socket has a flow once both its endpoints are set, whatever of its closing is still to come. */
@@ -203,12 +239,13 @@ function socketChecks({ inet, others }: Sockets): Check[] {
         `the process has a connection over a link-local address (${linkLocal.local.address}), which means nothing on another link; close it first`,
       ),
     );
-  const opening = inet.find(({ state }) => state === 'syn-sent');
-  if (opening !== undefined)
-    checks.push(
-      bad('sockets', `a connection to ${opening.remote.address} is still opening (SYN sent); try again`),
-    );
   return checks;
+}
+
+function openingChecks(opening: InetSocket | undefined): Check[] {
+  if (opening === undefined) return [];
+  const what = `a connection to ${endpointText(opening.remote)} is still opening (SYN sent, no answer in ${OPENING_MS_MAX} ms)`;
+  return [bad('sockets', `${what}, which can't be moved; try again once it is open or given up`)];
 }
 
 function isLinkLocal(address: string): boolean {
