@@ -107,14 +107,20 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
 
       test.each(filters)('the same over loopback addresses, rp_filter %i', async (mode) => {
         await filterReverse(mode);
-        const local = { address: loopback, port: 51001 };
-        const own = { address: alpha, port: 40100 };
-        // The cell has the same connection under other virtual endpoints: each end translates on its own.
-        const inside = { address: alpha, port: PORT };
-        await enterCell(protocol, inside, [[{ address: second, port: 51001 }, own]]);
-        const remote = { address: loopback, port: PORT };
-        await enterHost({ ...host(protocol), local, remote, wireLocal: own, via: LOOPBACK });
-        await (await echoes.call(spaces.alpha, protocol, remote, local)).echo(bulk);
+        await enterOnOneHost({ address: loopback, port: 51001 }, { address: loopback, port: PORT });
+      });
+
+      test('a client and a server that had the same address', async () => {
+        await enterOnOneHost({ address: alpha, port: 51005 }, { address: alpha, port: PORT });
+      });
+
+      test('what goes round inside the cell goes on doing so', async () => {
+        await enterOnOneHost({ address: loopback, port: 51006 }, { address: loopback, port: PORT });
+        const [server, client] = [
+          { address: loopback, port: PORT },
+          { address: loopback, port: 51007 },
+        ];
+        await (await echoes.call(spaces.cell, protocol, server, client)).echo(bulk);
       });
 
       test('legacy peers are relayed to the cell, and a new server here serves others', async () => {
@@ -144,6 +150,15 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         expect((await datapaths.alpha.entries()).counters).toMatchObject({ errors: 0, unknown: 0 });
       });
 
+      /** Both ends have an address of the other's host; the client's is another one on the wire. */
+      async function enterOnOneHost(local: Endpoint, remote: Endpoint): Promise<void> {
+        const wireLocal = { address: alpha, port: 40100 };
+        await enterCell(protocol, remote, [[local, wireLocal]], LOOPBACK);
+        await enterHost({ ...host(protocol), local, remote, wireLocal, via: LOOPBACK });
+        await (await echoes.call(spaces.alpha, protocol, remote, local)).echo(bulk);
+        expect((await datapaths.beta.entries()).counters).toMatchObject({ errors: 0, unknown: 0 });
+      }
+
       async function filterReverse(mode: number): Promise<void> {
         const settings = ['all', 'lo', 'eth0'].map((device) => `net.ipv4.conf.${device}.rp_filter=${mode}`);
         await spaces.alpha.run('sysctl', '-qw', ...settings);
@@ -159,6 +174,7 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         of: typeof protocol,
         server: Endpoint,
         clients: readonly (readonly [virtual: Endpoint, wire: Endpoint])[],
+        via = 0,
       ): Promise<void> {
         const side = { ...SIDE, id: CELL, ifindex: await spaces.beta.ifindex('cell') };
         const ifindex = await spaces.beta.ifindex('eth0');
@@ -170,11 +186,12 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
             remote,
             wireRemote: [{ endpoint, ifindex }, undefined],
             scope: side.ifindex,
-            via: 0,
+            via,
           })),
         );
         await datapaths.beta.attachDevice('eth0');
         await datapaths.beta.attachCell('cell');
+        if (via !== 0) await datapaths.beta.attachInside(spaces.cell.path, side.ifindex);
         await echoes.serve(spaces.cell, of, server);
       }
 
@@ -238,9 +255,10 @@ const SIDE = { state: 'home', active: 0, accept: acceptOf(0), ifindex: 0 } as co
 >;
 
 async function empty(datapath: Datapath): Promise<void> {
-  const { flows, sides } = await datapath.entries();
+  const { flows, sides, insides } = await datapath.entries();
   await datapath.removeFlows(flows);
   for (const { id } of sides) await datapath.removeSide(id);
+  for (const { scope } of insides) await datapath.removeInside(scope);
   expect(await datapath.removeIfEmpty()).toBe(true);
 }
 
