@@ -10,6 +10,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Endpoint } from '../agent/address.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
@@ -27,6 +28,8 @@ import { link, Namespaces } from './namespaces.ts';
 import { datapathUntestable } from './tools.ts';
 
 const BULK_BYTES = 16 << 20;
+/** Long enough for a packet that is let through to have arrived. */
+const SILENCE_MS = 300;
 const PORT = 7000;
 const CELL = 1;
 const REMOTE = 2;
@@ -112,6 +115,51 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
 
       test('a client and a server that had the same address', async () => {
         await enterOnOneHost({ address: alpha, port: 51005 }, { address: alpha, port: PORT });
+      });
+
+      test.runIf(protocol === 'tcp')(
+        'segments that only a loopback device carries are made shorter',
+        async () => {
+          const [local, remote] = [
+            { address: loopback, port: 51008 },
+            { address: loopback, port: PORT },
+          ];
+          // As after a move: the connection was made over `lo`, so each end thinks that the other takes such segments.
+          await enterCell(protocol, remote, [[local, { address: alpha, port: 40100 }]], LOOPBACK);
+          await spaces.cell.ip('link set lo mtu 65536');
+          await enterHost({
+            ...host(protocol),
+            local,
+            remote,
+            wireLocal: { address: alpha, port: 40100 },
+            via: LOOPBACK,
+          });
+          const client = await echoes.call(spaces.alpha, protocol, remote, local);
+          await spaces.cell.ip('link set lo mtu 1500');
+          await client.echo(bulk);
+        },
+      );
+
+      test('packets for a cell that is being restored wait, also those with addresses of its own', async () => {
+        const [local, remote] = [
+          { address: loopback, port: 51009 },
+          { address: loopback, port: PORT },
+        ];
+        await spaces.cell.run('sysctl', '-qw', 'net.ipv4.conf.all.arp_ignore=8');
+        await enterCell(protocol, remote, [[local, { address: alpha, port: 40100 }]], LOOPBACK);
+        const wireLocal = { address: alpha, port: 40100 };
+        await enterHost({ ...host(protocol), local, remote, wireLocal, via: LOOPBACK });
+        const side = { ...SIDE, id: CELL, ifindex: await spaces.beta.ifindex('cell') };
+        const client = await echoes.call(spaces.alpha, protocol, remote, local);
+        await datapaths.beta.putSide({ ...side, state: 'queued' });
+        const echoed = client.echo(1000);
+        await expect(Promise.race([echoed, sleep(SILENCE_MS, 'silent')])).resolves.toBe('silent');
+        expect((await datapaths.beta.entries()).counters.queued).toBeGreaterThan(0);
+        await datapaths.beta.putSide(side);
+        const mac = await spaces.cell.mac('eth0');
+        await spaces.beta.ip(`neigh replace ${loopback} lladdr ${mac} nud permanent dev cell`);
+        await echoed;
+        await spaces.beta.ip(`neigh del ${loopback} dev cell`);
       });
 
       test('what goes round inside the cell goes on doing so', async () => {
