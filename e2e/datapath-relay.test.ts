@@ -198,6 +198,34 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         expect((await datapaths.alpha.entries()).counters).toMatchObject({ errors: 0, unknown: 0 });
       });
 
+      test('a legacy peer is relayed to a cell on the very host', async () => {
+        const [inside, client] = [
+          { address: alpha, port: PORT },
+          { address: legacy, port: 51011 },
+        ];
+        const [server, own] = [
+          { address: beta, port: PORT },
+          { address: beta, port: 40103 },
+        ];
+        await enterCell(protocol, inside, [[client, own]]);
+        const { flows } = await datapaths.beta.entries();
+        const wireRemote: FlowEntry['wireRemote'] = [{ endpoint: own, ifindex: LOOPBACK }, undefined];
+        await datapaths.beta.putFlows(flows.map((flow) => ({ ...flow, wireRemote })));
+        const via = await spaces.beta.ifindex('eth0');
+        const relayed = {
+          ...host(protocol),
+          remoteSide: 0,
+          local: client,
+          remote: server,
+          scope: RELAY,
+          via,
+        };
+        const toCell: FlowEntry['wireRemote'] = [{ endpoint: label, ifindex: LOOPBACK }, undefined];
+        await datapaths.beta.putFlows([{ ...relayed, wireLocal: own, wireRemote: toCell }]);
+        await datapaths.beta.attachDevice('lo');
+        await (await echoes.call(spaces.legacy, protocol, server, client)).echo(bulk);
+      });
+
       /** Both ends have an address of the other's host; the client's is another one on the wire. */
       async function enterOnOneHost(local: Endpoint, remote: Endpoint): Promise<void> {
         const wireLocal = { address: alpha, port: 40100 };
