@@ -191,6 +191,7 @@ describe.skipIf(!hasIp)('peer side', () => {
         localSide: 0,
         remoteSide: side.id,
         scope: 0,
+        via: 0,
       })),
     );
     expect(peer.peer.list()).toMatchObject([{ state: 'armed', epoch: 0, flows: 2, wire: [HOME] }]);
