@@ -10,6 +10,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Endpoint } from '../agent/address.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
@@ -27,6 +28,8 @@ import { link, Namespaces } from './namespaces.ts';
 import { datapathUntestable } from './tools.ts';
 
 const BULK_BYTES = 16 << 20;
+/** Long enough for a packet that is let through to have arrived. */
+const SILENCE_MS = 300;
 const PORT = 7000;
 const CELL = 1;
 const REMOTE = 2;
@@ -107,14 +110,65 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
 
       test.each(filters)('the same over loopback addresses, rp_filter %i', async (mode) => {
         await filterReverse(mode);
-        const local = { address: loopback, port: 51001 };
-        const own = { address: alpha, port: 40100 };
-        // The cell has the same connection under other virtual endpoints: each end translates on its own.
-        const inside = { address: alpha, port: PORT };
-        await enterCell(protocol, inside, [[{ address: second, port: 51001 }, own]]);
-        const remote = { address: loopback, port: PORT };
-        await enterHost({ ...host(protocol), local, remote, wireLocal: own, via: LOOPBACK });
-        await (await echoes.call(spaces.alpha, protocol, remote, local)).echo(bulk);
+        await enterOnOneHost({ address: loopback, port: 51001 }, { address: loopback, port: PORT });
+      });
+
+      test('a client and a server that had the same address', async () => {
+        await enterOnOneHost({ address: alpha, port: 51005 }, { address: alpha, port: PORT });
+      });
+
+      test.runIf(protocol === 'tcp')(
+        'segments that only a loopback device carries are made shorter',
+        async () => {
+          const [local, remote] = [
+            { address: loopback, port: 51008 },
+            { address: loopback, port: PORT },
+          ];
+          // As after a move: the connection was made over `lo`, so each end thinks that the other takes such segments.
+          await enterCell(protocol, remote, [[local, { address: alpha, port: 40100 }]], LOOPBACK);
+          await spaces.cell.ip('link set lo mtu 65536');
+          await enterHost({
+            ...host(protocol),
+            local,
+            remote,
+            wireLocal: { address: alpha, port: 40100 },
+            via: LOOPBACK,
+          });
+          const client = await echoes.call(spaces.alpha, protocol, remote, local);
+          await spaces.cell.ip('link set lo mtu 1500');
+          await client.echo(bulk);
+        },
+      );
+
+      test('packets for a cell that is being restored wait, also those with addresses of its own', async () => {
+        const [local, remote] = [
+          { address: loopback, port: 51009 },
+          { address: loopback, port: PORT },
+        ];
+        await spaces.cell.run('sysctl', '-qw', 'net.ipv4.conf.all.arp_ignore=8');
+        await enterCell(protocol, remote, [[local, { address: alpha, port: 40100 }]], LOOPBACK);
+        const wireLocal = { address: alpha, port: 40100 };
+        await enterHost({ ...host(protocol), local, remote, wireLocal, via: LOOPBACK });
+        const side = { ...SIDE, id: CELL, ifindex: await spaces.beta.ifindex('cell') };
+        const client = await echoes.call(spaces.alpha, protocol, remote, local);
+        await datapaths.beta.putSide({ ...side, state: 'queued' });
+        const echoed = client.echo(1000);
+        await expect(Promise.race([echoed, sleep(SILENCE_MS, 'silent')])).resolves.toBe('silent');
+        expect((await datapaths.beta.entries()).counters.queued).toBeGreaterThan(0);
+        await datapaths.beta.putSide(side);
+        const mac = await spaces.cell.mac('eth0');
+        await spaces.beta.ip(`neigh replace ${loopback} lladdr ${mac} nud permanent dev cell`);
+        await echoed;
+        await spaces.beta.ip(`neigh del ${loopback} dev cell`);
+      });
+
+      test('what goes round inside the cell goes on doing so', async () => {
+        await enterOnOneHost({ address: loopback, port: 51006 }, { address: loopback, port: PORT });
+        const [server, client] = [
+          { address: loopback, port: PORT },
+          { address: loopback, port: 51007 },
+        ];
+        await (await echoes.call(spaces.cell, protocol, server, client)).echo(bulk);
       });
 
       test('legacy peers are relayed to the cell, and a new server here serves others', async () => {
@@ -144,6 +198,43 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         expect((await datapaths.alpha.entries()).counters).toMatchObject({ errors: 0, unknown: 0 });
       });
 
+      test('a legacy peer is relayed to a cell on the very host', async () => {
+        const [inside, client] = [
+          { address: alpha, port: PORT },
+          { address: legacy, port: 51011 },
+        ];
+        const [server, own] = [
+          { address: beta, port: PORT },
+          { address: beta, port: 40103 },
+        ];
+        await enterCell(protocol, inside, [[client, own]]);
+        const { flows } = await datapaths.beta.entries();
+        const wireRemote: FlowEntry['wireRemote'] = [{ endpoint: own, ifindex: LOOPBACK }, undefined];
+        await datapaths.beta.putFlows(flows.map((flow) => ({ ...flow, wireRemote })));
+        const via = await spaces.beta.ifindex('eth0');
+        const relayed = {
+          ...host(protocol),
+          remoteSide: 0,
+          local: client,
+          remote: server,
+          scope: RELAY,
+          via,
+        };
+        const toCell: FlowEntry['wireRemote'] = [{ endpoint: label, ifindex: LOOPBACK }, undefined];
+        await datapaths.beta.putFlows([{ ...relayed, wireLocal: own, wireRemote: toCell }]);
+        await datapaths.beta.attachDevice('lo');
+        await (await echoes.call(spaces.legacy, protocol, server, client)).echo(bulk);
+      });
+
+      /** Both ends have an address of the other's host; the client's is another one on the wire. */
+      async function enterOnOneHost(local: Endpoint, remote: Endpoint): Promise<void> {
+        const wireLocal = { address: alpha, port: 40100 };
+        await enterCell(protocol, remote, [[local, wireLocal]], LOOPBACK);
+        await enterHost({ ...host(protocol), local, remote, wireLocal, via: LOOPBACK });
+        await (await echoes.call(spaces.alpha, protocol, remote, local)).echo(bulk);
+        expect((await datapaths.beta.entries()).counters).toMatchObject({ errors: 0, unknown: 0 });
+      }
+
       async function filterReverse(mode: number): Promise<void> {
         const settings = ['all', 'lo', 'eth0'].map((device) => `net.ipv4.conf.${device}.rp_filter=${mode}`);
         await spaces.alpha.run('sysctl', '-qw', ...settings);
@@ -159,6 +250,7 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         of: typeof protocol,
         server: Endpoint,
         clients: readonly (readonly [virtual: Endpoint, wire: Endpoint])[],
+        via = 0,
       ): Promise<void> {
         const side = { ...SIDE, id: CELL, ifindex: await spaces.beta.ifindex('cell') };
         const ifindex = await spaces.beta.ifindex('eth0');
@@ -170,11 +262,12 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
             remote,
             wireRemote: [{ endpoint, ifindex }, undefined],
             scope: side.ifindex,
-            via: 0,
+            via,
           })),
         );
         await datapaths.beta.attachDevice('eth0');
         await datapaths.beta.attachCell('cell');
+        if (via !== 0) await datapaths.beta.attachInside(spaces.cell.path, side.ifindex);
         await echoes.serve(spaces.cell, of, server);
       }
 
@@ -238,9 +331,10 @@ const SIDE = { state: 'home', active: 0, accept: acceptOf(0), ifindex: 0 } as co
 >;
 
 async function empty(datapath: Datapath): Promise<void> {
-  const { flows, sides } = await datapath.entries();
+  const { flows, sides, insides } = await datapath.entries();
   await datapath.removeFlows(flows);
   for (const { id } of sides) await datapath.removeSide(id);
+  for (const { scope } of insides) await datapath.removeInside(scope);
   expect(await datapath.removeIfEmpty()).toBe(true);
 }
 

@@ -616,6 +616,102 @@ int from_wire(struct __sk_buff *skb)
 	return cell ? bpf_redirect_peer(cell, 0) : PASS;
 }
 
+/* How much of a packet's transport header is quoted: all that TCP wants, and what a checksum yet to be made is in. */
+#define QUOTED_BYTES 20
+
+struct too_big_ipv4 {
+	struct iphdr ip;
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__be16 unused;
+	__be16 mtu;
+	__u8 quoted[sizeof(struct iphdr) + QUOTED_BYTES];
+};
+
+struct too_big_ipv6 {
+	struct ipv6hdr ip;
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__be32 mtu;
+	__u8 quoted[sizeof(struct ipv6hdr) + QUOTED_BYTES];
+};
+
+#define ICMP_UNREACHABLE 3
+#define ICMP_FRAGMENTATION_NEEDED 4
+#define ICMPV6_TOO_BIG 2
+#define ERROR_HOPS 64
+
+static __always_inline __u16 checksum_of(__s64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* Puts an error in the place of the packet that it is about: its first `header` bytes go before what it quotes. */
+static __always_inline int answer(struct __sk_buff *skb, const void *error, __u32 header, __u32 quoted)
+{
+	if (bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) || bpf_skb_adjust_room(skb, header, BPF_ADJ_ROOM_MAC, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN, error, header, 0))
+		return drop(ERRORS);
+	return deliver(skb, DELIVERED);
+}
+
+static __always_inline int answer_ipv4(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
+{
+	struct too_big_ipv4 error = { .type = ICMP_UNREACHABLE, .code = ICMP_FRAGMENTATION_NEEDED };
+	__u32 header = offsetof(struct too_big_ipv4, quoted);
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, error.quoted, sizeof(error.quoted)))
+		return drop(ERRORS);
+	error.mtu = bpf_htons(mtu);
+	error.check = checksum_of(bpf_csum_diff(NULL, 0, (__be32 *)&error.type, sizeof(error) - sizeof(error.ip), 0));
+	error.ip.version = 4;
+	error.ip.ihl = sizeof(error.ip) / 4;
+	error.ip.tot_len = bpf_htons(sizeof(error));
+	error.ip.ttl = ERROR_HOPS;
+	error.ip.protocol = IPPROTO_ICMP;
+	error.ip.saddr = virtual->address[REMOTE][3];
+	error.ip.daddr = virtual->address[LOCAL][3];
+	error.ip.check = checksum_of(bpf_csum_diff(NULL, 0, (__be32 *)&error.ip, sizeof(error.ip), 0));
+	return answer(skb, &error, header, sizeof(error.quoted));
+}
+
+static __always_inline int answer_ipv6(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
+{
+	struct too_big_ipv6 error = { .type = ICMPV6_TOO_BIG };
+	__u32 header = offsetof(struct too_big_ipv6, quoted);
+	__u32 length = sizeof(error) - sizeof(error.ip);
+	__be32 pseudo[2] = { bpf_htonl(length), bpf_htonl(IPPROTO_ICMPV6) };
+	__s64 sum;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, error.quoted, sizeof(error.quoted)))
+		return drop(ERRORS);
+	error.mtu = bpf_htonl(mtu);
+	__builtin_memcpy(&error.ip.saddr, virtual->address[REMOTE], sizeof(error.ip.saddr));
+	__builtin_memcpy(&error.ip.daddr, virtual->address[LOCAL], sizeof(error.ip.daddr));
+	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), 0);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&error.ip.saddr, 2 * sizeof(error.ip.saddr), sum);
+	error.check = checksum_of(bpf_csum_diff(NULL, 0, (__be32 *)&error.type, length, sum));
+	error.ip.version = 6;
+	error.ip.payload_len = bpf_htons(length);
+	error.ip.nexthdr = IPPROTO_ICMPV6;
+	error.ip.hop_limit = ERROR_HOPS;
+	return answer(skb, &error, header, sizeof(error.quoted));
+}
+
+/* The loopback device takes packets of 64 KiB; the one that a packet leaves by instead may not. Its MTU if so, or 0. */
+static __always_inline __u32 exceeded_mtu(struct __sk_buff *skb, __u32 ifindex)
+{
+	__u32 mtu = 0;
+
+	if (skb->ifindex != LOOPBACK_IFINDEX || ifindex == LOOPBACK_IFINDEX)
+		return 0;
+	return bpf_check_mtu(skb, ifindex, &mtu, 0, skb->gso_size ? BPF_MTU_CHK_SEGS : 0) > 0 ? mtu : 0;
+}
+
 /* ARP and neighbour discovery are between a cell and its host; nothing else may get from a cell into its host. */
 static __always_inline bool is_between_neighbours(struct __sk_buff *skb, const struct tuple *tuple)
 {
@@ -634,6 +730,7 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	struct wire_slot *slot;
 	struct side *side;
 	__u32 active = 0;
+	__u32 mtu;
 
 	switch (parse(skb, &packet, &key.virtual)) {
 	case FOREIGN:
@@ -670,6 +767,11 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 
 	if (slot->identity && (!scope || scope == RELAY))
 		return PASS;
+	if (!scope) {
+		mtu = exceeded_mtu(skb, slot->ifindex);
+		if (mtu)
+			return packet.ipv6 ? answer_ipv6(skb, &key.virtual, mtu) : answer_ipv4(skb, &key.virtual, mtu);
+	}
 	__builtin_memcpy(wire.address[LOCAL], flow->local_address, sizeof(flow->local_address));
 	__builtin_memcpy(wire.address[REMOTE], slot->address, sizeof(slot->address));
 	wire.port[LOCAL] = flow->local_port;
