@@ -177,9 +177,10 @@ export class Arrival {
     if (link !== undefined && entries.length > 0) await releaseQueue(link);
   }
 
-  /** At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
+  /** The process runs. At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
   async settle(): Promise<void> {
     const { home, entries } = this.#record;
+    await this.#context.peerSide.arrived(entries);
     if (!home) return;
     await this.#remove(await this.#context.peerSide.keep(entries));
     this.#record = { ...this.#record, link: undefined, side: 0, labels: [], entries: [] };
