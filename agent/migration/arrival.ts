@@ -130,6 +130,8 @@ export class Arrival {
     await peerSide.place(scope, flows);
     await datapath.putLocals(entries);
     const devices = new Set([...this.#routes.values()].map((route) => route.device));
+    // What the process says to an address of this host's own leaves it there, wherever the other end is.
+    if (home && entries.some(({ via }) => via === LOOPBACK)) devices.add('lo');
     for (const device of devices) await datapath.attachDevice(device);
     if (home) return;
     await datapath.attachCell(link.name);
