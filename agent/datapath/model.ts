@@ -68,6 +68,7 @@ export const COUNTERS = [
   'errors',
   'forwarded',
   'queued',
+  'icmp',
 ] as const;
 export type Counters = Record<(typeof COUNTERS)[number], number>;
 

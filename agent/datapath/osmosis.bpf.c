@@ -36,9 +36,24 @@ char LICENSE[] SEC("license") = "GPL";
 #define SIDES_MAX 16384
 #define LISTENERS_MAX 1024
 #define FORWARDS_MAX 16384
+/* Datagrams whose fragments are on their way; the one that has been used least makes room. */
+#define FRAGMENTED_MAX 8192
+/* As long as a Linux host waits for the missing fragments of a datagram. */
+#define FRAGMENTS_NS_MAX 30000000000ULL
 
 #define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
+#define IPV4_OFFSET_BITS 0x1fff
+#define IPV6_FRAGMENT_BITS 0xfff9
+#define IPV6_OFFSET_BITS 0xfff8
 #define PORTS_BYTES 4
+/* linux/icmp.h needs a C library's headers for the machine at hand. */
+#define ICMP_BYTES 8
+#define ICMP_CHECKSUM 2
+#define ICMP_DEST_UNREACH 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+#define ICMPV6_DEST_UNREACH 1
+#define ICMPV6_PARAMPROB 4
 #define IPV6_EXTENSIONS_MAX 2
 #define TCP_OFFSET_FLAGS 13
 #define TCP_FLAG_BITS_SYN 0x02
@@ -119,6 +134,26 @@ struct listener {
 	__u8 pad;
 };
 
+/* What the first fragment of a datagram looked like when it came, and where: the later ones have no ports. */
+struct fragment_key {
+	struct tuple from; /* its ports are zero */
+	__be32 identification;
+	__u32 scope; /* as in struct egress_key, or FROM_WIRE */
+};
+
+#define FROM_WIRE 0xffffffff
+
+enum way { TO_STACK, INTO_CELL, INTO_QUEUE, ONTO_WIRE };
+
+/* What became of the first fragment, and so becomes of the later ones. */
+struct fragment_value {
+	__u64 ns; /* when it was */
+	struct tuple to;
+	__u32 ifindex;
+	__u16 way;
+	__u16 difference; /* of the addresses */
+};
+
 enum counter {
 	TRANSLATED_IN,
 	TRANSLATED_OUT,
@@ -131,6 +166,7 @@ enum counter {
 	ERRORS,
 	FORWARDED,
 	QUEUED_IN,
+	TRANSLATED_ICMP,
 	COUNTERS
 };
 
@@ -182,6 +218,14 @@ struct {
 	__type(value, struct wire_slot);
 } forwards SEC(".maps");
 
+/* For the programs alone; the agent has nothing to do with it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENTED_MAX);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment_value);
+} fragments SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, COUNTERS);
@@ -207,9 +251,12 @@ static __always_inline int drop(__u32 counter)
 struct packet {
 	__u32 l4;
 	__u32 source;
+	__be32 identification; /* of a fragment */
 	bool ipv6;
+	bool first; /* of several fragments */
 };
 
+/* FRAGMENT is one without ports: any but the first. */
 enum parsed { FOREIGN, FRAGMENT, WHOLE };
 
 /* The headers, if the packet has so many bytes; a device may have left them in pages, then they are pulled together. */
@@ -222,11 +269,16 @@ static __always_inline void *headers(struct __sk_buff *skb, __u32 bytes)
 	return (void *)(long)skb->data;
 }
 
+static __always_inline bool has_ports(const struct tuple *tuple)
+{
+	return tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP;
+}
+
 static __always_inline enum parsed parse_ports(const struct packet *packet, struct tuple *tuple, const __be16 *ports)
 {
 	tuple->port[packet->source] = ports[0];
 	tuple->port[!packet->source] = ports[1];
-	return tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP ? WHOLE : FOREIGN;
+	return has_ports(tuple) ? WHOLE : FOREIGN;
 }
 
 /* IPv4 options and IPv6 extension headers put the ports where the fast path does not look. */
@@ -240,22 +292,55 @@ static __always_inline enum parsed parse_ports_at(struct __sk_buff *skb, const s
 	return parse_ports(packet, tuple, ports);
 }
 
-static __always_inline enum parsed parse_ipv4(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+static __always_inline void parse_ipv4_header(const struct iphdr *ip, struct packet *packet, struct tuple *tuple)
 {
-	struct iphdr *ip = headers(skb, ETH_HLEN + sizeof(*ip) + PORTS_BYTES);
-
-	if (!ip)
-		return FOREIGN;
-	ip = (void *)ip + ETH_HLEN;
-	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_BITS))
-		return FRAGMENT;
 	tuple->address[LOCAL][2] = tuple->address[REMOTE][2] = bpf_htonl(0xffff);
 	tuple->address[packet->source][3] = ip->saddr;
 	tuple->address[!packet->source][3] = ip->daddr;
 	tuple->protocol = ip->protocol;
-	packet->l4 = ETH_HLEN + ip->ihl * 4;
-	if (ip->ihl == sizeof(*ip) / 4)
-		return parse_ports(packet, tuple, (__be16 *)(ip + 1));
+	packet->l4 += ip->ihl * 4;
+	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_BITS)) {
+		packet->identification = ip->id;
+		packet->first = !(ip->frag_off & bpf_htons(IPV4_OFFSET_BITS));
+	}
+}
+
+static __always_inline enum parsed parse_ipv4(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+{
+	/* The last fragment of a datagram may have one byte of it only. */
+	struct iphdr *ip = headers(skb, ETH_HLEN + sizeof(*ip));
+
+	if (!ip)
+		return FOREIGN;
+	ip = (void *)ip + ETH_HLEN;
+	packet->l4 = ETH_HLEN;
+	parse_ipv4_header(ip, packet, tuple);
+	if (ip->frag_off & bpf_htons(IPV4_OFFSET_BITS))
+		return has_ports(tuple) ? FRAGMENT : FOREIGN;
+	if (ip->ihl != sizeof(*ip) / 4)
+		return parse_ports_at(skb, packet, tuple);
+	ip = headers(skb, ETH_HLEN + sizeof(*ip) + PORTS_BYTES);
+	return ip ? parse_ports(packet, tuple, (void *)(ip + 1) + ETH_HLEN) : FOREIGN;
+}
+
+static __always_inline enum parsed parse_ipv6_fragment(struct __sk_buff *skb, struct packet *packet,
+						       struct tuple *tuple)
+{
+	struct {
+		__u8 next;
+		__u8 reserved;
+		__be16 offset;
+		__be32 identification;
+	} header;
+
+	if (bpf_skb_load_bytes(skb, packet->l4, &header, sizeof(header)))
+		return FOREIGN;
+	tuple->protocol = header.next;
+	packet->l4 += sizeof(header);
+	packet->identification = header.identification;
+	if (header.offset & bpf_htons(IPV6_OFFSET_BITS))
+		return has_ports(tuple) ? FRAGMENT : FOREIGN;
+	packet->first = header.offset & bpf_htons(IPV6_FRAGMENT_BITS);
 	return parse_ports_at(skb, packet, tuple);
 }
 
@@ -272,7 +357,9 @@ static __always_inline enum parsed parse_extensions(struct __sk_buff *skb, struc
 		tuple->protocol = extension[0];
 		packet->l4 += (extension[1] + 1) * 8;
 	}
-	return tuple->protocol == IPPROTO_FRAGMENT ? FRAGMENT : parse_ports_at(skb, packet, tuple);
+	if (tuple->protocol == IPPROTO_FRAGMENT)
+		return parse_ipv6_fragment(skb, packet, tuple);
+	return parse_ports_at(skb, packet, tuple);
 }
 
 static __always_inline enum parsed parse_ipv6(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
@@ -375,6 +462,25 @@ static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *
 	       !change_checksum(skb, packet, udp, difference);
 }
 
+/* The later fragments of a datagram go where its first one, which had the ports, has gone. */
+static __noinline void remember(__be32 identification, const struct tuple *from, __u32 scope,
+				struct fragment_value *value)
+{
+	struct fragment_key key = { .from = *from, .identification = identification, .scope = scope };
+
+	key.from.port[LOCAL] = key.from.port[REMOTE] = 0;
+	value->ns = bpf_ktime_get_ns();
+	bpf_map_update_elem(&fragments, &key, value, BPF_ANY);
+}
+
+static __always_inline void remember_first(const struct packet *packet, const struct tuple *from, __u32 scope,
+					   const struct tuple *to, __u16 difference, enum way way, __u32 ifindex)
+{
+	struct fragment_value value = { .to = *to, .ifindex = ifindex, .way = way, .difference = difference };
+
+	remember(packet->identification, from, scope, &value);
+}
+
 /* A connection that would be set up with a process that is about to be frozen: its SYN is dropped and comes again. */
 static __always_inline bool is_fenced_syn(struct __sk_buff *skb, const struct packet *packet, const struct tuple *tuple)
 {
@@ -416,6 +522,8 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	to.port[LOCAL] = place->port;
 	if (!rewrite(skb, packet, wire->protocol == IPPROTO_UDP, &to, place->difference))
 		return drop(ERRORS);
+	if (packet->first)
+		remember_first(packet, wire, FROM_WIRE, &to, place->difference.addresses, ONTO_WIRE, place->ifindex);
 	count(FORWARDED);
 	skb->tc_index = TRANSLATED;
 	return bpf_redirect_neigh(place->ifindex, NULL, 0, 0);
@@ -447,6 +555,217 @@ static __always_inline bool is_reset(struct __sk_buff *skb, const struct packet 
 	       (flags & TCP_FLAG_BITS_RST);
 }
 
+/* What nobody has told us of: left alone on the wire; but nothing unknown gets from a cell into its host. */
+static __always_inline int unknown(__u32 scope)
+{
+	return scope && scope != FROM_WIRE ? drop(DROPPED_UNKNOWN) : PASS;
+}
+
+/* Any fragment but the first: addresses only, for ports and checksum are in the first. */
+static __noinline int follow_first(struct __sk_buff *skb, __be32 identification, const struct tuple *tuple,
+				   __u32 scope)
+{
+	struct fragment_key key = { .from = *tuple, .identification = identification, .scope = scope };
+	struct packet packet = { .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct fragment_value *first = bpf_map_lookup_elem(&fragments, &key);
+	__u32 source = scope == FROM_WIRE ? REMOTE : LOCAL;
+
+	if (!first || bpf_ktime_get_ns() - first->ns > FRAGMENTS_NS_MAX) {
+		count(PASSED_FRAGMENTS);
+		return unknown(scope);
+	}
+	if (packet.ipv6 ? !write_ipv6(skb, source, &first->to) :
+			   !write_ipv4(skb, source, &first->to, first->difference))
+		return drop(ERRORS);
+	/* No checksum in this fragment makes up for it, where the device has summed the fragment up. */
+	if (packet.ipv6)
+		bpf_csum_update(skb, first->difference);
+	if (first->way == INTO_QUEUE)
+		return queue(&packet, &first->to, first->ifindex);
+	if (first->way == ONTO_WIRE) {
+		count(TRANSLATED_OUT);
+		skb->tc_index = TRANSLATED;
+		return bpf_redirect_neigh(first->ifindex, NULL, 0, 0);
+	}
+	count(TRANSLATED_IN);
+	return first->way == INTO_CELL ? bpf_redirect_peer(first->ifindex, 0) : PASS;
+}
+
+/*
+ * An ICMP error quotes the packet that it is about. Translated, it quotes what the one that it is for has sent; so path
+ * MTU discovery works across a translated flow, and nobody waits for what is unreachable.
+ */
+static __always_inline bool is_error(struct __sk_buff *skb, const struct packet *packet, const struct tuple *tuple)
+{
+	__u8 type;
+
+	if (tuple->protocol != (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return false;
+	if (bpf_skb_load_bytes(skb, packet->l4, &type, sizeof(type)))
+		return false;
+	if (packet->ipv6)
+		return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+	return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+}
+
+static __always_inline bool is_same_address(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+/* `quote` and `tuple` are zeroed. True: TCP or UDP, with its ports, and sent by the one that the error is for. */
+static __always_inline bool parse_quote(struct __sk_buff *skb, const struct packet *error, const struct tuple *outer,
+					struct packet *quote, struct tuple *tuple)
+{
+	union {
+		struct iphdr v4;
+		struct ipv6hdr v6;
+	} ip;
+	enum parsed parsed;
+
+	quote->source = !error->source;
+	quote->ipv6 = error->ipv6;
+	quote->l4 = error->l4 + ICMP_BYTES;
+	if (error->ipv6) {
+		if (bpf_skb_load_bytes(skb, quote->l4, &ip.v6, sizeof(ip.v6)))
+			return false;
+		__builtin_memcpy(tuple->address[quote->source], &ip.v6.saddr, sizeof(ip.v6.saddr));
+		__builtin_memcpy(tuple->address[!quote->source], &ip.v6.daddr, sizeof(ip.v6.daddr));
+		tuple->protocol = ip.v6.nexthdr;
+		quote->l4 += sizeof(ip.v6);
+		parsed = parse_extensions(skb, quote, tuple);
+	} else {
+		if (bpf_skb_load_bytes(skb, quote->l4, &ip.v4, sizeof(ip.v4)))
+			return false;
+		parse_ipv4_header(&ip.v4, quote, tuple);
+		if (ip.v4.frag_off & bpf_htons(IPV4_OFFSET_BITS))
+			return false;
+		parsed = parse_ports_at(skb, quote, tuple);
+	}
+	return parsed == WHOLE && is_same_address(tuple->address[quote->source], outer->address[quote->source]);
+}
+
+/* One's complement sums of 16-bit words, as in struct difference. */
+static __always_inline __u16 folded(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+static __always_inline bool change_sum_at(struct __sk_buff *skb, __u32 offset, __u16 difference)
+{
+	__sum16 sum;
+
+	if (bpf_skb_load_bytes(skb, offset, &sum, sizeof(sum)))
+		return false;
+	sum = checksum_changed(sum, difference);
+	return !bpf_skb_store_bytes(skb, offset, &sum, sizeof(sum), 0);
+}
+
+static __always_inline bool write_quote(struct __sk_buff *skb, __u32 ip, const struct packet *quote,
+					const struct tuple *to, __u16 difference)
+{
+	__be32 address[ENDS][4];
+	__be16 ports[2] = { to->port[quote->source], to->port[!quote->source] };
+
+	__builtin_memcpy(address[0], to->address[quote->source], sizeof(address[0]));
+	__builtin_memcpy(address[1], to->address[!quote->source], sizeof(address[1]));
+	if (bpf_skb_store_bytes(skb, quote->l4, ports, sizeof(ports), 0))
+		return false;
+	if (quote->ipv6)
+		return !bpf_skb_store_bytes(skb, ip + offsetof(struct ipv6hdr, saddr), address, sizeof(address), 0);
+	address[0][0] = address[0][3];
+	address[0][1] = address[1][3];
+	return !bpf_skb_store_bytes(skb, ip + offsetof(struct iphdr, saddr), address, 2 * sizeof(__be32), 0) &&
+	       change_sum_at(skb, ip + offsetof(struct iphdr, check), difference);
+}
+
+/* The quoted packet's own checksum, where it is quoted as well; answers what that adds to the sum of the message. */
+static __always_inline __u16 change_quoted_checksum(struct __sk_buff *skb, const struct packet *quote, bool udp,
+						    __u16 difference)
+{
+	__u32 offset = quote->l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
+	__sum16 sum;
+
+	if (bpf_skb_load_bytes(skb, offset, &sum, sizeof(sum)) || (udp && !sum))
+		return 0;
+	sum = checksum_changed(sum, difference);
+	if (udp && !sum)
+		sum = 0xffff;
+	if (bpf_skb_store_bytes(skb, offset, &sum, sizeof(sum), 0))
+		return 0;
+	return ~difference;
+}
+
+/*
+ * Rewrites the packet that the error quotes, the error's own addresses where they are those of the flow (a router's stays
+ * as it is), and its checksum. Nobody leaves the checksum of an ICMP message to a device. What a device may have summed
+ * up on arrival stays the same: each change is made up for by one in a checksum.
+ */
+static __always_inline bool rewrite_error(struct __sk_buff *skb, const struct packet *error, struct tuple *outer,
+					  const struct packet *quote, const struct tuple *from, const struct tuple *to,
+					  struct difference difference)
+{
+	__be32 was[ENDS][4];
+	__u32 change = difference.ports;
+	__u16 own;
+
+	__builtin_memcpy(was, outer->address, sizeof(was));
+	if (is_same_address(was[LOCAL], from->address[LOCAL]))
+		__builtin_memcpy(outer->address[LOCAL], to->address[LOCAL], sizeof(was[LOCAL]));
+	if (is_same_address(was[REMOTE], from->address[REMOTE]))
+		__builtin_memcpy(outer->address[REMOTE], to->address[REMOTE], sizeof(was[REMOTE]));
+	own = folded(bpf_csum_diff(was[0], sizeof(was), outer->address[0], sizeof(was), 0));
+	if (!write_quote(skb, error->l4 + ICMP_BYTES, quote, to, difference.addresses))
+		return false;
+	change += change_quoted_checksum(skb, quote, from->protocol == IPPROTO_UDP,
+					 folded(difference.addresses + difference.ports));
+	/* IPv4's quoted header has a checksum of its own, and ICMP's does not cover the addresses outside. */
+	if (error->ipv6)
+		change += difference.addresses + own;
+	return change_sum_at(skb, error->l4 + ICMP_CHECKSUM, folded(change)) &&
+	       (error->ipv6 ? write_ipv6(skb, error->source, outer) : write_ipv4(skb, error->source, outer, own));
+}
+
+/* From the wire, about what we have sent. What comes while the process is not running comes again with its next packet. */
+static __noinline int error_from_wire(struct __sk_buff *skb, __u32 l4, struct tuple *outer)
+{
+	struct packet error = { .source = REMOTE, .l4 = l4, .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct ingress_value *flow;
+	struct packet quote = {};
+	struct tuple wire = {};
+	struct side *side;
+	__u32 cell = 0;
+
+	if (!parse_quote(skb, &error, outer, &quote, &wire))
+		return PASS;
+	flow = bpf_map_lookup_elem(&ingress, &wire);
+	if (!flow)
+		return PASS;
+	if (flow->local_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->local_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED || side->state == QUEUED || side->state == LEAVING)
+			return drop(DROPPED_FENCED);
+		cell = side->ifindex;
+	}
+	if (flow->remote_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED)
+			return drop(DROPPED_FENCED);
+		/* Of the way to where the cell is not, or not yet. */
+		if (flow->slot != side->active)
+			return drop(DROPPED_STALE);
+	}
+	if (!rewrite_error(skb, &error, outer, &quote, &wire, &flow->virtual, flow->difference))
+		return drop(ERRORS);
+	count(TRANSLATED_ICMP);
+	return cell ? bpf_redirect_peer(cell, 0) : PASS;
+}
+
 SEC("tc")
 int from_wire(struct __sk_buff *skb)
 {
@@ -462,10 +781,9 @@ int from_wire(struct __sk_buff *skb)
 		return PASS;
 	switch (parse(skb, &packet, &wire)) {
 	case FOREIGN:
-		return PASS;
+		return is_error(skb, &packet, &wire) ? error_from_wire(skb, packet.l4, &wire) : PASS;
 	case FRAGMENT:
-		count(PASSED_FRAGMENTS);
-		return PASS;
+		return follow_first(skb, packet.identification, &wire, FROM_WIRE);
 	case WHOLE:
 		break;
 	}
@@ -496,18 +814,100 @@ int from_wire(struct __sk_buff *skb)
 	}
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
+	if (packet.first)
+		remember_first(&packet, &wire, FROM_WIRE, &flow->virtual, flow->difference.addresses,
+			       queued ? INTO_QUEUE : cell ? INTO_CELL : TO_STACK, cell);
 	if (queued)
 		return queue(&packet, &flow->virtual, cell);
 	count(TRANSLATED_IN);
 	return cell ? bpf_redirect_peer(cell, 0) : PASS;
 }
 
-/* ARP and neighbour discovery are between a cell and its host; nothing else may get from a cell into its host. */
-static __always_inline bool is_between_neighbours(struct __sk_buff *skb, const struct tuple *tuple)
+/* Where what is said on a flow goes now; or NULL, and it is dropped and counted. */
+static __always_inline struct wire_slot *slot_of(struct egress_value *flow)
 {
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return tuple->protocol == IPPROTO_ICMPV6;
-	return skb->protocol == bpf_htons(ETH_P_ARP);
+	struct side *side;
+	__u32 active = 0;
+	__u32 why = ERRORS;
+
+	if (flow->local_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->local_side);
+		if (!side)
+			goto dropped;
+		why = DROPPED_FENCED;
+		if (side->state == FENCED || side->state == QUEUED)
+			goto dropped;
+	}
+	if (flow->remote_side) {
+		why = ERRORS;
+		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+		if (!side)
+			goto dropped;
+		why = side->state == FENCED ? DROPPED_FENCED : DROPPED_HELD;
+		if (side->state == FENCED || side->state == HELD)
+			goto dropped;
+		active = side->active & 1;
+	}
+	why = ERRORS;
+	if (flow->slots[active].port)
+		return &flow->slots[active];
+dropped:
+	count(why);
+	return NULL;
+}
+
+static __always_inline void set_wire(struct tuple *wire, const struct egress_value *flow, const struct wire_slot *slot)
+{
+	__builtin_memcpy(wire->address[LOCAL], flow->local_address, sizeof(flow->local_address));
+	__builtin_memcpy(wire->address[REMOTE], slot->address, sizeof(slot->address));
+	wire->port[LOCAL] = flow->local_port;
+	wire->port[REMOTE] = slot->port;
+}
+
+/* Of a cell's or the host's own stack, about what it has got (nobody listens at that port, for example). */
+static __noinline int error_from_stack(struct __sk_buff *skb, __u32 l4, struct tuple *outer, __u32 scope)
+{
+	struct packet error = { .source = LOCAL, .l4 = l4, .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct egress_key key = { .scope = scope };
+	struct egress_value *flow;
+	struct packet quote = {};
+	struct wire_slot *slot;
+	struct tuple wire = {};
+
+	if (!parse_quote(skb, &error, outer, &quote, &key.virtual))
+		return unknown(scope);
+	flow = bpf_map_lookup_elem(&egress, &key);
+	if (!flow || (scope && !is_same_address(key.virtual.address[LOCAL], outer->address[LOCAL])))
+		return unknown(scope);
+	slot = slot_of(flow);
+	if (!slot)
+		return TC_ACT_SHOT;
+	if (slot->identity && !scope)
+		return PASS;
+	set_wire(&wire, flow, slot);
+	if (!rewrite_error(skb, &error, outer, &quote, &key.virtual, &wire, slot->difference))
+		return drop(ERRORS);
+	count(TRANSLATED_ICMP);
+	skb->tc_index = TRANSLATED;
+	return bpf_redirect_neigh(slot->ifindex, NULL, 0, 0);
+}
+
+/*
+ * ARP, neighbour and group discovery. The neighbours of a cell are permanent on both sides, and its answer to a
+ * solicitation would let go of what waits for it (see `queue`): dropped, and not worth counting.
+ */
+static __always_inline bool is_said_by_itself(struct __sk_buff *skb, const struct packet *packet,
+					      const struct tuple *tuple)
+{
+	return skb->protocol == bpf_htons(ETH_P_ARP) || (packet->ipv6 && tuple->protocol == IPPROTO_ICMPV6);
+}
+
+static __always_inline int leave_otherwise(struct __sk_buff *skb, const struct packet *packet, struct tuple *tuple,
+					   __u32 scope)
+{
+	if (is_error(skb, packet, tuple))
+		return error_from_stack(skb, packet->l4, tuple, scope);
+	return scope && is_said_by_itself(skb, packet, tuple) ? TC_ACT_SHOT : unknown(scope);
 }
 
 /* Both ways out. `scope` as in struct egress_key. */
@@ -518,50 +918,30 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	struct tuple wire = {};
 	struct egress_value *flow;
 	struct wire_slot *slot;
-	struct side *side;
-	__u32 active = 0;
 
 	switch (parse(skb, &packet, &key.virtual)) {
 	case FOREIGN:
-		return scope && !is_between_neighbours(skb, &key.virtual) ? drop(DROPPED_UNKNOWN) : PASS;
+		return leave_otherwise(skb, &packet, &key.virtual, scope);
 	case FRAGMENT:
-		count(PASSED_FRAGMENTS);
-		return scope ? TC_ACT_SHOT : PASS;
+		return follow_first(skb, packet.identification, &key.virtual, scope);
 	case WHOLE:
 		break;
 	}
 	flow = bpf_map_lookup_elem(&egress, &key);
 	if (!flow)
-		return scope ? drop(DROPPED_UNKNOWN) : PASS;
-	if (flow->local_side) {
-		side = bpf_map_lookup_elem(&sides, &flow->local_side);
-		if (!side)
-			return drop(ERRORS);
-		if (side->state == FENCED || side->state == QUEUED)
-			return drop(DROPPED_FENCED);
-	}
-	if (flow->remote_side) {
-		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
-		if (!side)
-			return drop(ERRORS);
-		if (side->state == FENCED)
-			return drop(DROPPED_FENCED);
-		if (side->state == HELD)
-			return drop(DROPPED_HELD);
-		active = side->active & 1;
-	}
-	slot = &flow->slots[active];
-	if (!slot->port)
-		return drop(ERRORS);
-
+		return unknown(scope);
+	slot = slot_of(flow);
+	if (!slot)
+		return TC_ACT_SHOT;
 	if (slot->identity && !scope)
 		return PASS;
-	__builtin_memcpy(wire.address[LOCAL], flow->local_address, sizeof(flow->local_address));
-	__builtin_memcpy(wire.address[REMOTE], slot->address, sizeof(slot->address));
-	wire.port[LOCAL] = flow->local_port;
-	wire.port[REMOTE] = slot->port;
+	set_wire(&wire, flow, slot);
 	if (!rewrite(skb, &packet, key.virtual.protocol == IPPROTO_UDP, &wire, slot->difference))
 		return drop(ERRORS);
+	if (packet.first) {
+		remember_first(&packet, &key.virtual, scope, &wire, slot->difference.addresses, ONTO_WIRE,
+			       slot->ifindex);
+	}
 	count(TRANSLATED_OUT);
 	skb->tc_index = TRANSLATED;
 	return bpf_redirect_neigh(slot->ifindex, NULL, 0, 0);
