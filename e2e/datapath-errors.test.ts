@@ -7,7 +7,7 @@ import type { ProgramName } from '../agent/datapath/bpftool.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
 import { acceptOf, type COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
-import { errorFrame, fragments, frame, icmpFrame, type Packet } from './packets.ts';
+import { errorFrame, fragments, frame, icmpFrame, type Packet, tagged } from './packets.ts';
 import { DROP, LOOPBACK, PASS, REDIRECT, runProgram } from './programs.ts';
 import { datapathUntestable } from './tools.ts';
 
@@ -175,6 +175,21 @@ describe.skipIf(untestable !== undefined)(`errors and fragments ${untestable ?? 
       await datapath.putSide({ ...CELL, state: 'queued' });
       for (const [index, input] of fragments(toLabel, 24).entries()) {
         await expectRun('from_wire', input, REDIRECT, fragments(toServer, 24)[index]);
+      }
+    });
+
+    test('frames with VLAN tags are left alone: they belong to the VLAN device', async () => {
+      const { toLabel, toServer } = packets();
+      for (const once of [
+        tagged(frame(toLabel)),
+        tagged(frame(toServer)),
+        tagged(error(router, peer, toLabel)),
+      ]) {
+        for (const untouched of [once, tagged(once)]) {
+          await expectRun('from_wire', untouched, PASS, untouched);
+          await expectRun('to_wire', untouched, PASS, untouched);
+          await expectCounted('from_cell', untouched, 'unknown');
+        }
       }
     });
 

@@ -72,6 +72,12 @@ export function errorFrame({ from, to, about, quoted }: ErrorMessage): Buffer {
   return icmpFrameOf(from, to, body);
 }
 
+/** The frame with a VLAN tag, or one more. */
+export function tagged(untagged: Buffer): Buffer {
+  const tag = Buffer.from('81000005', 'hex');
+  return Buffer.concat([untagged.subarray(0, 12), tag, untagged.subarray(12)]);
+}
+
 export function arpFrame(): Buffer {
   return Buffer.concat([ethernet(ETHERTYPE.arp), Buffer.alloc(46)]);
 }

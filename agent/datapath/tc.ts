@@ -6,12 +6,23 @@ const PREFERENCE = 18018;
 export type Hook = 'ingress' | 'egress';
 
 /** Ethernet devices, and loopback, which has Ethernet headers as well. */
-export type Link = { readonly name: string; readonly ifindex: number; readonly ethernet: boolean };
+export type Link = {
+  readonly name: string;
+  readonly ifindex: number;
+  readonly ethernet: boolean;
+  /** What ip-link(8) calls it: `tun`, `ipip`, `wireguard`; or the kind of its headers where it has no such name. */
+  readonly kind: string;
+};
 
-type JsonLink = { readonly ifname: string; readonly ifindex: number; readonly link_type: string };
+type JsonLink = {
+  readonly ifname: string;
+  readonly ifindex: number;
+  readonly link_type: string;
+  readonly linkinfo?: { readonly info_kind?: string };
+};
 
 export function linkArgv(device: string): string[] {
-  return ['-j', 'link', 'show', 'dev', device];
+  return ['-j', '-d', 'link', 'show', 'dev', device];
 }
 
 export function parseLink(json: string): Link | undefined {
@@ -19,7 +30,8 @@ export function parseLink(json: string): Link | undefined {
   const link = (JSON.parse(json) as Partial<JsonLink>[]).find((each) => each.ifindex !== undefined);
   if (link?.ifname === undefined || link.ifindex === undefined) return undefined;
   const ethernet = link.link_type === 'ether' || link.link_type === 'loopback';
-  return { name: link.ifname, ifindex: link.ifindex, ethernet };
+  const kind = link.linkinfo?.info_kind ?? link.link_type ?? 'unknown';
+  return { name: link.ifname, ifindex: link.ifindex, ethernet, kind };
 }
 
 export function qdiscShowArgv(device: string): string[] {
