@@ -103,7 +103,11 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
       const client = await call(family, 'udp', 52002);
       await client.echo(FRAGMENTED_BYTES);
       for (const host of ['peer', 'alpha'] as const) {
-        expect((await datapaths[host].entries()).counters).toMatchObject({ fragments: 0, errors: 0, unknown: 0 });
+        expect((await datapaths[host].entries()).counters).toMatchObject({
+          fragments: 0,
+          errors: 0,
+          unknown: 0,
+        });
       }
       await move('beta');
       // A router cuts IPv4's fragments again; for IPv6 the sender has to.
@@ -311,11 +315,6 @@ async function topology(namespaces: Namespaces) {
     '-6 route add fd88:2::/64 via fd88:3::2',
   );
   await narrow.ip(`link set eth0 mtu ${NARROW_BYTES}`);
-  for (const family of ['ipv4', 'ipv6'] as const) {
-    const bits = family === 'ipv4' ? '32 dev lo' : '128 dev lo nodad';
-    await cell.ip(`addr add ${ADDRESSES[family].alpha}/${bits}`);
-  }
-  await cell.run('sysctl', '-qw', 'net.ipv4.conf.all.arp_ignore=8');
   for (const [space, device] of [
     [alpha, 'alpha'],
     [beta, 'beta'],
@@ -327,5 +326,10 @@ async function topology(namespaces: Namespaces) {
       `-6 neigh add fe80::1 lladdr ${mac} dev ${device} nud permanent`,
     );
   }
+  // On the device, as in a real cell: there it is asked for them.
+  await cell.ip(
+    `addr add ${ADDRESSES.ipv4.alpha}/32 dev alpha`,
+    `addr add ${ADDRESSES.ipv6.alpha}/128 dev alpha nodad`,
+  );
   return { peer, alpha, beta, cell };
 }

@@ -145,13 +145,17 @@ struct fragment_key {
 
 enum way { TO_STACK, INTO_CELL, INTO_QUEUE, ONTO_WIRE };
 
+struct where {
+	__u32 ifindex;
+	__u16 way;
+	__u16 difference; /* of the addresses */
+};
+
 /* What became of the first fragment, and so becomes of the later ones. */
 struct fragment_value {
 	__u64 ns; /* when it was */
 	struct tuple to;
-	__u32 ifindex;
-	__u16 way;
-	__u16 difference; /* of the addresses */
+	struct where where;
 };
 
 enum counter {
@@ -463,22 +467,14 @@ static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *
 }
 
 /* The later fragments of a datagram go where its first one, which had the ports, has gone. */
-static __noinline void remember(__be32 identification, const struct tuple *from, __u32 scope,
-				struct fragment_value *value)
+static __noinline void remember_first(__be32 identification, const struct tuple *from, __u32 scope,
+				      const struct tuple *to, const struct where *where)
 {
 	struct fragment_key key = { .from = *from, .identification = identification, .scope = scope };
+	struct fragment_value value = { .ns = bpf_ktime_get_ns(), .to = *to, .where = *where };
 
 	key.from.port[LOCAL] = key.from.port[REMOTE] = 0;
-	value->ns = bpf_ktime_get_ns();
-	bpf_map_update_elem(&fragments, &key, value, BPF_ANY);
-}
-
-static __always_inline void remember_first(const struct packet *packet, const struct tuple *from, __u32 scope,
-					   const struct tuple *to, __u16 difference, enum way way, __u32 ifindex)
-{
-	struct fragment_value value = { .to = *to, .ifindex = ifindex, .way = way, .difference = difference };
-
-	remember(packet->identification, from, scope, &value);
+	bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
 }
 
 /* A connection that would be set up with a process that is about to be frozen: its SYN is dropped and comes again. */
@@ -510,6 +506,7 @@ static __always_inline bool is_fenced_syn(struct __sk_buff *skb, const struct pa
  */
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *packet, const struct tuple *wire)
 {
+	struct where onward = { .way = ONTO_WIRE };
 	struct tuple to = *wire;
 	struct wire_slot *place;
 
@@ -522,8 +519,11 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	to.port[LOCAL] = place->port;
 	if (!rewrite(skb, packet, wire->protocol == IPPROTO_UDP, &to, place->difference))
 		return drop(ERRORS);
-	if (packet->first)
-		remember_first(packet, wire, FROM_WIRE, &to, place->difference.addresses, ONTO_WIRE, place->ifindex);
+	if (packet->first) {
+		onward.ifindex = place->ifindex;
+		onward.difference = place->difference.addresses;
+		remember_first(packet->identification, wire, FROM_WIRE, &to, &onward);
+	}
 	count(FORWARDED);
 	skb->tc_index = TRANSLATED;
 	return bpf_redirect_neigh(place->ifindex, NULL, 0, 0);
@@ -575,20 +575,20 @@ static __noinline int follow_first(struct __sk_buff *skb, __be32 identification,
 		return unknown(scope);
 	}
 	if (packet.ipv6 ? !write_ipv6(skb, source, &first->to) :
-			   !write_ipv4(skb, source, &first->to, first->difference))
+			   !write_ipv4(skb, source, &first->to, first->where.difference))
 		return drop(ERRORS);
 	/* No checksum in this fragment makes up for it, where the device has summed the fragment up. */
 	if (packet.ipv6)
-		bpf_csum_update(skb, first->difference);
-	if (first->way == INTO_QUEUE)
-		return queue(&packet, &first->to, first->ifindex);
-	if (first->way == ONTO_WIRE) {
+		bpf_csum_update(skb, first->where.difference);
+	if (first->where.way == INTO_QUEUE)
+		return queue(&packet, &first->to, first->where.ifindex);
+	if (first->where.way == ONTO_WIRE) {
 		count(TRANSLATED_OUT);
 		skb->tc_index = TRANSLATED;
-		return bpf_redirect_neigh(first->ifindex, NULL, 0, 0);
+		return bpf_redirect_neigh(first->where.ifindex, NULL, 0, 0);
 	}
 	count(TRANSLATED_IN);
-	return first->way == INTO_CELL ? bpf_redirect_peer(first->ifindex, 0) : PASS;
+	return first->where.way == INTO_CELL ? bpf_redirect_peer(first->where.ifindex, 0) : PASS;
 }
 
 /*
@@ -617,32 +617,32 @@ static __always_inline bool is_same_address(const __be32 *a, const __be32 *b)
 static __always_inline bool parse_quote(struct __sk_buff *skb, const struct packet *error, const struct tuple *outer,
 					struct packet *quote, struct tuple *tuple)
 {
-	union {
-		struct iphdr v4;
-		struct ipv6hdr v6;
-	} ip;
-	enum parsed parsed;
+	__u32 ip = error->l4 + ICMP_BYTES;
+	struct iphdr v4;
+	__u8 next;
 
 	quote->source = !error->source;
 	quote->ipv6 = error->ipv6;
-	quote->l4 = error->l4 + ICMP_BYTES;
+	quote->l4 = ip;
 	if (error->ipv6) {
-		if (bpf_skb_load_bytes(skb, quote->l4, &ip.v6, sizeof(ip.v6)))
+		if (bpf_skb_load_bytes(skb, ip + offsetof(struct ipv6hdr, saddr), tuple->address[quote->source],
+				       sizeof(struct in6_addr)) ||
+		    bpf_skb_load_bytes(skb, ip + offsetof(struct ipv6hdr, daddr), tuple->address[!quote->source],
+				       sizeof(struct in6_addr)) ||
+		    bpf_skb_load_bytes(skb, ip + offsetof(struct ipv6hdr, nexthdr), &next, sizeof(next)))
 			return false;
-		__builtin_memcpy(tuple->address[quote->source], &ip.v6.saddr, sizeof(ip.v6.saddr));
-		__builtin_memcpy(tuple->address[!quote->source], &ip.v6.daddr, sizeof(ip.v6.daddr));
-		tuple->protocol = ip.v6.nexthdr;
-		quote->l4 += sizeof(ip.v6);
-		parsed = parse_extensions(skb, quote, tuple);
+		tuple->protocol = next;
+		quote->l4 += sizeof(struct ipv6hdr);
+		if (parse_extensions(skb, quote, tuple) != WHOLE)
+			return false;
 	} else {
-		if (bpf_skb_load_bytes(skb, quote->l4, &ip.v4, sizeof(ip.v4)))
+		if (bpf_skb_load_bytes(skb, ip, &v4, sizeof(v4)))
 			return false;
-		parse_ipv4_header(&ip.v4, quote, tuple);
-		if (ip.v4.frag_off & bpf_htons(IPV4_OFFSET_BITS))
+		parse_ipv4_header(&v4, quote, tuple);
+		if (v4.frag_off & bpf_htons(IPV4_OFFSET_BITS) || parse_ports_at(skb, quote, tuple) != WHOLE)
 			return false;
-		parsed = parse_ports_at(skb, quote, tuple);
 	}
-	return parsed == WHOLE && is_same_address(tuple->address[quote->source], outer->address[quote->source]);
+	return is_same_address(tuple->address[quote->source], outer->address[quote->source]);
 }
 
 /* One's complement sums of 16-bit words, as in struct difference. */
@@ -665,19 +665,16 @@ static __always_inline bool change_sum_at(struct __sk_buff *skb, __u32 offset, _
 static __always_inline bool write_quote(struct __sk_buff *skb, __u32 ip, const struct packet *quote,
 					const struct tuple *to, __u16 difference)
 {
-	__be32 address[ENDS][4];
 	__be16 ports[2] = { to->port[quote->source], to->port[!quote->source] };
+	__u32 bytes = quote->ipv6 ? sizeof(struct in6_addr) : sizeof(__be32);
+	__u32 at = ip + (quote->ipv6 ? offsetof(struct ipv6hdr, saddr) : offsetof(struct iphdr, saddr));
+	__u32 word = quote->ipv6 ? 0 : 3;
 
-	__builtin_memcpy(address[0], to->address[quote->source], sizeof(address[0]));
-	__builtin_memcpy(address[1], to->address[!quote->source], sizeof(address[1]));
-	if (bpf_skb_store_bytes(skb, quote->l4, ports, sizeof(ports), 0))
+	if (bpf_skb_store_bytes(skb, quote->l4, ports, sizeof(ports), 0) ||
+	    bpf_skb_store_bytes(skb, at, &to->address[quote->source][word], bytes, 0) ||
+	    bpf_skb_store_bytes(skb, at + bytes, &to->address[!quote->source][word], bytes, 0))
 		return false;
-	if (quote->ipv6)
-		return !bpf_skb_store_bytes(skb, ip + offsetof(struct ipv6hdr, saddr), address, sizeof(address), 0);
-	address[0][0] = address[0][3];
-	address[0][1] = address[1][3];
-	return !bpf_skb_store_bytes(skb, ip + offsetof(struct iphdr, saddr), address, 2 * sizeof(__be32), 0) &&
-	       change_sum_at(skb, ip + offsetof(struct iphdr, check), difference);
+	return quote->ipv6 || change_sum_at(skb, ip + offsetof(struct iphdr, check), difference);
 }
 
 /* The quoted packet's own checksum, where it is quoted as well; answers what that adds to the sum of the message. */
@@ -697,6 +694,18 @@ static __always_inline __u16 change_quoted_checksum(struct __sk_buff *skb, const
 	return ~difference;
 }
 
+/* Answers what that adds to a checksum. */
+static __always_inline __u16 change_address(__be32 *address, const __be32 *from, const __be32 *to)
+{
+	__u16 difference;
+
+	if (!is_same_address(address, from))
+		return 0;
+	difference = folded(bpf_csum_diff(address, sizeof(struct in6_addr), (__be32 *)to, sizeof(struct in6_addr), 0));
+	__builtin_memcpy(address, to, sizeof(struct in6_addr));
+	return difference;
+}
+
 /*
  * Rewrites the packet that the error quotes, the error's own addresses where they are those of the flow (a router's stays
  * as it is), and its checksum. Nobody leaves the checksum of an ICMP message to a device. What a device may have summed
@@ -706,16 +715,10 @@ static __always_inline bool rewrite_error(struct __sk_buff *skb, const struct pa
 					  const struct packet *quote, const struct tuple *from, const struct tuple *to,
 					  struct difference difference)
 {
-	__be32 was[ENDS][4];
 	__u32 change = difference.ports;
-	__u16 own;
+	__u16 own = folded(change_address(outer->address[LOCAL], from->address[LOCAL], to->address[LOCAL]) +
+			   change_address(outer->address[REMOTE], from->address[REMOTE], to->address[REMOTE]));
 
-	__builtin_memcpy(was, outer->address, sizeof(was));
-	if (is_same_address(was[LOCAL], from->address[LOCAL]))
-		__builtin_memcpy(outer->address[LOCAL], to->address[LOCAL], sizeof(was[LOCAL]));
-	if (is_same_address(was[REMOTE], from->address[REMOTE]))
-		__builtin_memcpy(outer->address[REMOTE], to->address[REMOTE], sizeof(was[REMOTE]));
-	own = folded(bpf_csum_diff(was[0], sizeof(was), outer->address[0], sizeof(was), 0));
 	if (!write_quote(skb, error->l4 + ICMP_BYTES, quote, to, difference.addresses))
 		return false;
 	change += change_quoted_checksum(skb, quote, from->protocol == IPPROTO_UDP,
@@ -771,6 +774,7 @@ int from_wire(struct __sk_buff *skb)
 {
 	struct packet packet = { .source = REMOTE };
 	struct ingress_value *flow;
+	struct where inward = {};
 	struct tuple wire = {};
 	struct side *side;
 	bool queued = false;
@@ -814,9 +818,12 @@ int from_wire(struct __sk_buff *skb)
 	}
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
-	if (packet.first)
-		remember_first(&packet, &wire, FROM_WIRE, &flow->virtual, flow->difference.addresses,
-			       queued ? INTO_QUEUE : cell ? INTO_CELL : TO_STACK, cell);
+	if (packet.first) {
+		inward.ifindex = cell;
+		inward.way = queued ? INTO_QUEUE : cell ? INTO_CELL : TO_STACK;
+		inward.difference = flow->difference.addresses;
+		remember_first(packet.identification, &wire, FROM_WIRE, &flow->virtual, &inward);
+	}
 	if (queued)
 		return queue(&packet, &flow->virtual, cell);
 	count(TRANSLATED_IN);
@@ -915,6 +922,7 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 {
 	struct packet packet = { .source = LOCAL };
 	struct egress_key key = { .scope = scope };
+	struct where outward = { .way = ONTO_WIRE };
 	struct tuple wire = {};
 	struct egress_value *flow;
 	struct wire_slot *slot;
@@ -939,8 +947,9 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	if (!rewrite(skb, &packet, key.virtual.protocol == IPPROTO_UDP, &wire, slot->difference))
 		return drop(ERRORS);
 	if (packet.first) {
-		remember_first(&packet, &key.virtual, scope, &wire, slot->difference.addresses, ONTO_WIRE,
-			       slot->ifindex);
+		outward.ifindex = slot->ifindex;
+		outward.difference = slot->difference.addresses;
+		remember_first(packet.identification, &key.virtual, scope, &wire, &outward);
 	}
 	count(TRANSLATED_OUT);
 	skb->tc_index = TRANSLATED;
