@@ -105,6 +105,7 @@ export const COUNTERS = [
   'forwarded',
   'queued',
   'relayed',
+  'icmp',
 ] as const;
 export type Counters = Record<(typeof COUNTERS)[number], number>;
 

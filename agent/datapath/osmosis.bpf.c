@@ -42,9 +42,24 @@ char LICENSE[] SEC("license") = "GPL";
 #define LISTENERS_MAX 1024
 #define FORWARDS_MAX 16384
 #define CELLS_MAX 4096
+/* Datagrams whose fragments are on their way; the one that has been used least makes room. */
+#define FRAGMENTED_MAX 8192
+/* As long as a Linux host waits for the missing fragments of a datagram. */
+#define FRAGMENTS_NS_MAX 30000000000ULL
 
 #define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
+#define IPV4_OFFSET_BITS 0x1fff
+#define IPV6_FRAGMENT_BITS 0xfff9
+#define IPV6_OFFSET_BITS 0xfff8
 #define PORTS_BYTES 4
+/* linux/icmp.h needs a C library's headers for the machine at hand. */
+#define ICMP_BYTES 8
+#define ICMP_CHECKSUM 2
+#define ICMP_DEST_UNREACH 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+#define ICMPV6_DEST_UNREACH 1
+#define ICMPV6_PARAMPROB 4
 #define IPV6_EXTENSIONS_MAX 2
 #define TCP_OFFSET_FLAGS 13
 #define TCP_FLAG_BITS_SYN 0x02
@@ -146,6 +161,33 @@ struct cell {
 	__u32 ifindex; /* the end inside */
 };
 
+/* What the first fragment of a datagram looked like when it came, and where: the later ones have no ports. */
+struct fragment_key {
+	struct tuple from; /* its ports are zero */
+	__be32 identification;
+	__u32 scope; /* as in struct egress_key, or FROM_WIRE */
+};
+
+/* Neither a device nor RELAY. */
+#define FROM_WIRE 0xfffffffe
+
+/* RELAYED_ON is to where the cell is now, RELAYED_BACK to the peer. */
+enum way { TO_STACK, INTO_CELL, INTO_QUEUE, ONTO_WIRE, RELAYED_ON, RELAYED_BACK };
+
+struct where {
+	__u32 ifindex;
+	__u8 way;
+	__u8 loopback; /* up the stack by way of the loopback device */
+	__u16 difference; /* of the addresses */
+};
+
+/* What became of the first fragment, and so becomes of the later ones. */
+struct fragment_value {
+	__u64 ns; /* when it was */
+	struct tuple to;
+	struct where where;
+};
+
 enum counter {
 	TRANSLATED_IN,
 	TRANSLATED_OUT,
@@ -159,6 +201,7 @@ enum counter {
 	FORWARDED,
 	QUEUED_IN,
 	RELAYED,
+	TRANSLATED_ICMP,
 	COUNTERS
 };
 
@@ -220,6 +263,14 @@ struct {
 	__type(value, struct cell);
 } cells SEC(".maps");
 
+/* For the programs alone; the agent has nothing to do with it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENTED_MAX);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment_value);
+} fragments SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, COUNTERS);
@@ -245,9 +296,12 @@ static __always_inline int drop(__u32 counter)
 struct packet {
 	__u32 l4;
 	__u32 source;
+	__be32 identification; /* of a fragment */
 	bool ipv6;
+	bool first; /* of several fragments */
 };
 
+/* FRAGMENT is one without ports: any but the first. */
 enum parsed { FOREIGN, FRAGMENT, WHOLE };
 
 /* The headers, if the packet has so many bytes; a device may have left them in pages, then they are pulled together. */
@@ -260,11 +314,16 @@ static __always_inline void *headers(struct __sk_buff *skb, __u32 bytes)
 	return (void *)(long)skb->data;
 }
 
+static __always_inline bool has_ports(const struct tuple *tuple)
+{
+	return tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP;
+}
+
 static __always_inline enum parsed parse_ports(const struct packet *packet, struct tuple *tuple, const __be16 *ports)
 {
 	tuple->port[packet->source] = ports[0];
 	tuple->port[!packet->source] = ports[1];
-	return tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP ? WHOLE : FOREIGN;
+	return has_ports(tuple) ? WHOLE : FOREIGN;
 }
 
 /* IPv4 options and IPv6 extension headers put the ports where the fast path does not look. */
@@ -278,22 +337,55 @@ static __always_inline enum parsed parse_ports_at(struct __sk_buff *skb, const s
 	return parse_ports(packet, tuple, ports);
 }
 
-static __always_inline enum parsed parse_ipv4(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+static __always_inline void parse_ipv4_header(const struct iphdr *ip, struct packet *packet, struct tuple *tuple)
 {
-	struct iphdr *ip = headers(skb, ETH_HLEN + sizeof(*ip) + PORTS_BYTES);
-
-	if (!ip)
-		return FOREIGN;
-	ip = (void *)ip + ETH_HLEN;
-	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_BITS))
-		return FRAGMENT;
 	tuple->address[LOCAL][2] = tuple->address[REMOTE][2] = bpf_htonl(0xffff);
 	tuple->address[packet->source][3] = ip->saddr;
 	tuple->address[!packet->source][3] = ip->daddr;
 	tuple->protocol = ip->protocol;
-	packet->l4 = ETH_HLEN + ip->ihl * 4;
-	if (ip->ihl == sizeof(*ip) / 4)
-		return parse_ports(packet, tuple, (__be16 *)(ip + 1));
+	packet->l4 += ip->ihl * 4;
+	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_BITS)) {
+		packet->identification = ip->id;
+		packet->first = !(ip->frag_off & bpf_htons(IPV4_OFFSET_BITS));
+	}
+}
+
+static __always_inline enum parsed parse_ipv4(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+{
+	/* The last fragment of a datagram may have one byte of it only. */
+	struct iphdr *ip = headers(skb, ETH_HLEN + sizeof(*ip));
+
+	if (!ip)
+		return FOREIGN;
+	ip = (void *)ip + ETH_HLEN;
+	packet->l4 = ETH_HLEN;
+	parse_ipv4_header(ip, packet, tuple);
+	if (ip->frag_off & bpf_htons(IPV4_OFFSET_BITS))
+		return has_ports(tuple) ? FRAGMENT : FOREIGN;
+	if (ip->ihl != sizeof(*ip) / 4)
+		return parse_ports_at(skb, packet, tuple);
+	ip = headers(skb, ETH_HLEN + sizeof(*ip) + PORTS_BYTES);
+	return ip ? parse_ports(packet, tuple, (void *)(ip + 1) + ETH_HLEN) : FOREIGN;
+}
+
+static __always_inline enum parsed parse_ipv6_fragment(struct __sk_buff *skb, struct packet *packet,
+						       struct tuple *tuple)
+{
+	struct {
+		__u8 next;
+		__u8 reserved;
+		__be16 offset;
+		__be32 identification;
+	} header;
+
+	if (bpf_skb_load_bytes(skb, packet->l4, &header, sizeof(header)))
+		return FOREIGN;
+	tuple->protocol = header.next;
+	packet->l4 += sizeof(header);
+	packet->identification = header.identification;
+	if (header.offset & bpf_htons(IPV6_OFFSET_BITS))
+		return has_ports(tuple) ? FRAGMENT : FOREIGN;
+	packet->first = header.offset & bpf_htons(IPV6_FRAGMENT_BITS);
 	return parse_ports_at(skb, packet, tuple);
 }
 
@@ -310,7 +402,9 @@ static __always_inline enum parsed parse_extensions(struct __sk_buff *skb, struc
 		tuple->protocol = extension[0];
 		packet->l4 += (extension[1] + 1) * 8;
 	}
-	return tuple->protocol == IPPROTO_FRAGMENT ? FRAGMENT : parse_ports_at(skb, packet, tuple);
+	if (tuple->protocol == IPPROTO_FRAGMENT)
+		return parse_ipv6_fragment(skb, packet, tuple);
+	return parse_ports_at(skb, packet, tuple);
 }
 
 static __always_inline enum parsed parse_ipv6(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
@@ -413,6 +507,17 @@ static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *
 	       !change_checksum(skb, packet, udp, difference);
 }
 
+/* The later fragments of a datagram go where its first one, which had the ports, has gone. */
+static __noinline void remember_first(__be32 identification, const struct tuple *from, __u32 scope,
+				      const struct tuple *to, const struct where *where)
+{
+	struct fragment_key key = { .from = *from, .identification = identification, .scope = scope };
+	struct fragment_value value = { .ns = bpf_ktime_get_ns(), .to = *to, .where = *where };
+
+	key.from.port[LOCAL] = key.from.port[REMOTE] = 0;
+	bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
+}
+
 /* A connection that would be set up with a process that is about to be frozen: its SYN is dropped and comes again. */
 static __always_inline bool is_fenced_syn(struct __sk_buff *skb, const struct packet *packet, const struct tuple *tuple)
 {
@@ -442,6 +547,7 @@ static __always_inline bool is_fenced_syn(struct __sk_buff *skb, const struct pa
  */
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *packet, const struct tuple *wire)
 {
+	struct where onward = { .way = ONTO_WIRE };
 	struct tuple to = *wire;
 	struct wire_slot *place;
 
@@ -454,6 +560,11 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	to.port[LOCAL] = place->port;
 	if (!rewrite(skb, packet, wire->protocol == IPPROTO_UDP, &to, place->difference))
 		return drop(ERRORS);
+	if (packet->first) {
+		onward.ifindex = place->ifindex;
+		onward.difference = place->difference.addresses;
+		remember_first(packet->identification, wire, FROM_WIRE, &to, &onward);
+	}
 	count(FORWARDED);
 	skb->tc_index = TRANSLATED;
 	return bpf_redirect_neigh(place->ifindex, NULL, 0, 0);
@@ -474,7 +585,6 @@ static __always_inline int queue(const struct packet *packet, __u32 cell)
 	} else {
 		next.ipv4_nh = bpf_htonl(WAITING_IPV4);
 	}
-	count(QUEUED_IN);
 	return bpf_redirect_neigh(cell, &next, sizeof(next), 0);
 }
 
@@ -486,8 +596,6 @@ static __always_inline bool is_reset(struct __sk_buff *skb, const struct packet 
 	return !bpf_skb_load_bytes(skb, packet->l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)) &&
 	       (flags & TCP_FLAG_BITS_RST);
 }
-
-static __always_inline int leave(struct __sk_buff *skb, __u32 scope);
 
 /* A router takes one from the time to live, so that no packet goes round for ever. False: it was the last. */
 static __always_inline bool is_alive(struct __sk_buff *skb, const struct packet *packet)
@@ -514,15 +622,6 @@ static __always_inline bool is_alive(struct __sk_buff *skb, const struct packet 
 	return true;
 }
 
-/* From a peer without an agent, for a cell that is no longer here: on to where the cell is now. */
-static __always_inline int relay(struct __sk_buff *skb, const struct packet *packet)
-{
-	if (!is_alive(skb, packet))
-		return drop(ERRORS);
-	count(RELAYED);
-	return leave(skb, RELAY);
-}
-
 /*
  * Up the stack by way of the loopback device, for a source that is an address of this namespace's own, which the kernel
  * believes of no other device.
@@ -538,14 +637,351 @@ static __always_inline int deliver(struct __sk_buff *skb, __u16 mark)
 	return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
 }
 
-/* Translated, for a peer without an agent. */
-static __always_inline int relay_back(struct __sk_buff *skb, const struct packet *packet, __u32 via)
+/* The rest of the way of a packet that has been translated. */
+static __always_inline int go(struct __sk_buff *skb, const struct packet *packet, const struct where *where)
 {
-	if (!is_alive(skb, packet))
+	switch (where->way) {
+	case TO_STACK:
+		return where->loopback && skb->ifindex != LOOPBACK_IFINDEX ? deliver(skb, DELIVERED) : PASS;
+	case INTO_CELL:
+	case INTO_QUEUE:
+		/* For cell_in, which it passes next. */
+		if (where->loopback)
+			skb->tc_index = DELIVERED;
+		return where->way == INTO_QUEUE ? queue(packet, where->ifindex) : bpf_redirect_peer(where->ifindex, 0);
+	default:
+		skb->tc_index = TRANSLATED;
+		return bpf_redirect_neigh(where->ifindex, NULL, 0, 0);
+	}
+}
+
+/* Which counter says so. */
+static __always_inline __u32 counter_of(const struct where *where)
+{
+	switch (where->way) {
+	case INTO_QUEUE:
+		return QUEUED_IN;
+	case ONTO_WIRE:
+		return TRANSLATED_OUT;
+	case RELAYED_ON:
+	case RELAYED_BACK:
+		return RELAYED;
+	default:
+		return TRANSLATED_IN;
+	}
+}
+
+/* The way in of a flow to a cell, or where there is none to the host's own sockets, or on to a peer without an agent. */
+static __always_inline struct where way_in_of(const struct ingress_value *flow, __u32 cell, bool queued)
+{
+	struct where where = { .ifindex = cell, .difference = flow->difference.addresses };
+
+	where.loopback = flow->via == LOOPBACK_IFINDEX;
+	if (flow->via && !where.loopback) {
+		where.ifindex = flow->via;
+		where.way = RELAYED_BACK;
+	} else {
+		where.way = queued ? INTO_QUEUE : cell ? INTO_CELL : TO_STACK;
+	}
+	return where;
+}
+
+/* What nobody has told us of: left alone on the wire; but nothing unknown gets from a cell into its host. */
+static __always_inline int unknown(__u32 scope)
+{
+	return scope && scope != FROM_WIRE ? drop(DROPPED_UNKNOWN) : PASS;
+}
+
+/* Any fragment but the first: addresses only, for ports and checksum are in the first. */
+static __noinline int follow_first(struct __sk_buff *skb, __be32 identification, const struct tuple *tuple,
+				   __u32 scope)
+{
+	struct fragment_key key = { .from = *tuple, .identification = identification, .scope = scope };
+	struct packet packet = { .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct fragment_value *first = bpf_map_lookup_elem(&fragments, &key);
+	__u32 source = scope == FROM_WIRE ? REMOTE : LOCAL;
+	struct where where;
+
+	if (!first || bpf_ktime_get_ns() - first->ns > FRAGMENTS_NS_MAX) {
+		count(PASSED_FRAGMENTS);
+		return unknown(scope);
+	}
+	where = first->where;
+	if (where.way == RELAYED_ON)
+		source = LOCAL;
+	if (where.way >= RELAYED_ON && !is_alive(skb, &packet))
 		return drop(ERRORS);
+	if (packet.ipv6 ? !write_ipv6(skb, source, &first->to) :
+			   !write_ipv4(skb, source, &first->to, where.difference))
+		return drop(ERRORS);
+	/* No checksum in this fragment makes up for it, where the device has summed the fragment up. */
+	if (packet.ipv6)
+		bpf_csum_update(skb, where.difference);
+	count(counter_of(&where));
+	return go(skb, &packet, &where);
+}
+
+/*
+ * An ICMP error quotes the packet that it is about. Translated, it quotes what the one that it is for has sent; so path
+ * MTU discovery works across a translated flow, and nobody waits for what is unreachable.
+ */
+static __always_inline bool is_error(struct __sk_buff *skb, const struct packet *packet, const struct tuple *tuple)
+{
+	__u8 type;
+
+	if (tuple->protocol != (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return false;
+	if (bpf_skb_load_bytes(skb, packet->l4, &type, sizeof(type)))
+		return false;
+	if (packet->ipv6)
+		return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+	return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+}
+
+static __always_inline bool is_same_address(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+/* `quote` and `tuple` are zeroed. True: TCP or UDP, with its ports, and sent by the one that the error is for. */
+static __always_inline bool parse_quote(struct __sk_buff *skb, const struct packet *error, const struct tuple *outer,
+					struct packet *quote, struct tuple *tuple)
+{
+	__u32 ip = error->l4 + ICMP_BYTES;
+	struct iphdr v4;
+	__u8 next;
+
+	quote->source = !error->source;
+	quote->ipv6 = error->ipv6;
+	quote->l4 = ip;
+	if (error->ipv6) {
+		if (bpf_skb_load_bytes(skb, ip + offsetof(struct ipv6hdr, saddr), tuple->address[quote->source],
+				       sizeof(struct in6_addr)) ||
+		    bpf_skb_load_bytes(skb, ip + offsetof(struct ipv6hdr, daddr), tuple->address[!quote->source],
+				       sizeof(struct in6_addr)) ||
+		    bpf_skb_load_bytes(skb, ip + offsetof(struct ipv6hdr, nexthdr), &next, sizeof(next)))
+			return false;
+		tuple->protocol = next;
+		quote->l4 += sizeof(struct ipv6hdr);
+		if (parse_extensions(skb, quote, tuple) != WHOLE)
+			return false;
+	} else {
+		if (bpf_skb_load_bytes(skb, ip, &v4, sizeof(v4)))
+			return false;
+		parse_ipv4_header(&v4, quote, tuple);
+		if (v4.frag_off & bpf_htons(IPV4_OFFSET_BITS) || parse_ports_at(skb, quote, tuple) != WHOLE)
+			return false;
+	}
+	return is_same_address(tuple->address[quote->source], outer->address[quote->source]);
+}
+
+/* One's complement sums of 16-bit words, as in struct difference. */
+static __always_inline __u16 folded(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+static __always_inline bool change_sum_at(struct __sk_buff *skb, __u32 offset, __u16 difference)
+{
+	__sum16 sum;
+
+	if (bpf_skb_load_bytes(skb, offset, &sum, sizeof(sum)))
+		return false;
+	sum = checksum_changed(sum, difference);
+	return !bpf_skb_store_bytes(skb, offset, &sum, sizeof(sum), 0);
+}
+
+static __always_inline bool write_quote(struct __sk_buff *skb, __u32 ip, const struct packet *quote,
+					const struct tuple *to, __u16 difference)
+{
+	__be16 ports[2] = { to->port[quote->source], to->port[!quote->source] };
+	__u32 bytes = quote->ipv6 ? sizeof(struct in6_addr) : sizeof(__be32);
+	__u32 at = ip + (quote->ipv6 ? offsetof(struct ipv6hdr, saddr) : offsetof(struct iphdr, saddr));
+	__u32 word = quote->ipv6 ? 0 : 3;
+
+	if (bpf_skb_store_bytes(skb, quote->l4, ports, sizeof(ports), 0) ||
+	    bpf_skb_store_bytes(skb, at, &to->address[quote->source][word], bytes, 0) ||
+	    bpf_skb_store_bytes(skb, at + bytes, &to->address[!quote->source][word], bytes, 0))
+		return false;
+	return quote->ipv6 || change_sum_at(skb, ip + offsetof(struct iphdr, check), difference);
+}
+
+/* The quoted packet's own checksum, where it is quoted as well; answers what that adds to the sum of the message. */
+static __always_inline __u16 change_quoted_checksum(struct __sk_buff *skb, const struct packet *quote, bool udp,
+						    __u16 difference)
+{
+	__u32 offset = quote->l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
+	__sum16 sum;
+
+	if (bpf_skb_load_bytes(skb, offset, &sum, sizeof(sum)) || (udp && !sum))
+		return 0;
+	sum = checksum_changed(sum, difference);
+	if (udp && !sum)
+		sum = 0xffff;
+	if (bpf_skb_store_bytes(skb, offset, &sum, sizeof(sum), 0))
+		return 0;
+	return ~difference;
+}
+
+/* Answers what that adds to a checksum. */
+static __always_inline __u16 change_address(__be32 *address, const __be32 *from, const __be32 *to)
+{
+	__u16 difference;
+
+	if (!is_same_address(address, from))
+		return 0;
+	difference = folded(bpf_csum_diff(address, sizeof(struct in6_addr), (__be32 *)to, sizeof(struct in6_addr), 0));
+	__builtin_memcpy(address, to, sizeof(struct in6_addr));
+	return difference;
+}
+
+/*
+ * Rewrites the packet that the error quotes, the error's own addresses where they are those of the flow (a router's stays
+ * as it is), and its checksum. Nobody leaves the checksum of an ICMP message to a device. What a device may have summed
+ * up on arrival stays the same: each change is made up for by one in a checksum.
+ */
+static __always_inline bool rewrite_error(struct __sk_buff *skb, const struct packet *error, struct tuple *outer,
+					  const struct packet *quote, const struct tuple *from, const struct tuple *to,
+					  struct difference difference)
+{
+	__u32 change = difference.ports;
+	__u16 own = folded(change_address(outer->address[LOCAL], from->address[LOCAL], to->address[LOCAL]) +
+			   change_address(outer->address[REMOTE], from->address[REMOTE], to->address[REMOTE]));
+
+	if (!write_quote(skb, error->l4 + ICMP_BYTES, quote, to, difference.addresses))
+		return false;
+	change += change_quoted_checksum(skb, quote, from->protocol == IPPROTO_UDP,
+					 folded(difference.addresses + difference.ports));
+	/* IPv4's quoted header has a checksum of its own, and ICMP's does not cover the addresses outside. */
+	if (error->ipv6)
+		change += difference.addresses + own;
+	return change_sum_at(skb, error->l4 + ICMP_CHECKSUM, folded(change)) &&
+	       (error->ipv6 ? write_ipv6(skb, error->source, outer) : write_ipv4(skb, error->source, outer, own));
+}
+
+/* From the wire, about what we have sent. What comes while the process is not running comes again with its next packet. */
+static __noinline int error_from_wire(struct __sk_buff *skb, __u32 l4, struct tuple *outer)
+{
+	struct packet error = { .source = REMOTE, .l4 = l4, .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct ingress_value *flow;
+	struct packet quote = {};
+	struct tuple wire = {};
+	struct where inward;
+	struct side *side;
+	__u32 cell = 0;
+
+	if (!parse_quote(skb, &error, outer, &quote, &wire))
+		return PASS;
+	flow = bpf_map_lookup_elem(&ingress, &wire);
+	if (!flow || flow->slot == FROM_RELAYED)
+		return PASS;
+	if (flow->local_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->local_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED || side->state == QUEUED || side->state == LEAVING)
+			return drop(DROPPED_FENCED);
+		cell = side->ifindex;
+	}
+	if (flow->remote_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED)
+			return drop(DROPPED_FENCED);
+		/* Of the way to where the cell is not, or not yet. */
+		if (flow->slot != side->active)
+			return drop(DROPPED_STALE);
+	}
+	inward = way_in_of(flow, cell, false);
+	if (inward.way == RELAYED_BACK && !is_alive(skb, &error))
+		return drop(ERRORS);
+	if (!rewrite_error(skb, &error, outer, &quote, &wire, &flow->virtual, flow->difference))
+		return drop(ERRORS);
+	count(TRANSLATED_ICMP);
+	return go(skb, &error, &inward);
+}
+
+/* Where what is said on a flow goes now; or NULL, and it is dropped and counted. */
+static __always_inline struct wire_slot *slot_of(struct egress_value *flow)
+{
+	struct side *side;
+	__u32 active = 0;
+	__u32 why = ERRORS;
+
+	if (flow->local_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->local_side);
+		if (!side)
+			goto dropped;
+		why = DROPPED_FENCED;
+		if (side->state == FENCED || side->state == QUEUED)
+			goto dropped;
+	}
+	if (flow->remote_side) {
+		why = ERRORS;
+		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+		if (!side)
+			goto dropped;
+		why = side->state == FENCED ? DROPPED_FENCED : DROPPED_HELD;
+		if (side->state == FENCED || side->state == HELD)
+			goto dropped;
+		active = side->active & 1;
+	}
+	why = ERRORS;
+	if (flow->slots[active].port)
+		return &flow->slots[active];
+dropped:
+	count(why);
+	return NULL;
+}
+
+static __always_inline void set_wire(struct tuple *wire, const struct egress_value *flow, const struct wire_slot *slot)
+{
+	__builtin_memcpy(wire->address[LOCAL], flow->local_address, sizeof(flow->local_address));
+	__builtin_memcpy(wire->address[REMOTE], slot->address, sizeof(slot->address));
+	wire->port[LOCAL] = flow->local_port;
+	wire->port[REMOTE] = slot->port;
+}
+
+/*
+ * From a peer without an agent, for a cell that is no longer here: on to where the cell is now. `from` is the peer's own
+ * tuple, in which it is the remote end.
+ */
+static __noinline int relay(struct __sk_buff *skb, const struct tuple *from, __u32 l4, bool first, __be32 identification)
+{
+	struct packet packet = { .source = LOCAL, .l4 = l4, .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct egress_key key = { .scope = RELAY };
+	struct where onward = { .way = RELAYED_ON };
+	struct egress_value *flow;
+	struct wire_slot *slot;
+	struct tuple wire = {};
+
+	if (!is_alive(skb, &packet))
+		return drop(ERRORS);
+	__builtin_memcpy(key.virtual.address[LOCAL], from->address[REMOTE], sizeof(from->address[REMOTE]));
+	__builtin_memcpy(key.virtual.address[REMOTE], from->address[LOCAL], sizeof(from->address[LOCAL]));
+	key.virtual.port[LOCAL] = from->port[REMOTE];
+	key.virtual.port[REMOTE] = from->port[LOCAL];
+	key.virtual.protocol = from->protocol;
+	flow = bpf_map_lookup_elem(&egress, &key);
+	if (!flow)
+		return drop(DROPPED_UNKNOWN);
+	slot = slot_of(flow);
+	if (!slot)
+		return TC_ACT_SHOT;
 	count(RELAYED);
-	skb->tc_index = TRANSLATED;
-	return bpf_redirect_neigh(via, NULL, 0, 0);
+	if (slot->identity)
+		return PASS;
+	wire.protocol = from->protocol;
+	set_wire(&wire, flow, slot);
+	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &wire, slot->difference))
+		return drop(ERRORS);
+	onward.ifindex = slot->ifindex;
+	onward.difference = slot->difference.addresses;
+	if (first)
+		remember_first(identification, from, FROM_WIRE, &wire, &onward);
+	return go(skb, &packet, &onward);
 }
 
 SEC("tc")
@@ -553,6 +989,7 @@ int from_wire(struct __sk_buff *skb)
 {
 	struct packet packet = { .source = REMOTE };
 	struct ingress_value *flow;
+	struct where inward;
 	struct tuple wire = {};
 	struct side *side;
 	bool queued = false;
@@ -567,10 +1004,9 @@ int from_wire(struct __sk_buff *skb)
 		return PASS;
 	switch (parse(skb, &packet, &wire)) {
 	case FOREIGN:
-		return PASS;
+		return is_error(skb, &packet, &wire) ? error_from_wire(skb, packet.l4, &wire) : PASS;
 	case FRAGMENT:
-		count(PASSED_FRAGMENTS);
-		return PASS;
+		return follow_first(skb, packet.identification, &wire, FROM_WIRE);
 	case WHOLE:
 		break;
 	}
@@ -578,7 +1014,7 @@ int from_wire(struct __sk_buff *skb)
 	if (!flow)
 		return is_fenced_syn(skb, &packet, &wire) ? drop(DROPPED_SYN) : PASS;
 	if (flow->slot == FROM_RELAYED)
-		return relay(skb, &packet);
+		return relay(skb, &wire, packet.l4, packet.first, packet.identification);
 	if (flow->local_side) {
 		side = bpf_map_lookup_elem(&sides, &flow->local_side);
 		if (!side)
@@ -603,17 +1039,13 @@ int from_wire(struct __sk_buff *skb)
 	}
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
-	if (flow->via && flow->via != LOOPBACK_IFINDEX)
-		return relay_back(skb, &packet, flow->via);
-	/* For cell_in, which it passes next. */
-	if (flow->via && cell)
-		skb->tc_index = DELIVERED;
-	if (queued)
-		return queue(&packet, cell);
-	count(TRANSLATED_IN);
-	if (flow->via && !cell && skb->ifindex != LOOPBACK_IFINDEX)
-		return deliver(skb, DELIVERED);
-	return cell ? bpf_redirect_peer(cell, 0) : PASS;
+	inward = way_in_of(flow, cell, queued);
+	if (inward.way == RELAYED_BACK && !is_alive(skb, &packet))
+		return drop(ERRORS);
+	if (packet.first)
+		remember_first(packet.identification, &wire, FROM_WIRE, &flow->virtual, &inward);
+	count(counter_of(&inward));
+	return go(skb, &packet, &inward);
 }
 
 /* How much of a packet's transport header is quoted: all that TCP wants, and what a checksum yet to be made is in. */
@@ -638,7 +1070,6 @@ struct too_big_ipv6 {
 	__u8 quoted[sizeof(struct ipv6hdr) + QUOTED_BYTES];
 };
 
-#define ICMP_UNREACHABLE 3
 #define ICMP_FRAGMENTATION_NEEDED 4
 #define ICMPV6_TOO_BIG 2
 #define ERROR_HOPS 64
@@ -659,9 +1090,9 @@ static __always_inline int answer(struct __sk_buff *skb, const void *error, __u3
 	return deliver(skb, DELIVERED);
 }
 
-static __always_inline int answer_ipv4(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
+static __noinline int answer_ipv4(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
 {
-	struct too_big_ipv4 error = { .type = ICMP_UNREACHABLE, .code = ICMP_FRAGMENTATION_NEEDED };
+	struct too_big_ipv4 error = { .type = ICMP_DEST_UNREACH, .code = ICMP_FRAGMENTATION_NEEDED };
 	__u32 header = offsetof(struct too_big_ipv4, quoted);
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, error.quoted, sizeof(error.quoted)))
@@ -679,7 +1110,7 @@ static __always_inline int answer_ipv4(struct __sk_buff *skb, const struct tuple
 	return answer(skb, &error, header, sizeof(error.quoted));
 }
 
-static __always_inline int answer_ipv6(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
+static __noinline int answer_ipv6(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
 {
 	struct too_big_ipv6 error = { .type = ICMPV6_TOO_BIG };
 	__u32 header = offsetof(struct too_big_ipv6, quoted);
@@ -712,12 +1143,50 @@ static __always_inline __u32 exceeded_mtu(struct __sk_buff *skb, __u32 ifindex)
 	return bpf_check_mtu(skb, ifindex, &mtu, 0, skb->gso_size ? BPF_MTU_CHK_SEGS : 0) > 0 ? mtu : 0;
 }
 
-/* ARP and neighbour discovery are between a cell and its host; nothing else may get from a cell into its host. */
-static __always_inline bool is_between_neighbours(struct __sk_buff *skb, const struct tuple *tuple)
+/* Of a cell's or the host's own stack, about what it has got (nobody listens at that port, for example). */
+static __noinline int error_from_stack(struct __sk_buff *skb, __u32 l4, struct tuple *outer, __u32 scope)
 {
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return tuple->protocol == IPPROTO_ICMPV6;
-	return skb->protocol == bpf_htons(ETH_P_ARP);
+	struct packet error = { .source = LOCAL, .l4 = l4, .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct egress_key key = { .scope = scope };
+	struct egress_value *flow;
+	struct packet quote = {};
+	struct wire_slot *slot;
+	struct tuple wire = {};
+
+	if (!parse_quote(skb, &error, outer, &quote, &key.virtual))
+		return unknown(scope);
+	flow = bpf_map_lookup_elem(&egress, &key);
+	if (!flow || (scope && !is_same_address(key.virtual.address[LOCAL], outer->address[LOCAL])))
+		return unknown(scope);
+	slot = slot_of(flow);
+	if (!slot)
+		return TC_ACT_SHOT;
+	if (slot->identity && !scope)
+		return PASS;
+	set_wire(&wire, flow, slot);
+	if (!rewrite_error(skb, &error, outer, &quote, &key.virtual, &wire, slot->difference))
+		return drop(ERRORS);
+	count(TRANSLATED_ICMP);
+	skb->tc_index = TRANSLATED;
+	return bpf_redirect_neigh(slot->ifindex, NULL, 0, 0);
+}
+
+/*
+ * ARP, neighbour and group discovery. The neighbours of a cell are permanent on both sides, and its answer to a
+ * solicitation would let go of what waits for it (see `queue`): dropped, and not worth counting.
+ */
+static __always_inline bool is_said_by_itself(struct __sk_buff *skb, const struct packet *packet,
+					      const struct tuple *tuple)
+{
+	return skb->protocol == bpf_htons(ETH_P_ARP) || (packet->ipv6 && tuple->protocol == IPPROTO_ICMPV6);
+}
+
+static __always_inline int leave_otherwise(struct __sk_buff *skb, const struct packet *packet, struct tuple *tuple,
+					   __u32 scope)
+{
+	if (is_error(skb, packet, tuple))
+		return error_from_stack(skb, packet->l4, tuple, scope);
+	return scope && is_said_by_itself(skb, packet, tuple) ? TC_ACT_SHOT : unknown(scope);
 }
 
 /* Both ways out. `scope` as in struct egress_key. */
@@ -725,59 +1194,41 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 {
 	struct packet packet = { .source = LOCAL };
 	struct egress_key key = { .scope = scope };
+	struct where outward = { .way = ONTO_WIRE };
 	struct tuple wire = {};
 	struct egress_value *flow;
 	struct wire_slot *slot;
-	struct side *side;
-	__u32 active = 0;
 	__u32 mtu;
 
 	switch (parse(skb, &packet, &key.virtual)) {
 	case FOREIGN:
-		return scope && !is_between_neighbours(skb, &key.virtual) ? drop(DROPPED_UNKNOWN) : PASS;
+		return leave_otherwise(skb, &packet, &key.virtual, scope);
 	case FRAGMENT:
-		count(PASSED_FRAGMENTS);
-		return scope ? TC_ACT_SHOT : PASS;
+		return follow_first(skb, packet.identification, &key.virtual, scope);
 	case WHOLE:
 		break;
 	}
 	flow = bpf_map_lookup_elem(&egress, &key);
 	if (!flow)
-		return scope ? drop(DROPPED_UNKNOWN) : PASS;
-	if (flow->local_side) {
-		side = bpf_map_lookup_elem(&sides, &flow->local_side);
-		if (!side)
-			return drop(ERRORS);
-		if (side->state == FENCED || side->state == QUEUED)
-			return drop(DROPPED_FENCED);
-	}
-	if (flow->remote_side) {
-		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
-		if (!side)
-			return drop(ERRORS);
-		if (side->state == FENCED)
-			return drop(DROPPED_FENCED);
-		if (side->state == HELD)
-			return drop(DROPPED_HELD);
-		active = side->active & 1;
-	}
-	slot = &flow->slots[active];
-	if (!slot->port)
-		return drop(ERRORS);
-
-	if (slot->identity && (!scope || scope == RELAY))
+		return unknown(scope);
+	slot = slot_of(flow);
+	if (!slot)
+		return TC_ACT_SHOT;
+	if (slot->identity && !scope)
 		return PASS;
 	if (!scope) {
 		mtu = exceeded_mtu(skb, slot->ifindex);
 		if (mtu)
 			return packet.ipv6 ? answer_ipv6(skb, &key.virtual, mtu) : answer_ipv4(skb, &key.virtual, mtu);
 	}
-	__builtin_memcpy(wire.address[LOCAL], flow->local_address, sizeof(flow->local_address));
-	__builtin_memcpy(wire.address[REMOTE], slot->address, sizeof(slot->address));
-	wire.port[LOCAL] = flow->local_port;
-	wire.port[REMOTE] = slot->port;
+	set_wire(&wire, flow, slot);
 	if (!rewrite(skb, &packet, key.virtual.protocol == IPPROTO_UDP, &wire, slot->difference))
 		return drop(ERRORS);
+	if (packet.first) {
+		outward.ifindex = slot->ifindex;
+		outward.difference = slot->difference.addresses;
+		remember_first(packet.identification, &key.virtual, scope, &wire, &outward);
+	}
 	count(TRANSLATED_OUT);
 	skb->tc_index = TRANSLATED;
 	return bpf_redirect_neigh(slot->ifindex, NULL, 0, 0);
