@@ -21,6 +21,7 @@ import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import { acceptOf, type FlowEntry } from '../datapath/model.ts';
+import { SocketSetter } from '../datapath/socket-programs.ts';
 import { OsmosisError } from '../error.ts';
 import { TMPFS_MAGIC } from '../host/facts.ts';
 import { type Route, routeTo } from '../host/routes.ts';
@@ -75,6 +76,7 @@ export class DestinationMigration {
   /** By peer; made ahead, because making them takes longer than all else in the restore phase but CRIU. */
   readonly #nextKeys = new Map<string, KeyPair>();
   #criu: Promise<CriuExit> | undefined;
+  #sockets: SocketSetter | undefined;
 
   constructor(
     context: AgentContext,
@@ -156,6 +158,7 @@ export class DestinationMigration {
       routes.size === 0 ? 1500 : mtu,
     );
     await this.#fenceFlows(routes);
+    this.#sockets = this.#socketSetter();
     this.#enter('prepared');
     return this.#labels;
   }
@@ -271,9 +274,17 @@ export class DestinationMigration {
       this.#enter('restored');
       if (!(await markerAppears(this.#directory, 'restored', run.exited, signal)))
         throw this.#restoreFailed();
+      await this.#sockets?.apply(init.pid);
     } finally {
       for (const fd of nulls) closeSync(fd);
     }
+  }
+
+  #socketSetter(): SocketSetter {
+    const { log } = this.#context;
+    return new SocketSetter(this.#request.snapshot.socket_options, (message) =>
+      log.warn({ migration: this.id }, message),
+    );
   }
 
   #restoreFailed(): OsmosisError {
@@ -293,6 +304,8 @@ export class DestinationMigration {
     const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
     this.#stage = 'committed';
     await this.#openFence();
+    // Done by now, unless this agent is the successor of one that restored.
+    if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
     await Promise.race([turned, sleep(HEAD_START_MS_MAX, undefined, { ref: false })]);
     this.#letRun();
@@ -388,6 +401,7 @@ export class DestinationMigration {
     if (this.#stage === 'committed' || this.#stage === 'running')
       throw new OsmosisError('ABORTED', 'the process runs here already', { owner: 'destination' });
     const { datapath, labels } = this.#context;
+    await this.#sockets?.drop();
     if (this.#link !== undefined) await destroyLink(this.#link.name);
     if (this.#init !== undefined) await destroyNamespaces(this.#init);
     await datapath.removeFlows(this.#entries);

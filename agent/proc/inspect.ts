@@ -5,6 +5,7 @@ import type { Check, Snapshot } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { type Descriptor, descriptorsOf, outsidePipes, socketInode } from './descriptors.ts';
 import { filesOf } from './files.ts';
+import { socketOptions } from './socket-options.ts';
 import { socketProtocols } from './socket-protocols.ts';
 import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
 import { procText } from './text.ts';
@@ -16,7 +17,15 @@ const CAP_SYS_RESOURCE = 24;
 
 export type Tree = Pick<
   Snapshot,
-  'processes' | 'flows' | 'listeners' | 'addresses' | 'files' | 'outside' | 'image_bytes' | 'checks'
+  | 'processes'
+  | 'flows'
+  | 'listeners'
+  | 'addresses'
+  | 'files'
+  | 'socket_options'
+  | 'outside'
+  | 'image_bytes'
+  | 'checks'
 >;
 
 /** @throws OsmosisError NO_SUCH_TARGET where `root` is no process. */
@@ -32,6 +41,7 @@ export async function inspectTree(root: number): Promise<Tree> {
   const descriptors = processes.flatMap(({ pid }) => descriptorsOf(pid));
   const sockets = socketsOf(root, descriptors);
   const { flows, listeners } = flowsOf(sockets.inet);
+  const options = await socketOptions(root, descriptors);
   return {
     processes: processes.map((one) => ({
       pid: one.pid,
@@ -44,6 +54,7 @@ export async function inspectTree(root: number): Promise<Tree> {
     listeners,
     addresses: localAddresses(flows, listeners),
     files: filesOf(processes.map(({ pid }) => pid)),
+    socket_options: [...options.groups],
     outside: outsidePipes(descriptors).map((resource) => ({
       resource,
       external: false,
@@ -56,6 +67,7 @@ export async function inspectTree(root: number): Promise<Tree> {
       ...socketChecks(sockets),
       ...unlistedChecks(await socketProtocols(sockets.unlisted)),
       ...(await mptcpChecks(root, descriptors)),
+      ...options.checks,
     ],
   };
 }
