@@ -5,8 +5,9 @@ import type { Check, Snapshot } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { type Descriptor, descriptorsOf, outsidePipes, socketInode } from './descriptors.ts';
 import { filesOf } from './files.ts';
+import { kindCheck } from './socket-kinds.ts';
 import { socketOptions } from './socket-options.ts';
-import { socketProtocols } from './socket-protocols.ts';
+import { type SocketKind, socketProtocols } from './socket-protocols.ts';
 import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
 import { procText } from './text.ts';
 import { commandLine, PROCESSES_MAX, type ProcessStatus, processTree } from './tree.ts';
@@ -65,7 +66,7 @@ export async function inspectTree(root: number): Promise<Tree> {
       ...processChecks(processes),
       ...descriptorChecks(descriptors),
       ...socketChecks(sockets),
-      ...unlistedChecks(await socketProtocols(sockets.unlisted)),
+      ...kindChecks([...sockets.others, ...(await socketProtocols(sockets.unlisted))]),
       ...(await mptcpChecks(root, descriptors)),
       ...options.checks,
     ],
@@ -74,7 +75,7 @@ export async function inspectTree(root: number): Promise<Tree> {
 
 type Sockets = {
   readonly inet: readonly InetSocket[];
-  readonly others: readonly string[];
+  readonly others: readonly SocketKind[];
   /** In none of the kernel's tables: not bound yet, or of a kind that is not ours. */
   readonly unlisted: readonly Descriptor[];
 };
@@ -85,7 +86,10 @@ function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
   const inet = inetSockets(root).filter(({ inode }) => inodes.has(inode));
   for (const { inode } of inet) inodes.delete(inode);
   const kinds = inodes.size === 0 ? new Map<number, string>() : otherSockets(root);
-  const others = [...inodes].flatMap((inode) => kinds.get(inode) ?? []);
+  const others = descriptors.flatMap((descriptor) => {
+    const kind = kinds.get(socketInode(descriptor.link) ?? 0);
+    return kind === undefined ? [] : [{ kind, descriptor }];
+  });
   const unlisted = descriptors.filter(({ link }) => {
     const inode = socketInode(link);
     return inode !== undefined && inodes.has(inode) && !kinds.has(inode);
@@ -191,12 +195,8 @@ function descriptorChecks(descriptors: readonly Descriptor[]): Check[] {
   return checks;
 }
 
-function socketChecks({ inet, others }: Sockets): Check[] {
+function socketChecks({ inet }: Sockets): Check[] {
   const checks: Check[] = [];
-  for (const kind of ['raw', 'raw6', 'packet', 'icmp', 'icmp6', 'udplite', 'udplite6']) {
-    if (others.includes(kind))
-      checks.push(bad('sockets', `the process has a ${kind} socket, which can't be moved; close it first`));
-  }
   const udp = inet.find(({ protocol }) => protocol === 'udp');
   if (udp !== undefined)
     checks.push(
@@ -231,20 +231,10 @@ function socketChecks({ inet, others }: Sockets): Check[] {
   return checks;
 }
 
-/** CRIU takes these also while they are not bound. */
-const MOVABLE_PROTOCOLS = new Set(['TCP', 'TCPv6', 'UNIX', 'UNIX-STREAM', 'NETLINK']);
-
-function unlistedChecks(protocols: readonly string[]): Check[] {
-  return [...new Set(protocols)]
-    .filter((protocol) => !MOVABLE_PROTOCOLS.has(protocol))
-    .map((protocol) =>
-      protocol.startsWith('MPTCP')
-        ? mptcpCheck()
-        : bad(
-            'sockets',
-            `the process has a socket of the kind ${protocol}, which can't be moved; close it first`,
-          ),
-    );
+/** The first of each kind is named. */
+function kindChecks(sockets: readonly SocketKind[]): Check[] {
+  const firsts = new Map(sockets.toReversed().map((socket) => [socket.kind, socket]));
+  return [...firsts.values()].flatMap(({ kind, descriptor }) => kindCheck(kind, descriptor) ?? []);
 }
 
 /**
@@ -263,13 +253,8 @@ async function mptcpChecks(root: number, descriptors: readonly Descriptor[]): Pr
     },
   );
   const mptcp = new Set([...stdout.matchAll(/\bino:(\d+)\b/g)].map((match) => Number(match[1])));
-  if (!descriptors.some(({ link }) => mptcp.has(socketInode(link) ?? 0))) return [];
-  return [mptcpCheck()];
-}
-
-function mptcpCheck(): Check {
-  const remedy = 'start it with MPTCP off (Go: GODEBUG=multipathtcp=0)';
-  return bad('mptcp', `the process has an MPTCP socket, which CRIU can't save; ${remedy}`);
+  const holder = descriptors.find(({ link }) => mptcp.has(socketInode(link) ?? 0));
+  return holder === undefined ? [] : kindChecks([{ kind: 'MPTCP', descriptor: holder }]);
 }
 
 function good(name: string, message: string): Check {
