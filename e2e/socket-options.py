@@ -10,7 +10,7 @@ import struct
 import sys
 
 SOCKET, IP, IP6, TCP = socket.SOL_SOCKET, socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.IPPROTO_TCP
-# Name: level, number. Include/uapi of Linux; Python names only some.
+# Level and number, from include/uapi of Linux: Python names only some.
 OPTIONS = {
     'TCP_NODELAY': (TCP, 1), 'TCP_MAXSEG': (TCP, 2), 'TCP_CORK': (TCP, 3), 'TCP_KEEPIDLE': (TCP, 4),
     'TCP_KEEPINTVL': (TCP, 5), 'TCP_KEEPCNT': (TCP, 6), 'TCP_SYNCNT': (TCP, 7), 'TCP_LINGER2': (TCP, 8),
@@ -57,12 +57,9 @@ def take(one, name):
 
 def report(one):
     values = {name: take(one, name) for name in OPTIONS if one.family == socket.AF_INET6 or OPTIONS[name][0] != IP6}
-    if 'connected' in repr(one) or True:
-        info = one.getsockopt(TCP, socket.TCP_INFO, 232)
-        rto, = struct.unpack_from('I', info, 8)
-        rtt, = struct.unpack_from('I', info, 68)
-        cwnd, = struct.unpack_from('I', info, 80)
-        values['INFO'] = {'rto_us': rto, 'rtt_us': rtt, 'cwnd': cwnd}
+    info = one.getsockopt(TCP, socket.TCP_INFO, 232)
+    rto, rtt, cwnd = (struct.unpack_from('I', info, offset)[0] for offset in (8, 68, 80))
+    values['INFO'] = {'rto_us': rto, 'rtt_us': rtt, 'cwnd': cwnd}
     return values
 
 
