@@ -77,7 +77,7 @@ afterAll(async () => {
 });
 
 /** A process that has such a socket open. */
-async function holder(index: number, statements: string, { skip }: TestContext): Promise<number> {
+async function holder(index: number, statements: string, skip: TestContext['skip']): Promise<number> {
   const said = `/tmp/refused-${index}`;
   const script = `import os, socket, struct, time
 try:
@@ -105,10 +105,10 @@ time.sleep(120)
 }
 
 describe('the plan refuses a socket of the kind', () => {
-  it.for(CASES.map((one, index) => [...one, index] as const))(
+  it.concurrent.for(CASES.map((one, index) => [...one, index] as const))(
     '%s',
-    async ([, statements, message, index], context) => {
-      const pid = await holder(index, statements, context);
+    async ([, statements, message, index], { expect, skip }) => {
+      const pid = await holder(index, statements, skip);
       const [plan, outcome] = await Promise.all([
         osmosis(migrateArgs(pid, 'alpha', 'beta', '--dry-run')),
         osmosis(migrateArgs(pid, 'alpha', 'beta')),

@@ -1,6 +1,7 @@
 """Holds connections to socket-options.py: python3 socket-client.py HOST PORT COUNT DIRECTORY.
 
-For every file DIRECTORY/ask-N it asks on each connection in turn and writes the last answer to DIRECTORY/answer-N.
+For every file DIRECTORY/ask-N it says hello on each connection in turn and asks for the report on the last one, which it
+writes to DIRECTORY/answer-N. It ends where a connection is closed or reset.
 """
 import os
 import socket
@@ -21,13 +22,12 @@ while True:
         continue
     answer = b''
     for one in connections:
-        one.sendall(b'report\n')
+        one.sendall(b'report\n' if one is connections[-1] else b'hello\n')
         answer = b''
         while not answer.endswith(b'\n'):
             piece = one.recv(65536)
             if not piece:
-                answer = b'"closed"\n'
-                break
+                sys.exit(f'a connection was closed at question {asked}')
             answer += piece
     with open(f'{directory}/answer.tmp', 'wb') as file:
         file.write(answer)

@@ -1,7 +1,7 @@
 """A server whose sockets have options set, and which reports all of them: python3 socket-options.py PORT SCENE.
 
 SCENE is JSON: {"listener": {option: value}, "connections": [{option: value}, ...]}. The nth accepted connection gets the
-nth set. Every line that arrives on any connection is answered with one line of JSON: what getsockopt says of every socket.
+nth set. Every line that arrives is answered with one line of JSON; `report` with what getsockopt says of every socket.
 """
 import json
 import selectors
@@ -88,6 +88,9 @@ def main():
             data = one.recv(65536)
             if not data:
                 selector.unregister(one)
+                continue
+            if data != b'report\n':
+                one.sendall(b'{}\n')
                 continue
             answer = {'listener': report(listener), 'connections': [report(each) for each in connections]}
             one.sendall(json.dumps(answer).encode() + b'\n')
