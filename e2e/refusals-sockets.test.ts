@@ -105,7 +105,7 @@ time.sleep(120)
 }
 
 describe('the plan refuses a socket of the kind', () => {
-  it.concurrent.for(CASES.map((one, index) => [...one, index] as const))(
+  it.for(CASES.map((one, index) => [...one, index] as const))(
     '%s',
     async ([, statements, message, index], { expect, skip }) => {
       const pid = await holder(index, statements, skip);

@@ -1,7 +1,8 @@
 """Holds connections to socket-options.py: python3 socket-client.py HOST PORT COUNT DIRECTORY.
 
 For every file DIRECTORY/ask-N it says hello on each connection in turn and asks for the report on the last one, which it
-writes to DIRECTORY/answer-N. It ends where a connection is closed or reset.
+writes to DIRECTORY/answer-N. While there is DIRECTORY/busy it asks without a pause.
+It ends where a connection is closed or reset.
 """
 import os
 import socket
@@ -17,7 +18,8 @@ for _ in range(count):
     connections[-1].makefile('rb').readline()
 asked = 0
 while True:
-    if not os.path.exists(f'{directory}/ask-{asked}'):
+    wanted = os.path.exists(f'{directory}/ask-{asked}')
+    if not wanted and not os.path.exists(f'{directory}/busy'):
         time.sleep(0.02)
         continue
     answer = b''
@@ -29,6 +31,8 @@ while True:
             if not piece:
                 sys.exit(f'a connection was closed at question {asked}')
             answer += piece
+    if not wanted:
+        continue
     with open(f'{directory}/answer.tmp', 'wb') as file:
         file.write(answer)
     os.rename(f'{directory}/answer.tmp', f'{directory}/answer-{asked}')

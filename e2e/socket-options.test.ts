@@ -9,8 +9,6 @@ import { leftSince, type Traces, traces } from './traces.ts';
 const PORT = 7210;
 const ANSWERS_MS_MAX = 20_000;
 const POLL_MS = 100;
-/** Asked back to back while the server moves. */
-const ASKED_WHILE_MOVING = 800;
 const SERVER = fileURLToPath(new URL('./socket-options.py', import.meta.url));
 const CLIENT = fileURLToPath(new URL('./socket-client.py', import.meta.url));
 
@@ -99,19 +97,20 @@ class Scene {
     await untilListening(port);
     const directory = `/tmp/asked-${port}`;
     await execOn('peer', ['rm', '-rf', directory]);
+    await execOn('peer', ['mkdir', directory]);
     const count = String(scene.connections.length);
     const argv = ['python3', '/tmp/socket-client.py', LAB_HOSTS.alpha, String(port), count, directory];
     await spawnOn('peer', argv);
     return new Scene(pid, directory);
   }
 
-  async ask(from: number, to: number): Promise<void> {
-    const names = Array.from(
-      { length: to - from + 1 },
-      (_, index) => `${this.#directory}/ask-${from + index}`,
-    );
-    await execOn('peer', ['mkdir', '-p', this.#directory]);
-    await execOn('peer', ['touch', ...names]);
+  async ask(number: number): Promise<void> {
+    await execOn('peer', ['touch', `${this.#directory}/ask-${number}`]);
+  }
+
+  /** From now on, or no longer, the client asks without a pause. */
+  async busy(on: boolean): Promise<void> {
+    await execOn('peer', [on ? 'touch' : 'rm', `${this.#directory}/busy`]);
   }
 
   async answer(number: number): Promise<Report> {
@@ -157,17 +156,18 @@ function changes(was: Report, is: Report, except: readonly string[] = []): Recor
 describe('a server with options set on its sockets', () => {
   it('has them all after a move, and after another while it is asked without a pause', async () => {
     const scene = await Scene.start(PORT, RESTORED);
-    await scene.ask(0, 0);
+    await scene.ask(0);
     const was = await scene.answer(0);
     expect(was.connections[0]).toMatchObject(RESTORED.connections[0]);
     const { pid } = await move(scene.pid, 'alpha', 'beta');
-    await scene.ask(1, 1);
+    await scene.ask(1);
     const there = await scene.answer(1);
     expect(changes(was, there)).toEqual({});
-    await scene.ask(2, ASKED_WHILE_MOVING);
+    await scene.busy(true);
     await move(pid, 'beta', 'alpha');
-    await scene.ask(ASKED_WHILE_MOVING + 1, ASKED_WHILE_MOVING + 1);
-    const back = await scene.answer(ASKED_WHILE_MOVING + 1);
+    await scene.busy(false);
+    await scene.ask(2);
+    const back = await scene.answer(2);
     expect(changes(was, back, AUTOTUNED)).toEqual({});
     expect(back.connections[2]).toMatchObject({
       SO_SNDBUF: was.connections[2]?.SO_SNDBUF,
@@ -177,7 +177,7 @@ describe('a server with options set on its sockets', () => {
 
   it('is told in the plan which ones it will lose', async () => {
     const scene = await Scene.start(PORT + 1, { listener: LOST_LISTENER, connections: [LOST, {}] });
-    await scene.ask(0, 0);
+    await scene.ask(0);
     const was = await scene.answer(0);
     const plan = await osmosis(migrateArgs(scene.pid, 'alpha', 'beta', '--dry-run'));
     expect(plan.exitCode).toBe(0);
@@ -185,7 +185,7 @@ describe('a server with options set on its sockets', () => {
       expect(plan.stdout).toContain(name);
     expect(plan.stdout).toContain(`process ${scene.pid} fd `);
     await move(scene.pid, 'alpha', 'beta');
-    await scene.ask(1, 1);
+    await scene.ask(1);
     const lost = changes(was, await scene.answer(1));
     const expected = Object.keys(LOST).map((name) => `0 ${name}`);
     expect(Object.keys(lost).sort()).toEqual(
