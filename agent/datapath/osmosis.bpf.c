@@ -35,6 +35,482 @@
 /* The kernel offers some of the helpers below to GPL-compatible programs only. */
 char LICENSE[] SEC("license") = "GPL";
 
+#ifdef SOCKET_OPTIONS
+/*
+ * An object of its own (-DSOCKET_OPTIONS): what CRIU leaves out of a socket, read before a move and set after it. It needs
+ * the kernel's type information (BTF) to load, which the datapath must not depend on.
+ *
+ *   read_sockets  iterator over the open files of all tasks: one struct socket_record for each TCP, UDP, raw … socket
+ *   set_sockets   iterator over the TCP sockets of the reader's network namespace: what the map `wanted` says for each,
+ *                 and one struct socket_outcome for each that it says anything for
+ *
+ * The structures of the kernel are those parts of them that are looked at; libbpf finds where they are.
+ */
+#include <bpf/bpf_core_read.h>
+
+#define SOL_TCP 6
+#define SOL_SOCKET 1
+#define SOL_IP 0
+#define SOL_IPV6 41
+#define SO_REUSEPORT 15
+#define SO_MAX_PACING_RATE 47
+#define SO_TXREHASH 74
+#define IP_TOS 1
+#define IPV6_TCLASS 67
+#define SOCK_STREAM 1
+#define NAME_BYTES 16
+#define NO_PACING ((unsigned long)-1)
+#define PMTU_WANT 1
+#define IPV6_RXINFO 4 /* bit of ipv6_pinfo.rxopt, include/linux/ipv6.h */
+#define SOCKETS_MAX 65536
+
+struct socket_key {
+	__be32 local[4]; /* IPv4 as ::ffff:a.b.c.d */
+	__be32 remote[4];
+	__u16 local_port; /* host's order */
+	__u16 remote_port;
+};
+
+/* Zero, or an empty name: as a new socket has it. */
+struct socket_options {
+	char congestion[NAME_BYTES];
+	__u64 max_pacing_rate; /* bytes a second */
+	__u32 user_timeout; /* ms */
+	__u32 notsent_lowat;
+	__u32 window_clamp;
+	__u16 maxseg;
+	__u8 syncnt;
+	__u8 thin_linear_timeouts;
+	__u8 save_syn;
+	__u8 tos; /* of an IPv6 socket; CRIU keeps it for IPv4 */
+	__u8 tclass;
+	__u8 no_reuseport; /* 1: off, where CRIU has left it on */
+	__u8 no_txrehash;
+	__u8 pad[3];
+};
+
+/* Bits of socket_record.lost, in the order of the names in socket-record.ts. */
+enum lost {
+	LOST_DEFER_ACCEPT,
+	LOST_LINGER2,
+	LOST_FASTOPEN,
+	LOST_INQ,
+	LOST_TX_DELAY,
+	LOST_TIMESTAMPS,
+	LOST_RXQ_OVFL,
+	LOST_ZEROCOPY,
+	LOST_TXTIME,
+	LOST_BUSY_POLL,
+	LOST_PEEK_OFF,
+	LOST_LOCK_FILTER,
+	LOST_REUSEPORT_PROGRAM,
+	LOST_MULTICAST,
+	LOST_MTU_DISCOVER,
+	LOST_RECVERR,
+	LOST_ANCILLARY,
+	LOST_TRANSPARENT,
+	LOST_HOPS,
+	LOST_IP_OPTIONS,
+	LOST_UDP_SEGMENT,
+	LOST_UDP_GRO,
+	/* With these the connection would not survive, or CRIU fails. */
+	REFUSED_MD5,
+	REFUSED_REPAIR,
+	REFUSED_FILTER_PROGRAM,
+};
+
+struct socket_record {
+	__u64 inode;
+	struct socket_key key;
+	__u32 lost;
+	__u16 family;
+	__u16 type;
+	__u16 protocol;
+	__u8 state;
+	__u8 pad;
+	struct socket_options options;
+	char ulp[NAME_BYTES];
+	__u32 device; /* ifindex that it is bound to */
+	__u32 pad2;
+};
+
+struct socket_outcome {
+	struct socket_key key;
+	__u32 failed; /* bit n: the nth of set_sockets */
+};
+
+_Static_assert(sizeof(struct socket_key) == 36, "socket-record.ts");
+_Static_assert(sizeof(struct socket_options) == 48, "socket-record.ts");
+_Static_assert(sizeof(struct socket_record) == 128, "socket-record.ts");
+_Static_assert(sizeof(struct socket_outcome) == 40, "socket-record.ts");
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct sock_common___kernel {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	unsigned char skc_reuseport : 1;
+	int skc_bound_dev_if;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	unsigned long skc_flags;
+};
+
+struct sock_fprog_kern;
+
+struct bpf_prog___kernel {
+	struct sock_fprog_kern *orig_prog;
+};
+
+struct sk_filter___kernel {
+	struct bpf_prog___kernel *prog;
+};
+
+struct sock_reuseport___kernel {
+	struct bpf_prog___kernel *prog;
+};
+
+struct sock___kernel {
+	struct sock_common___kernel __sk_common;
+	__u16 sk_type;
+	__u16 sk_protocol;
+	__s32 sk_peek_off;
+	unsigned int sk_ll_usec;
+	__u32 sk_tsflags;
+	__u8 sk_txrehash;
+	unsigned long sk_max_pacing_rate;
+	struct sk_filter___kernel *sk_filter;
+	struct sock_reuseport___kernel *sk_reuseport_cb;
+};
+
+struct ip_mc_socklist;
+struct ip_options_rcu;
+struct ipv6_mc_socklist;
+struct ipv6_txoptions;
+
+struct ipv6_pinfo___kernel {
+	__s16 hop_limit;
+	__u8 pmtudisc;
+	__u8 tclass;
+	union {
+		__u16 all;
+	} rxopt;
+	struct ipv6_txoptions *opt;
+	struct ipv6_mc_socklist *ipv6_mc_list;
+};
+
+struct inet_sock___kernel {
+	struct ipv6_pinfo___kernel *pinet6;
+	unsigned long inet_flags;
+	__u8 tos;
+	__u8 min_ttl;
+	__u8 pmtudisc;
+	struct ip_options_rcu *inet_opt;
+	struct ip_mc_socklist *mc_list;
+};
+
+struct tcp_congestion_ops___kernel {
+	char name[NAME_BYTES];
+};
+
+struct tcp_ulp_ops___kernel {
+	char name[NAME_BYTES];
+};
+
+struct fastopen_queue___kernel {
+	int max_qlen;
+};
+
+struct request_sock_queue___kernel {
+	__u8 rskq_defer_accept;
+	struct fastopen_queue___kernel fastopenq;
+};
+
+struct inet_connection_sock___kernel {
+	struct request_sock_queue___kernel icsk_accept_queue;
+	const struct tcp_congestion_ops___kernel *icsk_ca_ops;
+	const struct tcp_ulp_ops___kernel *icsk_ulp_ops;
+	__u8 icsk_syn_retries;
+	__u32 icsk_user_timeout;
+};
+
+struct tcp_options_received___kernel {
+	__u16 user_mss;
+};
+
+struct tcp_md5sig_info;
+
+struct tcp_sock___kernel {
+	struct tcp_options_received___kernel rx_opt;
+	__u32 notsent_lowat;
+	__u32 window_clamp;
+	__u32 tcp_tx_delay;
+	int linger2;
+	__u8 repair : 1;
+	__u8 recvmsg_inq : 1;
+	__u8 thin_lto : 1;
+	__u8 save_syn : 2;
+	struct tcp_md5sig_info *md5sig_info;
+};
+
+struct udp_sock___kernel {
+	unsigned long udp_flags;
+	__u16 gso_size;
+};
+
+struct socket___kernel {
+	struct sock___kernel *sk;
+};
+
+struct inode___kernel {
+	unsigned long i_ino;
+};
+
+struct file___kernel {
+	struct inode___kernel *f_inode;
+};
+
+struct seq_file;
+
+struct bpf_iter_meta___kernel {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta___kernel *meta;
+	void *task;
+	__u32 fd;
+	struct file___kernel *file;
+};
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta___kernel *meta;
+	struct sock_common___kernel *sk_common;
+};
+
+#pragma clang attribute pop
+
+enum sock_flags___kernel {
+	SOCK_RCVTSTAMP___kernel,
+	SOCK_RXQ_OVFL___kernel,
+	SOCK_ZEROCOPY___kernel,
+	SOCK_FILTER_LOCKED___kernel,
+	SOCK_TXTIME___kernel,
+};
+
+/* Bits of inet_sock.inet_flags since Linux 6.6 (include/net/inet_sock.h) and of udp_sock.udp_flags since 6.7, where the
+ * kernel gives their enumerations no name to be found by. Before, nothing is said about these options. */
+#define INET_ANCILLARY ((1 << 1) | (1 << 2) | (1 << 3) | (1 << 4) | (1 << 6)) /* TTL, TOS, options, original destination */
+#define INET_RECVERR ((1 << 9) | (1 << 26))
+#define INET_TRANSPARENT (1 << 15)
+#define UDP_FLAG_GRO (1 << 3)
+
+#define MARK(record, condition, bit)                    \
+	do {                                            \
+		if (condition)                          \
+			(record)->lost |= 1 << (bit);   \
+	} while (0)
+
+#define HAS_FLAG(flags, name) \
+	(bpf_core_enum_value_exists(enum sock_flags___kernel, name##___kernel) && \
+	 ((flags) >> bpf_core_enum_value(enum sock_flags___kernel, name##___kernel) & 1))
+
+static __always_inline void read_key(struct socket_key *key, struct sock_common___kernel *common)
+{
+	if (BPF_CORE_READ(common, skc_family) == AF_INET) {
+		key->local[2] = key->remote[2] = bpf_htonl(0xffff);
+		key->local[3] = BPF_CORE_READ(common, skc_rcv_saddr);
+		key->remote[3] = BPF_CORE_READ(common, skc_daddr);
+	} else {
+		bpf_core_read(key->local, sizeof(key->local), &common->skc_v6_rcv_saddr);
+		bpf_core_read(key->remote, sizeof(key->remote), &common->skc_v6_daddr);
+	}
+	key->local_port = BPF_CORE_READ(common, skc_num);
+	key->remote_port = bpf_ntohs(BPF_CORE_READ(common, skc_dport));
+}
+
+static __always_inline void read_common(struct socket_record *record, struct sock___kernel *sk)
+{
+	unsigned long flags = BPF_CORE_READ(sk, __sk_common.skc_flags);
+	unsigned long pacing = BPF_CORE_READ(sk, sk_max_pacing_rate);
+	struct bpf_prog___kernel *filter = BPF_CORE_READ(sk, sk_filter, prog);
+
+	record->device = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
+	record->options.max_pacing_rate = pacing == NO_PACING ? 0 : pacing;
+	record->options.no_reuseport = !BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_reuseport);
+	record->options.no_txrehash = bpf_core_field_exists(sk->sk_txrehash) && !BPF_CORE_READ(sk, sk_txrehash);
+	MARK(record, bpf_core_field_exists(sk->sk_tsflags) && BPF_CORE_READ(sk, sk_tsflags), LOST_TIMESTAMPS);
+	MARK(record, HAS_FLAG(flags, SOCK_RCVTSTAMP), LOST_TIMESTAMPS);
+	MARK(record, HAS_FLAG(flags, SOCK_RXQ_OVFL), LOST_RXQ_OVFL);
+	MARK(record, HAS_FLAG(flags, SOCK_ZEROCOPY), LOST_ZEROCOPY);
+	MARK(record, HAS_FLAG(flags, SOCK_TXTIME), LOST_TXTIME);
+	MARK(record, HAS_FLAG(flags, SOCK_FILTER_LOCKED), LOST_LOCK_FILTER);
+	MARK(record, bpf_core_field_exists(sk->sk_ll_usec) && BPF_CORE_READ(sk, sk_ll_usec), LOST_BUSY_POLL);
+	MARK(record, BPF_CORE_READ(sk, sk_peek_off) >= 0, LOST_PEEK_OFF);
+	MARK(record, BPF_CORE_READ(sk, sk_reuseport_cb, prog), LOST_REUSEPORT_PROGRAM);
+	/* A classic filter keeps its instructions for SO_GET_FILTER, by which CRIU takes it along. */
+	MARK(record, filter && !BPF_CORE_READ(filter, orig_prog), REFUSED_FILTER_PROGRAM);
+}
+
+static __always_inline void read_inet(struct socket_record *record, struct inet_sock___kernel *inet)
+{
+	struct ipv6_pinfo___kernel *six = BPF_CORE_READ(inet, pinet6);
+	unsigned long flags = 0;
+
+	if (bpf_core_field_exists(inet->inet_flags))
+		flags = BPF_CORE_READ(inet, inet_flags);
+	MARK(record, flags & INET_ANCILLARY, LOST_ANCILLARY);
+	MARK(record, flags & INET_RECVERR, LOST_RECVERR);
+	MARK(record, flags & INET_TRANSPARENT, LOST_TRANSPARENT);
+	MARK(record, BPF_CORE_READ(inet, min_ttl), LOST_HOPS);
+	MARK(record, BPF_CORE_READ(inet, inet_opt), LOST_IP_OPTIONS);
+	MARK(record, BPF_CORE_READ(inet, mc_list), LOST_MULTICAST);
+	MARK(record, BPF_CORE_READ(inet, pmtudisc) > PMTU_WANT, LOST_MTU_DISCOVER);
+	if (record->family != AF_INET6 || !six)
+		return;
+	record->options.tos = BPF_CORE_READ(inet, tos);
+	record->options.tclass = BPF_CORE_READ(six, tclass);
+	MARK(record, BPF_CORE_READ(six, hop_limit) > 0, LOST_HOPS);
+	MARK(record, BPF_CORE_READ(six, pmtudisc) > PMTU_WANT, LOST_MTU_DISCOVER);
+	MARK(record, BPF_CORE_READ(six, opt), LOST_IP_OPTIONS);
+	MARK(record, BPF_CORE_READ(six, ipv6_mc_list), LOST_MULTICAST);
+	/* CRIU keeps IPV6_RECVPKTINFO, one of these bits. */
+	MARK(record, BPF_CORE_READ(six, rxopt.all) & ~IPV6_RXINFO, LOST_ANCILLARY);
+}
+
+static __always_inline void read_tcp(struct socket_record *record, void *sk)
+{
+	struct inet_connection_sock___kernel *connection = sk;
+	struct socket_options *options = &record->options;
+	struct tcp_sock___kernel *tcp = sk;
+	const struct tcp_congestion_ops___kernel *congestion = BPF_CORE_READ(connection, icsk_ca_ops);
+	const struct tcp_ulp_ops___kernel *ulp = BPF_CORE_READ(connection, icsk_ulp_ops);
+
+	if (congestion)
+		bpf_core_read(options->congestion, NAME_BYTES, &congestion->name);
+	if (ulp)
+		bpf_core_read(record->ulp, NAME_BYTES, &ulp->name);
+	options->user_timeout = BPF_CORE_READ(connection, icsk_user_timeout);
+	options->syncnt = BPF_CORE_READ(connection, icsk_syn_retries);
+	options->notsent_lowat = BPF_CORE_READ(tcp, notsent_lowat);
+	options->window_clamp = BPF_CORE_READ(tcp, window_clamp);
+	options->maxseg = BPF_CORE_READ(tcp, rx_opt.user_mss);
+	options->thin_linear_timeouts = BPF_CORE_READ_BITFIELD_PROBED(tcp, thin_lto);
+	options->save_syn = BPF_CORE_READ_BITFIELD_PROBED(tcp, save_syn);
+	MARK(record, BPF_CORE_READ(connection, icsk_accept_queue.rskq_defer_accept), LOST_DEFER_ACCEPT);
+	MARK(record, BPF_CORE_READ(connection, icsk_accept_queue.fastopenq.max_qlen), LOST_FASTOPEN);
+	MARK(record, BPF_CORE_READ(tcp, linger2), LOST_LINGER2);
+	MARK(record, BPF_CORE_READ(tcp, tcp_tx_delay), LOST_TX_DELAY);
+	MARK(record, BPF_CORE_READ_BITFIELD_PROBED(tcp, recvmsg_inq), LOST_INQ);
+	MARK(record, BPF_CORE_READ_BITFIELD_PROBED(tcp, repair), REFUSED_REPAIR);
+	MARK(record, bpf_core_field_exists(tcp->md5sig_info) && BPF_CORE_READ(tcp, md5sig_info), REFUSED_MD5);
+}
+
+static __always_inline void read_udp(struct socket_record *record, struct udp_sock___kernel *udp)
+{
+	MARK(record, BPF_CORE_READ(udp, gso_size), LOST_UDP_SEGMENT);
+	MARK(record, bpf_core_field_exists(udp->udp_flags) && BPF_CORE_READ(udp, udp_flags) & UDP_FLAG_GRO, LOST_UDP_GRO);
+}
+
+SEC("iter/task_file")
+int read_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct file___kernel *file = ctx->file;
+	struct socket_record record = {};
+	struct socket___kernel *socket;
+	struct sock___kernel *sk;
+
+	if (!file)
+		return 0;
+	socket = (struct socket___kernel *)bpf_sock_from_file((struct file *)file);
+	if (!socket)
+		return 0;
+	sk = BPF_CORE_READ(socket, sk);
+	if (!sk)
+		return 0;
+	record.family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (record.family != AF_INET && record.family != AF_INET6)
+		return 0;
+	record.inode = BPF_CORE_READ(file, f_inode, i_ino);
+	record.type = BPF_CORE_READ(sk, sk_type);
+	record.protocol = BPF_CORE_READ(sk, sk_protocol);
+	record.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	read_key(&record.key, &sk->__sk_common);
+	read_common(&record, sk);
+	read_inet(&record, (void *)sk);
+	if (record.type == SOCK_STREAM && record.protocol == IPPROTO_TCP)
+		read_tcp(&record, sk);
+	else if (record.protocol == IPPROTO_UDP)
+		read_udp(&record, (void *)sk);
+	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
+	return 0;
+}
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, SOCKETS_MAX);
+	__type(key, struct socket_key);
+	__type(value, struct socket_options);
+} wanted SEC(".maps");
+
+static __always_inline __u32 set(void *sk, int level, int name, int value, __u32 bit)
+{
+	return bpf_setsockopt(sk, level, name, &value, sizeof(value)) ? 1 << bit : 0;
+}
+
+#define SET_IF(wanted, level, name, value, bit)                                \
+	do {                                                                   \
+		if (wanted)                                                    \
+			outcome.failed |= set(sk, level, name, (int)(value), bit); \
+	} while (0)
+
+/* The kernel has the socket locked meanwhile. */
+SEC("iter/tcp")
+int set_sockets(struct bpf_iter__tcp *ctx)
+{
+	struct socket_outcome outcome = {};
+	struct socket_options *options;
+	char congestion[NAME_BYTES];
+	void *sk = ctx->sk_common;
+
+	if (!sk)
+		return 0;
+	sk = bpf_skc_to_tcp_sock(sk);
+	if (!sk)
+		return 0;
+	read_key(&outcome.key, sk);
+	options = bpf_map_lookup_elem(&wanted, &outcome.key);
+	if (!options)
+		return 0;
+	__builtin_memcpy(congestion, options->congestion, NAME_BYTES);
+	if (congestion[0] && bpf_setsockopt(sk, SOL_TCP, TCP_CONGESTION, congestion, NAME_BYTES))
+		outcome.failed |= 1;
+	SET_IF(options->user_timeout, SOL_TCP, TCP_USER_TIMEOUT, options->user_timeout, 1);
+	SET_IF(options->notsent_lowat, SOL_TCP, TCP_NOTSENT_LOWAT, options->notsent_lowat, 2);
+	SET_IF(options->window_clamp, SOL_TCP, TCP_WINDOW_CLAMP, options->window_clamp, 3);
+	SET_IF(options->maxseg, SOL_TCP, TCP_MAXSEG, options->maxseg, 4);
+	SET_IF(options->syncnt, SOL_TCP, TCP_SYNCNT, options->syncnt, 5);
+	SET_IF(options->thin_linear_timeouts, SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, options->thin_linear_timeouts, 6);
+	SET_IF(options->save_syn, SOL_TCP, TCP_SAVE_SYN, options->save_syn, 7);
+	/* From here the kernel takes 32 bits of it. */
+	if (options->max_pacing_rate >= 0xffffffff)
+		outcome.failed |= 1 << 8;
+	else
+		SET_IF(options->max_pacing_rate, SOL_SOCKET, SO_MAX_PACING_RATE, options->max_pacing_rate, 8);
+	SET_IF(options->tos, SOL_IP, IP_TOS, options->tos, 9);
+	SET_IF(options->tclass, SOL_IPV6, IPV6_TCLASS, options->tclass, 10);
+	SET_IF(options->no_reuseport, SOL_SOCKET, SO_REUSEPORT, 0, 11);
+	SET_IF(options->no_txrehash, SOL_SOCKET, SO_TXREHASH, 0, 12);
+	bpf_seq_write(ctx->meta->seq, &outcome, sizeof(outcome));
+	return 0;
+}
+#else
+
 #define FLOWS_MAX 65536
 /* One for each slot of a flow. */
 #define WIRE_TUPLES_MAX (2 * FLOWS_MAX)
@@ -1276,3 +1752,4 @@ int cell_in(struct __sk_buff *skb)
 {
 	return skb->tc_index == DELIVERED ? deliver(skb, 0) : PASS;
 }
+#endif
