@@ -24,7 +24,7 @@ async function withPair(
 ): Promise<void> {
   const listen = address === '[::1]' ? '::' : '0.0.0.0';
   await using server = await startTreeServer(serverHost, port, 'single', listen);
-  const client = await startMovableLines(clientHost, [`${address}:${port}`], {
+  const client = await startMovableLines(clientHost, [`${address as string}:${port}`], {
     connections: 10,
     everyMs: 20,
   });

@@ -149,7 +149,8 @@ export type CellFact = z.infer<typeof cellSchema>;
 
 /** A cell of another host that this host's processes talk to. */
 export const remoteCellSchema = z.object({
-  cell: id,
+  /** Empty where this host knows only where it is: it had moved before its peer came here. */
+  cell: z.union([id, z.literal('')]),
   epoch: z.int(),
   flows: z.int(),
   state: z.string(),

@@ -50,7 +50,7 @@ export class Arrival {
     this.#device = device;
     this.#snapshot = snapshot;
     this.#record = record ?? {
-      home: isComingHome(snapshot),
+      home: isComingHome(snapshot, (flow) => context.peerSide.isOwnLabel(flow)),
       link: undefined,
       side: randomInt(1, 2 ** 31),
       labels: [],

@@ -1,5 +1,5 @@
 /** Whether a cell that comes to this host comes home: its addresses are this host's own, and nobody has its ports. */
-import { type Endpoint, flowKey, isLoopback } from '../address.ts';
+import { type Endpoint, flowKey, isLoopback, type PlacedFlow } from '../address.ts';
 import type { Snapshot } from '../control/protocol.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type InetSocket, inetSockets } from '../proc/sockets.ts';
@@ -9,11 +9,14 @@ type Coming = Pick<Snapshot, 'addresses' | 'flows' | 'listeners'>;
 /** At home a process uses the host's network directly again, and its flows need no translation. */
 export function isComingHome(
   snapshot: Coming,
+  isOwnLabel: (flow: PlacedFlow) => boolean,
   isOwn: (address: string) => boolean = isOwnAddress,
   sockets: () => readonly InetSocket[] = () => inetSockets('self'),
 ): boolean {
   const addresses = snapshot.addresses.filter((address) => !isLoopback(address));
-  if (addresses.length === 0 || !addresses.every(isOwn)) return false;
+  // Loopback addresses are every host's: it began where the other end still is, behind a label of that host.
+  const began = addresses.length === 0 ? snapshot.flows.some(isOwnLabel) : addresses.every(isOwn);
+  if (!began) return false;
   const there = sockets();
   const flows = new Set(there.map((socket) => flowKey(socket)));
   if (snapshot.flows.some((flow) => flows.has(flowKey(flow)))) return false;

@@ -98,7 +98,7 @@ test('messages survive; undefined members are left out', () => {
   expect(frame === undefined ? undefined : decodeMessage(frame)).toEqual({ b: [1, 'x', null] });
 });
 
-test.each(['', 'ff', 'a1', '0101', 'f7'])('a body of %j is no message', (hex) => {
+test.each(['', 'ff', 'a1', '0101'])('a body of %j is no message', (hex) => {
   const frame: Frame = { kind: 'request', body: Buffer.from(hex, 'hex') };
   expect(() => decodeMessage(frame)).toThrow(FrameError);
 });

@@ -39,7 +39,7 @@ export function encodeFrame(kind: FrameKind, body: Uint8Array): Buffer {
   return frame;
 }
 
-/** `undefined` members are left out: CBOR's undefined means nothing to the other side. */
+/** `undefined` members of objects are left out; in arrays, where places count, they stay. */
 export function encodeMessage(kind: FrameKind, message: unknown): Buffer {
   return encodeFrame(kind, encodeCbor(message, { ignoreUndefinedProperties: true }));
 }
@@ -47,7 +47,7 @@ export function encodeMessage(kind: FrameKind, message: unknown): Buffer {
 /** @throws FrameError where the body is not one well-formed CBOR item. */
 export function decodeMessage(frame: Frame): unknown {
   try {
-    return decodeCbor(frame.body, { allowUndefined: false });
+    return decodeCbor(frame.body);
   } catch (cause) {
     throw new FrameError(`a ${frame.kind} frame does not hold CBOR`, { cause });
   }

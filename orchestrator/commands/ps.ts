@@ -51,7 +51,7 @@ export function statusText({ name: host, status: { version, cells, remote_cells 
   }
   for (const { cell, state, flows, wire, epoch } of remote_cells) {
     lines.push(
-      `  cell ${cell.slice(0, 8)} elsewhere: ${state}, epoch ${epoch}, ${flows} flows, now at ${wire.join(', ') || 'no place known'}`,
+      `  cell ${cell.slice(0, 8) || '(unnamed)'} elsewhere: ${state}, epoch ${epoch}, ${flows} flows, now at ${wire.join(', ') || 'no place known'}`,
     );
   }
   return lines.join('\n');
