@@ -1,5 +1,6 @@
 /**
- * The datapath of one host: owns the pinned programs and maps, and is the only writer of them.
+ * The datapath of one host: owns the pinned programs and maps. It is the only one that deletes from them or changes what
+ * is there; the programs add the flows that rules are for (`refresh` says which).
  *
  * Nothing is loaded, mounted or attached before the first entry. Everything is pinned, so flows go on while no agent
  * runs; the next one adopts what it finds. `removeIfEmpty` leaves nothing behind.
@@ -9,6 +10,16 @@ import { OsmosisError } from '../error.ts';
 import { type AttachedDevice, attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
 import { deleteLine, type Element, type ProgramName, updateLine } from './bpftool.ts';
+import {
+  adoptCreated,
+  decodeLabels,
+  decodeSpent,
+  freeNumber,
+  newLimits,
+  orphans,
+  type Reading,
+  unusedLabels,
+} from './created.ts';
 import {
   decodeCounters,
   decodeEgress,
@@ -24,6 +35,20 @@ import {
 } from './layout.ts';
 import type { Counters, FlowEntry, Forward, Side } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
+import {
+  checkRule,
+  type DrawnLabel,
+  decodeRule,
+  encodeLabel,
+  encodeOwner,
+  encodeRuleKey,
+  encodeRuleValue,
+  mapOf,
+  type NumberedRule,
+  RULES_MAX,
+  type Rule,
+  type RuleMap,
+} from './rules.ts';
 import { type Run, runnerIn } from './run.ts';
 import {
   type Change,
@@ -31,6 +56,7 @@ import {
   type FlowTable,
   FORWARDS_MAX,
   full,
+  keyOf,
   LISTENERS_MAX,
   putFlow,
   removeFlow,
@@ -57,16 +83,23 @@ export type Snapshot = {
   /** Listening TCP endpoints whose new connections are dropped. */
   readonly listeners: readonly Endpoint[];
   readonly forwards: readonly Forward[];
+  readonly rules: readonly NumberedRule[];
   readonly counters: Counters;
   readonly devices: readonly AttachedDevice[];
 };
 
-/** What the maps hold, as the one writer of them knows. */
+/** What a flow is known by. */
+type FlowName = Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>;
+
+/** What the maps hold, as far as the agent knows. */
 type Mirror = {
   readonly table: FlowTable;
   readonly sides: Map<number, Side>;
   readonly listeners: Map<string, Endpoint>;
   readonly forwards: Map<string, Forward>;
+  readonly rules: Map<string, NumberedRule>;
+  /** One for each reading under way: the flows, by `keyOf`, that the agent has changed since it began. */
+  readonly changed: Set<Set<string>>;
 };
 
 export class Datapath {
@@ -126,21 +159,96 @@ export class Datapath {
   /**
    * Enters flows, or replaces those of the same scope and virtual endpoints: the ways in of all filled slots, and the
    * way out. Their sides must be there. An abort leaves those that were written; removeFlows takes any of them out.
+   * Where there are rules, the flows that they have created are read first, so that one that is replaced goes whole.
    */
   async putFlows(entries: readonly FlowEntry[], signal?: AbortSignal): Promise<void> {
     await this.#use(async (mirror) => {
+      if (mirror.rules.size > 0 && entries.length > 0) await this.#reread(mirror, signal, () => {});
       for (const entry of entries) this.#checkSides(mirror, entry);
-      await this.#change(entries, (entry) => putFlow(mirror.table, entry), signal);
+      await this.#change(mirror, entries, (entry) => putFlow(mirror.table, entry), signal);
     });
   }
 
   /** Takes flows out, by scope and virtual endpoints; those that are not there are no error. */
-  async removeFlows(
-    entries: readonly Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>[],
-    signal?: AbortSignal,
-  ): Promise<void> {
+  async removeFlows(entries: readonly FlowName[], signal?: AbortSignal): Promise<void> {
     if (entries.length === 0) return;
-    await this.#use((mirror) => this.#change(entries, (entry) => removeFlow(mirror.table, entry), signal));
+    await this.#use((mirror) =>
+      this.#change(mirror, entries, (entry) => removeFlow(mirror.table, entry), signal),
+    );
+  }
+
+  /** Enters rules, or replaces those with the same key: flows that a rule has created stay as they are. */
+  async putRules(rules: readonly Rule[], signal?: AbortSignal): Promise<void> {
+    if (rules.length === 0) return;
+    for (const rule of rules) checkRule(rule);
+    await this.#use(async (mirror) => {
+      const { spent } = await this.#reread(mirror, signal, (reading) => reading);
+      const numbered = rules.map((rule) => {
+        const known = mirror.rules.get(ruleText(rule));
+        const number = known?.number ?? freeNumber(mirror.table, mirror.rules.values());
+        if (number === undefined) throw full(`${RULES_MAX - 1} rules`);
+        const added = rule.flowsMax - (known?.rule.flowsMax ?? 0);
+        const entry = { rule, number, limit: ((known?.limit ?? spent[number] ?? 0) + added) >>> 0 };
+        mirror.rules.set(ruleText(rule), entry);
+        return entry;
+      });
+      await this.#write(
+        numbered.map((rule) => this.#ruleLine(rule)),
+        signal,
+      );
+    });
+  }
+
+  /** Rules that are not there are no error. The flows that they have created stay: see removeCreated. */
+  async removeRules(rules: readonly Rule[], signal?: AbortSignal): Promise<void> {
+    if (rules.length === 0) return;
+    await this.#use(async (mirror) => {
+      const removed = rules.filter((rule) => mirror.rules.delete(ruleText(rule)));
+      const line = (rule: Rule) => deleteLine(this.#options.pinDir, mapOf(rule), encodeRuleKey(rule));
+      await this.#write(removed.map(line), signal);
+    });
+  }
+
+  /** The flows that rules have created, read afresh; from here on removeFlows and putFlows know them. */
+  async refresh(signal?: AbortSignal): Promise<FlowEntry[]> {
+    let created: FlowEntry[] = [];
+    await this.#use(async (mirror) => {
+      await this.#reread(mirror, signal, () => {});
+      created = [...mirror.table.flows.values()].filter(({ rule }) => rule !== undefined);
+    });
+    return created;
+  }
+
+  /**
+   * Removes the created flows that `which` is true of (created.ts has some), and what no flow has any more: their ways in,
+   * and the labels that were drawn for them, which it answers with. Rules may create as many anew. Take the rules out
+   * first where no flow is to come back.
+   */
+  async removeCreated(which: (flow: FlowEntry) => boolean, signal?: AbortSignal): Promise<DrawnLabel[]> {
+    const { pinDir } = this.#options;
+    let labels: DrawnLabel[] = [];
+    await this.#use(async (mirror) => {
+      const { table, rules } = mirror;
+      await this.#reread(mirror, signal, () => {});
+      const gone = [...table.flows.values()].filter((flow) => flow.rule !== undefined && which(flow));
+      await this.#change(mirror, gone, (flow) => removeFlow(table, flow));
+      const writing = await this.#reread(mirror, signal, ({ spent, drawn, ingress, changed }) => {
+        const lost = changed ? [] : orphans(table, ingress);
+        const limits = newLimits(table, rules.values(), spent);
+        labels = unusedLabels(table, drawn);
+        for (const rule of limits) rules.set(ruleText(rule.rule), rule);
+        const lines = [
+          ...lost.map((key) => deleteLine(pinDir, 'ingress', key)),
+          ...labels.map((label) => deleteLine(pinDir, 'labels', encodeOwner(label))),
+          ...labels.map((label) => deleteLine(pinDir, 'drawn', encodeLabel(label))),
+          ...limits.map((rule) => this.#ruleLine(rule)),
+        ];
+        // Begun before anything else can change the mirror.
+        return { done: this.#write(lines) };
+      });
+      await writing.done;
+    });
+    return labels;
   }
 
   /** The flip: one element, so all flows of the side switch between two packets. */
@@ -214,6 +322,7 @@ export class Datapath {
           sides: [],
           listeners: [],
           forwards: [],
+          rules: [],
           counters: decodeCounters([]),
           devices: [],
         };
@@ -223,14 +332,16 @@ export class Datapath {
   }
 
   /**
-   * Where no flow, side or listener is left: detaches, unpins and unloads everything and unmounts the bpffs. Answers
+   * Where no flow, side, rule or listener is left: detaches, unpins and unloads everything and unmounts the bpffs. Answers
    * whether nothing of ours is there any more.
    */
   async removeIfEmpty(signal?: AbortSignal): Promise<boolean> {
     const { pinDir } = this.#options;
     return await this.#exclusive(async () => {
       if (await isPinned(pinDir)) {
-        if (!isEmpty(this.#mirror ?? (await this.#adopt())) || this.#users > 0) return false;
+        // Read afresh: flows that a rule has created may have outlived it.
+        if (!isEmpty(this.#mirror ?? (await this.#adopt())) || !isEmpty(await this.#adopt())) return false;
+        if (this.#users > 0) return false;
         // Before anything else is awaited: whoever comes from here on waits for its turn and loads anew.
         this.#mirror = undefined;
         for (const device of await attachedDevices(this.#run, pinDir, signal)) {
@@ -274,7 +385,14 @@ export class Datapath {
     if (!found) await loadPins(this.#run, pinDir, objectFile);
     this.#mirror = found
       ? await this.#adopt()
-      : { table: createTable(), sides: new Map(), listeners: new Map(), forwards: new Map() };
+      : {
+          table: createTable(),
+          sides: new Map(),
+          listeners: new Map(),
+          forwards: new Map(),
+          rules: new Map(),
+          changed: new Set(),
+        };
     // Started now, so that the flip does not wait for it.
     await this.#batch.run([]);
     log?.(`datapath ${found ? 'adopted from' : 'loaded to'} ${pinDir}`);
@@ -282,30 +400,73 @@ export class Datapath {
   }
 
   async #adopt(): Promise<Mirror> {
-    const { flows, sides, listeners, forwards } = await this.#snapshot();
+    const { flows, sides, listeners, forwards, rules } = await this.#snapshot();
     return {
       table: createTable(flows),
       sides: new Map(sides.map((side) => [side.id, side])),
       listeners: new Map(listeners.map((endpoint) => [endpointText(endpoint), endpoint])),
       forwards: new Map(forwards.map((forward) => [forwardText(forward), forward])),
+      rules: new Map(rules.map((rule) => [ruleText(rule.rule), rule])),
+      changed: new Set(),
     };
+  }
+
+  /**
+   * Reads what the programs write, the flows last, and takes into the mirror the flows that they have created. `then` gets
+   * what was read before the mirror can change again.
+   */
+  async #reread<T>(
+    mirror: Mirror,
+    signal: AbortSignal | undefined,
+    then: (reading: Reading) => T,
+  ): Promise<T> {
+    const { pinDir } = this.#options;
+    const changed = new Set<string>();
+    mirror.changed.add(changed);
+    try {
+      // Whatever has left the mirror before is out of the kernel now.
+      await this.#batch.run([]);
+      const [spent, drawn, ingress] = await Promise.all([
+        dumpMap(this.#run, pinDir, 'spent', signal),
+        dumpMap(this.#run, pinDir, 'drawn', signal),
+        dumpMap(this.#run, pinDir, 'ingress', signal),
+      ]);
+      const egress = await dumpMap(this.#run, pinDir, 'egress', signal);
+      const flows = egress.map((element) => decodeEgress(element.key, flowValue(element)));
+      adoptCreated(mirror.table, flows, changed);
+      const reading = { spent: decodeSpent(spent), drawn: decodeLabels(drawn), ingress };
+      return then({ ...reading, changed: changed.size > 0 });
+    } finally {
+      mirror.changed.delete(changed);
+    }
+  }
+
+  #ruleLine(numbered: NumberedRule): string {
+    const { rule } = numbered;
+    return updateLine(this.#options.pinDir, mapOf(rule), encodeRuleKey(rule), encodeRuleValue(numbered));
   }
 
   async #snapshot(signal?: AbortSignal): Promise<Snapshot> {
     const { pinDir } = this.#options;
-    const [egress, sides, listeners, forwards, counters, devices] = await Promise.all([
-      dumpMap(this.#run, pinDir, 'egress', signal),
-      dumpMap(this.#run, pinDir, 'sides', signal),
-      dumpMap(this.#run, pinDir, 'listeners', signal),
-      dumpMap(this.#run, pinDir, 'forwards', signal),
-      dumpMap(this.#run, pinDir, 'counters', signal),
-      attachedDevices(this.#run, pinDir, signal),
-    ]);
+    const [egress, sides, listeners, forwards, accepts, follows, ways, counters, devices] = await Promise.all(
+      [
+        dumpMap(this.#run, pinDir, 'egress', signal),
+        dumpMap(this.#run, pinDir, 'sides', signal),
+        dumpMap(this.#run, pinDir, 'listeners', signal),
+        dumpMap(this.#run, pinDir, 'forwards', signal),
+        dumpMap(this.#run, pinDir, 'accepts', signal),
+        dumpMap(this.#run, pinDir, 'follows', signal),
+        dumpMap(this.#run, pinDir, 'ways_out', signal),
+        dumpMap(this.#run, pinDir, 'counters', signal),
+        attachedDevices(this.#run, pinDir, signal),
+      ],
+    );
     return {
       flows: egress.map((element) => decodeEgress(element.key, flowValue(element))),
       sides: sides.map((element) => decodeSide(element.key, soleValue(element))),
       listeners: listeners.map(({ key }) => decodeListener(key)),
       forwards: forwards.map((element) => decodeForward(element.key, soleValue(element))),
+      rules: [...rulesOf('accepts', accepts), ...rulesOf('follows', follows), ...rulesOf('ways_out', ways)],
       counters: decodeCounters(counters.map(({ values }) => values)),
       devices,
     };
@@ -321,7 +482,8 @@ export class Datapath {
   }
 
   /** Changes mirror and kernel a piece at a time: a piece that is in the mirror is being written. */
-  async #change<T>(
+  async #change<T extends FlowName>(
+    mirror: Mirror,
     entries: readonly T[],
     changesOf: (entry: T) => Change[],
     signal?: AbortSignal,
@@ -330,6 +492,7 @@ export class Datapath {
     const lines: string[] = [];
     try {
       for (const entry of entries) {
+        for (const changed of mirror.changed) changed.add(keyOf(entry));
         lines.push(...changesOf(entry).map((change) => lineOf(pinDir, change)));
         if (lines.length < LINES_MAX) continue;
         await this.#write(lines.splice(0), signal);
@@ -362,8 +525,16 @@ function forwardText({ protocol, local, peer }: Forward): string {
   return `${protocol} ${endpointText(local)} ${peer}`;
 }
 
-function isEmpty({ table, sides, listeners, forwards }: Mirror): boolean {
-  return table.flows.size + sides.size + listeners.size + forwards.size === 0;
+function ruleText(rule: Rule): string {
+  return `${rule.kind} ${encodeRuleKey(rule)}`;
+}
+
+function rulesOf(map: RuleMap, elements: readonly Element[]): NumberedRule[] {
+  return elements.map((element) => decodeRule(map, element.key, soleValue(element)));
+}
+
+function isEmpty({ table, sides, listeners, forwards, rules }: Mirror): boolean {
+  return table.flows.size + sides.size + listeners.size + forwards.size + rules.size === 0;
 }
 
 /** Entries that were pinned with another layout are told by their size. */

@@ -7,6 +7,7 @@ const EMPTY = {
   sides: [],
   listeners: [],
   forwards: [],
+  rules: [],
   devices: [],
   counters: decodeCounters([]),
 };

@@ -2,11 +2,12 @@
 import { type Endpoint, endpointText } from '../address.ts';
 import type { Snapshot } from './datapath.ts';
 import type { FlowEntry, Side, WireSlot } from './model.ts';
+import type { NumberedRule } from './rules.ts';
 
 const GAP = '  ';
 
-/** Sections for sides, flows, fenced listeners, forwards, devices and the counters that are not zero. */
-export function listText({ flows, sides, listeners, forwards, devices, counters }: Snapshot): string {
+/** Sections for sides, flows, fenced listeners, forwards, rules for new flows, devices and the counters that are not zero. */
+export function listText({ flows, sides, listeners, forwards, rules, devices, counters }: Snapshot): string {
   const counted = Object.entries(counters).filter(([, packets]) => packets > 0);
   const sections = [
     section('SIDE', ['STATE', 'ACTIVE', 'ACCEPTS', 'IFINDEX'], sides.map(sideRow)),
@@ -21,6 +22,7 @@ export function listText({ flows, sides, listeners, forwards, devices, counters 
       ['OF PEER', 'TO'],
       forwards.map(({ local, peer, to }) => [endpointText(local), peer, slotText(to)]),
     ),
+    section('NEW FLOWS', ['GO TO', 'FLOWS'], rules.map(ruleRow(flows))),
     section(
       'DEVICE',
       ['PROGRAMS'],
@@ -70,6 +72,29 @@ function flowRow(sides: readonly Side[]): (flow: FlowEntry) => string[] {
       `${flow.localSide || '-'}/${flow.remoteSide || '-'}`,
     ];
   };
+}
+
+/** `FLOWS`: those that the rule has created, of so many at most. */
+function ruleRow(flows: readonly FlowEntry[]): (rule: NumberedRule) => string[] {
+  return ({ rule, number }) => {
+    const created = flows.filter((flow) => flow.rule === number).length;
+    return [...ruleTexts(rule), `${created}/${rule.flowsMax}`];
+  };
+}
+
+function ruleTexts(rule: NumberedRule['rule']): [string, string] {
+  if (rule.kind === 'accept')
+    return [
+      `to ${rule.protocol} ${endpointText(rule.wire)}`,
+      `${endpointText(rule.local)} in cell %${rule.scope}`,
+    ];
+  if (rule.kind === 'follow') return [`to ${rule.protocol} ${endpointText(rule.remote)}`, slotText(rule.to)];
+  const { first, count } = rule.labels;
+  const label = `${first}-${first + count - 1}`;
+  return [
+    `of cell %${rule.scope} to ${rule.prefix}/${rule.bits}`,
+    `${rule.address}:${label}%${rule.ifindex}`,
+  ];
 }
 
 function slotText({ endpoint, ifindex }: WireSlot): string {

@@ -44,6 +44,8 @@ export type FlowEntry = {
   readonly remoteSide: number;
   /** Whose socket it is: ifindex of the host end of the cell's veth, or 0 for the host's own namespace. */
   readonly scope: number;
+  /** Number of the rule (rules.ts) that the program created it by; without it the agent has entered it. */
+  readonly rule?: number;
 };
 
 /** Where packets of `peer` for the wire endpoint `local` go while its side is fenced: to the destination of a move. */
@@ -68,6 +70,10 @@ export const COUNTERS = [
   'errors',
   'forwarded',
   'queued',
+  'created',
+  'full',
+  'no_label',
+  'clash',
 ] as const;
 export type Counters = Record<(typeof COUNTERS)[number], number>;
 

@@ -29,7 +29,7 @@ export type FlowTable = {
 
 export function createTable(flows: readonly FlowEntry[] = []): FlowTable {
   const table: FlowTable = { flows: new Map(), wires: new Map() };
-  for (const flow of flows) record(table, flow);
+  for (const flow of flows) adoptFlow(table, flow);
   return table;
 }
 
@@ -39,8 +39,8 @@ export function putFlow(table: FlowTable, flow: FlowEntry): Change[] {
   checkFlow(flow);
   for (const [wire] of wiresOf(flow)) checkFree(table, key, wire);
   if (!table.flows.has(key) && table.flows.size >= FLOWS_MAX) throw full(`${FLOWS_MAX} flows`);
-  const stale = forget(table, key);
-  record(table, flow);
+  const stale = dropFlow(table, key);
+  adoptFlow(table, flow);
   // The way in is there before the first packet goes out that could be answered.
   return [
     ...wiresOf(flow).map(([wire, slot]) => write('ingress', encodeTuple(wire), encodeIngress(flow, slot))),
@@ -58,7 +58,7 @@ export function removeFlow(
 ): Change[] {
   const known = table.flows.get(keyOf(flow));
   if (known === undefined) return [];
-  const wires = forget(table, keyOf(flow));
+  const wires = dropFlow(table, keyOf(flow));
   return [
     erase('egress', encodeEgressKey(known)),
     ...wires.map((wire) => erase('ingress', encodeTuple(wire))),
@@ -69,16 +69,19 @@ export function full(what: string): OsmosisError {
   return new OsmosisError('DATAPATH', `the datapath holds ${what} and no more; move fewer at a time`);
 }
 
-function keyOf(flow: Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>): string {
+/** One string for the scope and the virtual endpoints of a flow: what `FlowTable` has it by. */
+export function keyOf(flow: Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>): string {
   return `${flow.scope} ${flowKey(flow)}`;
 }
 
-function record(table: FlowTable, flow: FlowEntry): void {
+/** Into the mirror only: the kernel has it. */
+export function adoptFlow(table: FlowTable, flow: FlowEntry): void {
   table.flows.set(keyOf(flow), flow);
   for (const [wire] of wiresOf(flow)) table.wires.set(flowKey(wire), keyOf(flow));
 }
 
-function forget(table: FlowTable, key: string): Tuple[] {
+/** Out of the mirror only, by `keyOf`; answers with the wire tuples that it had. */
+export function dropFlow(table: FlowTable, key: string): Tuple[] {
   const known = table.flows.get(key);
   const wires = known === undefined ? [] : wiresOf(known).map(([wire]) => wire);
   for (const wire of wires) table.wires.delete(flowKey(wire));
@@ -86,7 +89,8 @@ function forget(table: FlowTable, key: string): Tuple[] {
   return wires;
 }
 
-function wiresOf({ protocol, wireLocal, wireRemote }: FlowEntry): [Tuple, 0 | 1][] {
+/** The wire tuples that packets of the flow come in with. */
+export function wiresOf({ protocol, wireLocal, wireRemote }: FlowEntry): [Tuple, 0 | 1][] {
   const tuples: [Tuple, 0 | 1][] = [];
   for (const slot of [0, 1] as const) {
     const remote = wireRemote[slot]?.endpoint;
