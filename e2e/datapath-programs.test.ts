@@ -1,19 +1,12 @@
 /** The programs one by one, packet by packet, through BPF_PROG_TEST_RUN: what comes out, byte for byte. */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { execa } from 'execa';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Endpoint, Protocol } from '../agent/address.ts';
 import { Batch } from '../agent/datapath/batch.ts';
-import {
-  deleteLine,
-  MAPS,
-  mapPath,
-  type ProgramName,
-  programPath,
-  updateLine,
-} from '../agent/datapath/bpftool.ts';
+import { deleteLine, MAPS, mapPath, type ProgramName, updateLine } from '../agent/datapath/bpftool.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
 import { encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
 import { acceptOf, COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
@@ -28,14 +21,9 @@ import {
 } from '../agent/datapath/rules.ts';
 import { FLOWS_MAX, FORWARDS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
 import { ACK, arpFrame, frame, icmpFrame, type Packet, RST, SYN } from './packets.ts';
+import { DROP, LOOPBACK, PASS, REDIRECT, runProgram } from './program-run.ts';
 import { datapathUntestable } from './tools.ts';
 
-// uapi/linux/pkt_cls.h; PASS is TC_ACT_UNSPEC as bpftool prints it.
-const PASS = 0xffffffff;
-const DROP = 2;
-const REDIRECT = 7;
-/** `bpftool prog run` lets packets come in on, and go out by, the loopback device. */
-const LOOPBACK = 1;
 const REMOTE_SIDE = 1;
 const CELL_SIDE = 2;
 
@@ -405,11 +393,7 @@ async function expectRun(
   verdict: number,
   output?: Buffer,
 ): Promise<void> {
-  const [inFile, outFile] = [join(directory, 'in'), join(directory, 'out')];
-  await writeFile(inFile, input);
-  const pinned = programPath(pinDir(), program);
-  const argv = ['-j', 'prog', 'run', 'pinned', pinned, 'data_in', inFile, 'data_out', outFile, 'repeat', '1'];
-  const { retval } = JSON.parse((await execa('bpftool', argv)).stdout);
-  expect(retval).toBe(verdict);
-  if (output !== undefined) expect((await readFile(outFile)).toString('hex')).toBe(output.toString('hex'));
+  const run = await runProgram(directory, pinDir(), program, input);
+  expect(run.verdict).toBe(verdict);
+  if (output !== undefined) expect(run.output.toString('hex')).toBe(output.toString('hex'));
 }
