@@ -21,17 +21,31 @@ const CELL_SIDE = 2;
 const FLOWS_MAX = 8;
 const FIRST_LABEL = 46_000;
 
+type Case = Record<'family' | 'peer' | 'old' | 'own' | 'all' | 'far', string> & {
+  readonly protocol: Protocol;
+};
+
 /** The other two pairs go over real sockets in datapath-new-flows.test.ts. */
-const CASES = [
+const CASES: readonly Case[] = [
   {
-    ...{ family: 'IPv4', protocol: 'tcp', peer: '10.77.4.2', old: '10.77.1.2', own: '10.77.2.2' },
-    ...{ all: '0.0.0.0', far: '10.9.9.9' },
+    family: 'IPv4',
+    protocol: 'tcp',
+    peer: '10.77.4.2',
+    old: '10.77.1.2',
+    own: '10.77.2.2',
+    all: '0.0.0.0',
+    far: '10.9.9.9',
   },
   {
-    ...{ family: 'IPv6', protocol: 'udp', peer: 'fd00:4::2', old: 'fd00:1::2', own: 'fd00:2::2' },
-    ...{ all: '::', far: 'fd09::9' },
+    family: 'IPv6',
+    protocol: 'udp',
+    peer: 'fd00:4::2',
+    old: 'fd00:1::2',
+    own: 'fd00:2::2',
+    all: '::',
+    far: 'fd09::9',
   },
-] as const;
+];
 
 const untestable = await datapathUntestable();
 
