@@ -29,6 +29,9 @@ const BULK_BYTES = 8 << 20;
 const DATAGRAM_BYTES = 1000;
 /** Set up at once, so that both processors create flows. */
 const CONNECTIONS = 200;
+/** Long enough for two processes to have started, and for one datagram. */
+const SENDERS_START_MS = 1000;
+const SENDERS_STEP_MS = 0.5;
 const PORT = 7000;
 const PUBLISHED = 8080;
 const SERVICE = 3306;
@@ -158,6 +161,20 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
     expect(await dumpMap(runnerIn(undefined), join(directory, 'beta'), 'ingress')).toEqual([]);
   });
 
+  test('two processors that enter the same flow at once make one of it', async () => {
+    const { home, peer } = ADDRESSES.ipv4;
+    await datapaths.beta.putRules(await waysOut('ipv4'));
+    const startMs = Date.now() + SENDERS_START_MS;
+    const from = { address: home, port: 49_200 };
+    await Promise.all([0, 1].map((cpu) => sendMany(spaces.cell, cpu, from, peer, startMs)));
+    const flows = await datapaths.beta.refresh();
+    expect(flows).toHaveLength(CONNECTIONS);
+    expect(new Set(flows.map(({ wireLocal }) => wireLocal.port)).size).toBe(1);
+    const { counters } = await datapaths.beta.entries();
+    expect(counters).toMatchObject({ created: CONNECTIONS, translated_out: 2 * CONNECTIONS });
+    expect(await datapaths.beta.removeCreated(() => true)).toHaveLength(1);
+  });
+
   test('more SYNs than the rule may create flows for harm nobody who is there', async () => {
     const { peer, home } = ADDRESSES.ipv4;
     const accept = await acceptAt('ipv4', 'tcp', PUBLISHED);
@@ -261,6 +278,21 @@ async function connectMany(space: Namespace, { address, port }: Endpoint, nowait
     }
     if ('${nowait}') setTimeout(() => process.exit(0), 300);`;
   await space.run(process.execPath, '-e', script);
+}
+
+/** From one processor a datagram to each of CONNECTIONS ports, at times that are the same for all that send. */
+async function sendMany(space: Namespace, cpu: number, from: Endpoint, to: string, startMs: number) {
+  const script = `
+    const socket = require('node:dgram').createSocket({ type: 'udp4', reusePort: true });
+    socket.bind(${from.port}, '${from.address}', async () => {
+      for (let i = 0; i < ${CONNECTIONS}; i++) {
+        const due = ${startMs} + i * ${SENDERS_STEP_MS};
+        while (performance.timeOrigin + performance.now() < due);
+        await new Promise((sent) => socket.send('x', 20_000 + i, '${to}', sent));
+      }
+      socket.close();
+    });`;
+  await space.run('taskset', '-c', String(cpu), process.execPath, '-e', script);
 }
 
 async function topology(namespaces: Namespaces) {
