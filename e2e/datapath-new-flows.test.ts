@@ -164,9 +164,10 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
   test('two processors that enter the same flow at once make one of it', async () => {
     const { home, peer } = ADDRESSES.ipv4;
     await datapaths.beta.putRules(await waysOut('ipv4'));
-    const startMs = Date.now() + SENDERS_START_MS;
+    // CLOCK_MONOTONIC: the same in all processes.
+    const startNs = process.hrtime.bigint() + BigInt(SENDERS_START_MS * 1e6);
     const from = { address: home, port: 49_200 };
-    await Promise.all([0, 1].map((cpu) => sendMany(spaces.cell, cpu, from, peer, startMs)));
+    await Promise.all([0, 1].map((cpu) => sendMany(spaces.cell, cpu, from, peer, startNs)));
     const flows = await datapaths.beta.refresh();
     expect(flows).toHaveLength(CONNECTIONS);
     expect(new Set(flows.map(({ wireLocal }) => wireLocal.port)).size).toBe(1);
@@ -281,13 +282,13 @@ async function connectMany(space: Namespace, { address, port }: Endpoint, nowait
 }
 
 /** From one processor a datagram to each of CONNECTIONS ports, at times that are the same for all that send. */
-async function sendMany(space: Namespace, cpu: number, from: Endpoint, to: string, startMs: number) {
+async function sendMany(space: Namespace, cpu: number, from: Endpoint, to: string, startNs: bigint) {
   const script = `
     const socket = require('node:dgram').createSocket({ type: 'udp4', reusePort: true });
     socket.bind(${from.port}, '${from.address}', async () => {
       for (let i = 0; i < ${CONNECTIONS}; i++) {
-        const due = ${startMs} + i * ${SENDERS_STEP_MS};
-        while (performance.timeOrigin + performance.now() < due);
+        const due = ${startNs}n + BigInt(i * ${SENDERS_STEP_MS * 1e6});
+        while (process.hrtime.bigint() < due);
         await new Promise((sent) => socket.send('x', 20_000 + i, '${to}', sent));
       }
       socket.close();
