@@ -1,5 +1,5 @@
 /** Rules, packet by packet through BPF_PROG_TEST_RUN: which flows the programs create, and which they do not. */
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -341,9 +341,38 @@ describe.skipIf(untestable !== undefined)(`rules ${untestable ?? ''}`, () => {
     );
     await datapath.removeCreated(() => true);
     expect(await datapath.removeIfEmpty()).toBe(true);
+    await datapath.putSide(cellSide({}));
   });
 
-  test('a rule of two families is refused', async () => {
+  test("removals at the same time do not get in each other's way; where nothing is loaded nothing is", async () => {
+    const way: WayOut = {
+      kind: 'way_out',
+      scope: LOOPBACK,
+      prefix: '0.0.0.0',
+      bits: 0,
+      address: '10.77.2.2',
+      ifindex: LOOPBACK,
+      localSide: 0,
+      labels: { first: FIRST_LABEL, count: 4 },
+      flowsMax: FLOWS_MAX,
+    };
+    await datapath.putRules([way]);
+    for (const port of [1, 2, 3]) {
+      const local = { address: '10.77.1.2', port };
+      await expectRun('from_cell', packet('udp', local, { address: '10.77.4.2', port: 53 }, 0), REDIRECT);
+    }
+    const removals = [1, 2, 3].map((port) => datapath.removeCreated((flow) => flow.local.port === port));
+    expect((await Promise.all(removals)).map((labels) => labels.length)).toEqual([1, 1, 1]);
+    await datapath.removeRules([way]);
+    for (const id of [REMOTE_SIDE, CELL_SIDE]) await datapath.removeSide(id);
+    expect(await datapath.removeIfEmpty()).toBe(true);
+    expect(await datapath.removeCreated(() => true)).toEqual([]);
+    expect(await datapath.refresh()).toEqual([]);
+    await expect(stat(pinDir())).rejects.toThrow('ENOENT');
+    await datapath.putSide(cellSide({}));
+  });
+
+  test('a rule whose side is missing, or of two families, is refused', async () => {
     const way: WayOut = {
       kind: 'way_out',
       scope: 5,
@@ -356,6 +385,8 @@ describe.skipIf(untestable !== undefined)(`rules ${untestable ?? ''}`, () => {
       flowsMax: 1,
     };
     await expect(datapath.putRules([way])).rejects.toThrow('mixes');
+    const lost = { ...way, prefix: '0.0.0.0', localSide: 4242 };
+    await expect(datapath.putRules([lost])).rejects.toThrow('side 4242');
   });
 });
 

@@ -36,6 +36,7 @@ import {
 import type { Counters, FlowEntry, Forward, Side } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
 import {
+  checkRoom,
   checkRule,
   type DrawnLabel,
   decodeRule,
@@ -48,6 +49,7 @@ import {
   RULES_MAX,
   type Rule,
   type RuleMap,
+  sidesOf,
 } from './rules.ts';
 import { type Run, runnerIn } from './run.ts';
 import {
@@ -91,6 +93,8 @@ export type Snapshot = {
 /** What a flow is known by. */
 type FlowName = Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>;
 
+type Sides = Pick<FlowEntry, 'localSide' | 'remoteSide'>;
+
 /** What the maps hold, as far as the agent knows. */
 type Mirror = {
   readonly table: FlowTable;
@@ -111,6 +115,8 @@ export class Datapath {
   #users = 0;
   /** Loading, attaching, removing: one at a time. */
   #turn: Promise<unknown> = Promise.resolve();
+  /** Removing what no flow has: one at a time, for each removes what it has read. */
+  #removal: Promise<unknown> = Promise.resolve();
 
   private constructor(options: DatapathOptions) {
     this.#options = options;
@@ -182,7 +188,12 @@ export class Datapath {
     if (rules.length === 0) return;
     for (const rule of rules) checkRule(rule);
     await this.#use(async (mirror) => {
+      for (const rule of rules) this.#checkSides(mirror, sidesOf(rule));
       const { spent } = await this.#reread(mirror, signal, (reading) => reading);
+      checkRoom(
+        rules.filter((rule) => !mirror.rules.has(ruleText(rule))),
+        mirror.rules.values(),
+      );
       const numbered = rules.map((rule) => {
         const known = mirror.rules.get(ruleText(rule));
         const number = known?.number ?? freeNumber(mirror.table, mirror.rules.values());
@@ -212,6 +223,7 @@ export class Datapath {
   /** The flows that rules have created, read afresh; from here on removeFlows and putFlows know them. */
   async refresh(signal?: AbortSignal): Promise<FlowEntry[]> {
     let created: FlowEntry[] = [];
+    if (!(await this.#isLoaded())) return created;
     await this.#use(async (mirror) => {
       await this.#reread(mirror, signal, () => {});
       created = [...mirror.table.flows.values()].filter(({ rule }) => rule !== undefined);
@@ -225,30 +237,9 @@ export class Datapath {
    * first where no flow is to come back.
    */
   async removeCreated(which: (flow: FlowEntry) => boolean, signal?: AbortSignal): Promise<DrawnLabel[]> {
-    const { pinDir } = this.#options;
-    let labels: DrawnLabel[] = [];
-    await this.#use(async (mirror) => {
-      const { table, rules } = mirror;
-      await this.#reread(mirror, signal, () => {});
-      const gone = [...table.flows.values()].filter((flow) => flow.rule !== undefined && which(flow));
-      await this.#change(mirror, gone, (flow) => removeFlow(table, flow));
-      const writing = await this.#reread(mirror, signal, ({ spent, drawn, ingress, changed }) => {
-        const lost = changed ? [] : orphans(table, ingress);
-        const limits = newLimits(table, rules.values(), spent);
-        labels = unusedLabels(table, drawn);
-        for (const rule of limits) rules.set(ruleText(rule.rule), rule);
-        const lines = [
-          ...lost.map((key) => deleteLine(pinDir, 'ingress', key)),
-          ...labels.map((label) => deleteLine(pinDir, 'labels', encodeOwner(label))),
-          ...labels.map((label) => deleteLine(pinDir, 'drawn', encodeLabel(label))),
-          ...limits.map((rule) => this.#ruleLine(rule)),
-        ];
-        // Begun before anything else can change the mirror.
-        return { done: this.#write(lines) };
-      });
-      await writing.done;
-    });
-    return labels;
+    const labels = this.#removal.then(() => this.#removeCreated(which, signal));
+    this.#removal = labels.catch(() => {});
+    return await labels;
   }
 
   /** The flip: one element, so all flows of the side switch between two packets. */
@@ -441,6 +432,39 @@ export class Datapath {
     }
   }
 
+  async #removeCreated(which: (flow: FlowEntry) => boolean, signal?: AbortSignal): Promise<DrawnLabel[]> {
+    const { pinDir } = this.#options;
+    let labels: DrawnLabel[] = [];
+    if (!(await this.#isLoaded())) return labels;
+    await this.#use(async (mirror) => {
+      const { table, rules } = mirror;
+      await this.#reread(mirror, signal, () => {});
+      const gone = [...table.flows.values()].filter((flow) => flow.rule !== undefined && which(flow));
+      await this.#change(mirror, gone, (flow) => removeFlow(table, flow));
+      const writing = await this.#reread(mirror, signal, ({ spent, drawn, ingress, changed }) => {
+        const lost = changed ? [] : orphans(table, ingress);
+        const limits = newLimits(table, rules.values(), spent);
+        labels = unusedLabels(table, drawn);
+        for (const rule of limits) rules.set(ruleText(rule.rule), rule);
+        const lines = [
+          ...lost.map((key) => deleteLine(pinDir, 'ingress', key)),
+          ...labels.map((label) => deleteLine(pinDir, 'labels', encodeOwner(label))),
+          ...labels.map((label) => deleteLine(pinDir, 'drawn', encodeLabel(label))),
+          ...limits.map((rule) => this.#ruleLine(rule)),
+        ];
+        // Begun before anything else can change the mirror.
+        return { done: this.#write(lines) };
+      });
+      await writing.done;
+    });
+    return labels;
+  }
+
+  /** Something is in the kernel. */
+  async #isLoaded(): Promise<boolean> {
+    return this.#mirror !== undefined || (await isPinned(this.#options.pinDir));
+  }
+
   #ruleLine(numbered: NumberedRule): string {
     const { rule } = numbered;
     return updateLine(this.#options.pinDir, mapOf(rule), encodeRuleKey(rule), encodeRuleValue(numbered));
@@ -472,12 +496,12 @@ export class Datapath {
     };
   }
 
-  #checkSides({ sides }: Mirror, { localSide, remoteSide }: FlowEntry): void {
+  #checkSides({ sides }: Mirror, { localSide, remoteSide }: Sides): void {
     const missing = [localSide, remoteSide].find((id) => id !== 0 && !sides.has(id));
     if (missing === undefined) return;
     throw new OsmosisError(
       'DATAPATH',
-      `side ${missing} of a flow is not there; put the side before its flows`,
+      `side ${missing} of a flow or rule is not there; put the side before its flows and rules`,
     );
   }
 

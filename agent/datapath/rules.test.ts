@@ -1,5 +1,7 @@
 import { expect, test } from 'vitest';
 import {
+  ACCEPTS_MAX,
+  checkRoom,
   checkRule,
   type DrawnLabel,
   decodeDrawn,
@@ -71,4 +73,12 @@ test('drawn labels', () => {
 test('refuses what the program could not keep apart', () => {
   expect(() => checkRule({ ...WAY, prefix: '::', bits: 0 })).toThrow('mixes IPv4 and IPv6');
   expect(() => checkRule({ ...WAY, prefix: '0.0.0.0', bits: 0, flowsMax: 0x1_0000 })).toThrow('flowsMax');
+});
+
+test('a map takes so many rules and no more', () => {
+  const [accept] = RULES;
+  if (!accept) throw new RangeError('one rule');
+  const there = Array.from({ length: ACCEPTS_MAX - 1 }, () => ({ rule: accept, number: 1, limit: 1 }));
+  checkRoom([accept, ...RULES.slice(1)], there);
+  expect(() => checkRoom([accept, accept], there)).toThrow(`${ACCEPTS_MAX} rules (accept)`);
 });

@@ -6,6 +6,7 @@ import { ADDRESS_BYTES, addressBytes, addressText, type Endpoint, type Protocol 
 import { OsmosisError } from '../error.ts';
 import { endpointAt, PROTOCOL_NUMBERS, protocolOf, putPort, putU16, putU32, u16At, u32At } from './layout.ts';
 import type { WireSlot } from './model.ts';
+import { full } from './table.ts';
 
 /** As in osmosis.bpf.c. */
 export const ACCEPTS_MAX = 1_024;
@@ -13,6 +14,8 @@ export const FOLLOWS_MAX = 1_024;
 export const WAYS_OUT_MAX = 1_024;
 export const LABELS_MAX = 16_384;
 export const RULES_MAX = 4_096;
+
+const MAXIMA = { accept: ACCEPTS_MAX, follow: FOLLOWS_MAX, way_out: WAYS_OUT_MAX } as const;
 
 /** As many flows one rule may have created at a time: a share of FLOWS_MAX, so that a flood leaves room for the rest. */
 export const FLOWS_PER_RULE_MAX = 8_192;
@@ -113,6 +116,21 @@ export function checkRule(rule: Rule): void {
   if (families.size === 1 && fits) return;
   const message = `rule ${JSON.stringify(rule)} mixes IPv4 and IPv6 or has a bad flowsMax; this is a bug`;
   throw new OsmosisError('DATAPATH', message);
+}
+
+/** @throws OsmosisError DATAPATH where the map of a rule has no room for those that are added. */
+export function checkRoom(added: readonly Rule[], there: Iterable<NumberedRule>): void {
+  const all = [...added, ...[...there].map(({ rule }) => rule)];
+  for (const [kind, most] of Object.entries(MAXIMA)) {
+    if (all.filter((rule) => rule.kind === kind).length > most) throw full(`${most} rules (${kind})`);
+  }
+}
+
+/** 0: none. */
+export function sidesOf(rule: Rule): { readonly localSide: number; readonly remoteSide: number } {
+  return rule.kind === 'follow'
+    ? { localSide: 0, remoteSide: rule.remoteSide }
+    : { localSide: rule.localSide, remoteSide: 0 };
 }
 
 export function encodeRuleKey(rule: Rule): Uint8Array {
