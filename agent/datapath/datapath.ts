@@ -104,6 +104,8 @@ type Mirror = {
   readonly rules: Map<string, NumberedRule>;
   /** One for each reading under way: the flows, by `keyOf`, that the agent has changed since it began. */
   readonly changed: Set<Set<string>>;
+  /** There have been rules: the kernel may have flows that are not in here. */
+  ruled: boolean;
 };
 
 export class Datapath {
@@ -165,11 +167,11 @@ export class Datapath {
   /**
    * Enters flows, or replaces those of the same scope and virtual endpoints: the ways in of all filled slots, and the
    * way out. Their sides must be there. An abort leaves those that were written; removeFlows takes any of them out.
-   * Where there are rules, the flows that they have created are read first, so that one that is replaced goes whole.
+   * Where there have been rules, the flows that they have created are read first, so that one that is replaced goes whole.
    */
   async putFlows(entries: readonly FlowEntry[], signal?: AbortSignal): Promise<void> {
     await this.#use(async (mirror) => {
-      if (mirror.rules.size > 0 && entries.length > 0) await this.#reread(mirror, signal, () => {});
+      if (mirror.ruled && entries.length > 0) await this.#reread(mirror, signal, () => {});
       for (const entry of entries) this.#checkSides(mirror, entry);
       await this.#change(mirror, entries, (entry) => putFlow(mirror.table, entry), signal);
     });
@@ -201,6 +203,7 @@ export class Datapath {
         const added = rule.flowsMax - (known?.rule.flowsMax ?? 0);
         const entry = { rule, number, limit: ((known?.limit ?? spent[number] ?? 0) + added) >>> 0 };
         mirror.rules.set(ruleText(rule), entry);
+        mirror.ruled = true;
         return entry;
       });
       await this.#write(
@@ -330,8 +333,8 @@ export class Datapath {
     const { pinDir } = this.#options;
     return await this.#exclusive(async () => {
       if (await isPinned(pinDir)) {
-        // Read afresh: flows that a rule has created may have outlived it.
-        if (!isEmpty(this.#mirror ?? (await this.#adopt())) || !isEmpty(await this.#adopt())) return false;
+        const mirror = this.#mirror ?? (await this.#adopt());
+        if (!isEmpty(mirror) || (mirror.ruled && !(await this.#isFlowless(signal)))) return false;
         if (this.#users > 0) return false;
         // Before anything else is awaited: whoever comes from here on waits for its turn and loads anew.
         this.#mirror = undefined;
@@ -383,6 +386,7 @@ export class Datapath {
           forwards: new Map(),
           rules: new Map(),
           changed: new Set(),
+          ruled: false,
         };
     // Started now, so that the flip does not wait for it.
     await this.#batch.run([]);
@@ -399,6 +403,7 @@ export class Datapath {
       forwards: new Map(forwards.map((forward) => [forwardText(forward), forward])),
       rules: new Map(rules.map((rule) => [ruleText(rule.rule), rule])),
       changed: new Set(),
+      ruled: rules.length > 0,
     };
   }
 
@@ -463,6 +468,10 @@ export class Datapath {
   /** Something is in the kernel. */
   async #isLoaded(): Promise<boolean> {
     return this.#mirror !== undefined || (await isPinned(this.#options.pinDir));
+  }
+
+  async #isFlowless(signal?: AbortSignal): Promise<boolean> {
+    return (await dumpMap(this.#run, this.#options.pinDir, 'egress', signal)).length === 0;
   }
 
   #ruleLine(numbered: NumberedRule): string {
