@@ -12,6 +12,14 @@ import { CELLS_MAX } from '../agent/datapath/inside.ts';
 import { encodeCell, encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
 import { acceptOf, COUNTERS, type FlowEntry, RELAY, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
+import {
+  ACCEPTS_MAX,
+  FOLLOWS_MAX,
+  LABELS_MAX,
+  RULE_LAYOUT,
+  RULES_MAX,
+  WAYS_OUT_MAX,
+} from '../agent/datapath/rules.ts';
 import { FLOWS_MAX, FORWARDS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
 import { ACK, arpFrame, frame, icmpFrame, type Packet, RST, SYN } from './packets.ts';
 import { DROP, LOOPBACK, PASS, REDIRECT, runProgram } from './programs.ts';
@@ -294,7 +302,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       types = JSON.parse(stdout).types;
     });
 
-    test.each(Object.entries(LAYOUT))('struct %s', (name, { bytes, ...offsets }) => {
+    test.each(Object.entries({ ...LAYOUT, ...RULE_LAYOUT }))('struct %s', (name, { bytes, ...offsets }) => {
       const struct = types.find((type) => type.kind === 'STRUCT' && type.name === name);
       expect(struct?.size).toBe(bytes);
       expect(
@@ -315,6 +323,12 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
         listeners: [LAYOUT.listener.bytes, 4, LISTENERS_MAX],
         forwards: [LAYOUT.tuple.bytes, LAYOUT.wire_slot.bytes, FORWARDS_MAX],
         cells: [4, LAYOUT.cell.bytes, CELLS_MAX],
+        accepts: [RULE_LAYOUT.place.bytes, RULE_LAYOUT.rule.bytes, ACCEPTS_MAX],
+        follows: [RULE_LAYOUT.place.bytes, RULE_LAYOUT.rule.bytes, FOLLOWS_MAX],
+        ways_out: [RULE_LAYOUT.way_key.bytes, RULE_LAYOUT.rule.bytes, WAYS_OUT_MAX],
+        labels: [RULE_LAYOUT.label_owner.bytes, RULE_LAYOUT.label.bytes, LABELS_MAX],
+        drawn: [RULE_LAYOUT.label.bytes, RULE_LAYOUT.label_owner.bytes, LABELS_MAX],
+        spent: [4, 4, RULES_MAX],
         counters: [4, 8, COUNTERS.length],
       });
     });

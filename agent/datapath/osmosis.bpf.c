@@ -522,6 +522,14 @@ int set_sockets(struct bpf_iter__tcp *ctx)
 #define FRAGMENTED_MAX 8192
 /* As long as a Linux host waits for the missing fragments of a datagram. */
 #define FRAGMENTS_NS_MAX 30000000000ULL
+#define ACCEPTS_MAX 1024
+#define FOLLOWS_MAX 1024
+#define WAYS_OUT_MAX 1024
+#define LABELS_MAX 16384
+/* Numbers of rules; 0 is no rule. */
+#define RULES_MAX 4096
+/* So many labels in a row may be taken before a new flow is dropped; its next packet tries on from there. */
+#define LABEL_TRIES_MAX 16
 
 #define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
 #define IPV4_OFFSET_BITS 0x1fff
@@ -607,7 +615,7 @@ struct wire_slot {
 struct egress_value {
 	__be32 local_address[4];
 	__be16 local_port;
-	__u16 pad;
+	__u16 rule; /* number of the rule that the flow was created by; 0: entered by the agent */
 	__u32 local_side;
 	__u32 remote_side;
 	__u32 via; /* as in struct ingress_value: so that the whole flow can be read from here */
@@ -664,6 +672,46 @@ struct fragment_value {
 	struct where where;
 };
 
+/* An endpoint that new flows are known by. */
+struct place {
+	__be32 address[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* How flows come to be without the agent. What the members mean depends on the map. */
+struct rule {
+	__be32 address[4]; /* accepts: virtual local; follows: where the remote end is; ways_out: own, on the wire */
+	__be16 port; /* its port; ways_out: 0 */
+	__u16 number; /* where `spent` has it */
+	__u32 ifindex; /* accepts: scope of the cell; otherwise the device that packets leave by */
+	__u32 side; /* local; follows: remote */
+	__u32 limit; /* of `spent`, which wraps around */
+	__u16 label_first;
+	__u16 labels; /* so many, from the first on; follows: none unless this host relays */
+	__u16 flows_max; /* what the agent works out `limit` from */
+	__u16 pad;
+};
+
+/* Longest prefix of the wire address of the remote end. */
+struct way_key {
+	__u32 bits; /* those of the scope included */
+	__u32 scope;
+	__be32 address[4];
+};
+
+struct label_owner {
+	struct place local; /* virtual */
+	__u32 scope;
+};
+
+struct label {
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
 enum counter {
 	TRANSLATED_IN,
 	TRANSLATED_OUT,
@@ -678,6 +726,10 @@ enum counter {
 	QUEUED_IN,
 	RELAYED,
 	TRANSLATED_ICMP,
+	CREATED,
+	DROPPED_FULL,
+	DROPPED_LABELS,
+	DROPPED_CLASH,
 	COUNTERS
 };
 
@@ -688,6 +740,11 @@ _Static_assert(sizeof(struct egress_value) == 88, "layout.ts");
 _Static_assert(sizeof(struct side) == 8, "layout.ts");
 _Static_assert(sizeof(struct listener) == 20, "layout.ts");
 _Static_assert(sizeof(struct cell) == 8, "layout.ts");
+_Static_assert(sizeof(struct place) == 20, "layout.ts");
+_Static_assert(sizeof(struct rule) == 40, "layout.ts");
+_Static_assert(sizeof(struct way_key) == 24, "layout.ts");
+_Static_assert(sizeof(struct label_owner) == 24, "layout.ts");
+_Static_assert(sizeof(struct label) == 4, "layout.ts");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -746,6 +803,76 @@ struct {
 	__type(key, struct fragment_key);
 	__type(value, struct fragment_value);
 } fragments SEC(".maps");
+
+/* Wire endpoint here -> the cell that new flows to it are for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, ACCEPTS_MAX);
+	__type(key, struct place);
+	__type(value, struct rule);
+} accepts SEC(".maps");
+
+/* Virtual endpoint of a cell elsewhere -> where new flows to it go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, FOLLOWS_MAX);
+	__type(key, struct place);
+	__type(value, struct rule);
+} follows SEC(".maps");
+
+/* Cell and destination -> as whom, and by which device, new flows of the cell go out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, WAYS_OUT_MAX);
+	__type(key, struct way_key);
+	__type(value, struct rule);
+} ways_out SEC(".maps");
+
+/* The labels that these programs have drawn, by who has them ... */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, LABELS_MAX);
+	__type(key, struct label_owner);
+	__type(value, struct label);
+} labels SEC(".maps");
+
+/* ... and whose they are. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, LABELS_MAX);
+	__type(key, struct label);
+	__type(value, struct label_owner);
+} drawn SEC(".maps");
+
+/* Flows that each rule has created, by its number; at 0, which is no rule, the tries to draw a label. Agents read it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, RULES_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} spent SEC(".maps");
+
+/* A flow while it is put together: too large for the stack. */
+struct draft {
+	struct egress_key key;
+	struct egress_value way_out;
+	struct tuple wire;
+	struct ingress_value way_in;
+	struct label_owner owner;
+	__u64 flags; /* of the update of `egress` */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct draft);
+} drafts SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -994,17 +1121,26 @@ static __noinline void remember_first(__be32 identification, const struct tuple 
 	bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
 }
 
-/* A connection that would be set up with a process that is about to be frozen: its SYN is dropped and comes again. */
-static __always_inline bool is_fenced_syn(struct __sk_buff *skb, const struct packet *packet, const struct tuple *tuple)
+/* What a flow may begin with: the SYN of a TCP connection, any datagram of UDP. */
+static __always_inline bool is_opening(struct __sk_buff *skb, const struct packet *packet, __u8 protocol)
 {
-	struct listener key = { .port = tuple->port[LOCAL], .protocol = tuple->protocol };
 	__u8 flags;
 
+	if (protocol == IPPROTO_UDP)
+		return true;
+	return !bpf_skb_load_bytes(skb, packet->l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)) &&
+	       (flags & (TCP_FLAG_BITS_SYN | TCP_FLAG_BITS_ACK)) == TCP_FLAG_BITS_SYN;
+}
+
+/*
+ * Of an opening packet: a connection that would be set up with a process that is about to be frozen. Its SYN is dropped
+ * and comes again.
+ */
+static __always_inline bool is_fenced(const struct packet *packet, const struct tuple *tuple)
+{
+	struct listener key = { .port = tuple->port[LOCAL], .protocol = tuple->protocol };
+
 	if (tuple->protocol != IPPROTO_TCP)
-		return false;
-	if (bpf_skb_load_bytes(skb, packet->l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)))
-		return false;
-	if ((flags & (TCP_FLAG_BITS_SYN | TCP_FLAG_BITS_ACK)) != TCP_FLAG_BITS_SYN)
 		return false;
 	if (bpf_map_lookup_elem(&listeners, &key))
 		return true;
@@ -1420,6 +1556,349 @@ static __always_inline void set_wire(struct tuple *wire, const struct egress_val
 	wire->port[REMOTE] = slot->port;
 }
 
+/* Creating a flow: NO_RULE says that there is none for it, REFUSED that the packet is to be dropped (it is counted). */
+enum creation { NO_RULE, REFUSED, EXISTS };
+
+static __always_inline enum creation refuse(__u32 counter)
+{
+	count(counter);
+	return REFUSED;
+}
+
+static __always_inline struct draft *blank_draft(void)
+{
+	__u32 zero = 0;
+	struct draft *draft = bpf_map_lookup_elem(&drafts, &zero);
+
+	if (draft) {
+		__builtin_memset(draft, 0, sizeof(*draft));
+		draft->flags = BPF_NOEXIST;
+	}
+	return draft;
+}
+
+static __always_inline struct place place_of(const struct tuple *tuple, __u32 end)
+{
+	struct place place = { .port = tuple->port[end], .protocol = tuple->protocol };
+
+	__builtin_memcpy(place.address, tuple->address[end], sizeof(place.address));
+	return place;
+}
+
+static __always_inline bool is_same_tuple(const struct tuple *a, const struct tuple *b)
+{
+	return is_same_address(a->address[LOCAL], b->address[LOCAL]) &&
+	       is_same_address(a->address[REMOTE], b->address[REMOTE]) && a->port[LOCAL] == b->port[LOCAL] &&
+	       a->port[REMOTE] == b->port[REMOTE] && a->protocol == b->protocol;
+}
+
+/* As `difference` of layout.ts: modulo 0xffff is what folding the carries in comes to, and zero has one form only. */
+static __always_inline struct difference difference_of(const struct tuple *from, const struct tuple *to)
+{
+	struct difference difference;
+
+	difference.addresses = (__u32)bpf_csum_diff((__be32 *)from->address, sizeof(from->address),
+						    (__be32 *)to->address, sizeof(to->address), 0) % 0xffff;
+	difference.ports = (__u32)bpf_csum_diff((__be32 *)from->port, sizeof(from->port), (__be32 *)to->port,
+						sizeof(to->port), 0) % 0xffff;
+	return difference;
+}
+
+/* From the virtual tuple, the wire tuple, the sides and the slot of a draft: all the rest. */
+static __always_inline void complete(struct draft *draft, const struct rule *rule, __u32 ifindex)
+{
+	struct ingress_value *way_in = &draft->way_in;
+	struct egress_value *way_out = &draft->way_out;
+	struct wire_slot *slot = &way_out->slots[way_in->slot & 1];
+
+	way_in->virtual = draft->key.virtual;
+	way_in->difference = difference_of(&draft->wire, &draft->key.virtual);
+	way_out->local_side = way_in->local_side;
+	way_out->remote_side = way_in->remote_side;
+	__builtin_memcpy(way_out->local_address, draft->wire.address[LOCAL], sizeof(way_out->local_address));
+	way_out->local_port = draft->wire.port[LOCAL];
+	way_out->rule = rule->number;
+	__builtin_memcpy(slot->address, draft->wire.address[REMOTE], sizeof(slot->address));
+	slot->port = draft->wire.port[REMOTE];
+	slot->identity = is_same_tuple(&draft->key.virtual, &draft->wire);
+	slot->ifindex = ifindex;
+	slot->difference = difference_of(&draft->key.virtual, &draft->wire);
+}
+
+static __always_inline bool is_spent(const struct rule *rule)
+{
+	__u32 number = rule->number;
+	__u32 *created = bpf_map_lookup_elem(&spent, &number);
+
+	return !created || (__s32)(rule->limit - *created) <= 0;
+}
+
+static __always_inline void spend(const struct rule *rule)
+{
+	__u32 number = rule->number;
+	__u32 *created = bpf_map_lookup_elem(&spent, &number);
+
+	if (created)
+		__sync_fetch_and_add(created, 1);
+}
+
+/* The way out of a draft's virtual tuple leads to the draft's wire tuple. */
+static __always_inline bool is_same_way(const struct draft *draft, const struct egress_value *way_out)
+{
+	const struct wire_slot *slot = &way_out->slots[draft->way_in.slot & 1];
+
+	return is_same_address(way_out->local_address, draft->wire.address[LOCAL]) &&
+	       is_same_address(slot->address, draft->wire.address[REMOTE]) &&
+	       way_out->local_port == draft->wire.port[LOCAL] && slot->port == draft->wire.port[REMOTE];
+}
+
+/*
+ * Enters a draft, the way in first. Another processor may be entering the same flow: both drafts are the same then, each
+ * element is made by one of the two, and both go on. An element of another flow stays, and the draft is dropped.
+ */
+static __noinline int enter(struct draft *draft, const struct rule *rule, __u32 ifindex)
+{
+	struct ingress_value *way_in;
+	struct egress_value *way_out;
+	bool made;
+
+	complete(draft, rule, ifindex);
+	made = !bpf_map_update_elem(&ingress, &draft->wire, &draft->way_in, BPF_NOEXIST);
+	if (!made) {
+		way_in = bpf_map_lookup_elem(&ingress, &draft->wire);
+		if (!way_in)
+			return refuse(DROPPED_FULL);
+		if (!is_same_tuple(&way_in->virtual, &draft->key.virtual))
+			return refuse(DROPPED_CLASH);
+	}
+	if (!bpf_map_update_elem(&egress, &draft->key, &draft->way_out, draft->flags)) {
+		if (draft->flags == BPF_NOEXIST)
+			spend(rule);
+		count(CREATED);
+		return EXISTS;
+	}
+	way_out = bpf_map_lookup_elem(&egress, &draft->key);
+	if (way_out && is_same_way(draft, way_out))
+		return EXISTS;
+	if (made)
+		bpf_map_delete_elem(&ingress, &draft->wire);
+	return refuse(way_out ? DROPPED_CLASH : DROPPED_FULL);
+}
+
+/* A SYN or a datagram from anyone to an endpoint of ours that a cell is reached at. */
+static __always_inline enum creation admit(struct __sk_buff *skb, const struct tuple *wire)
+{
+	struct place place = place_of(wire, LOCAL);
+	struct rule *rule = bpf_map_lookup_elem(&accepts, &place);
+	struct draft *draft;
+	struct side *side;
+
+	if (!rule)
+		return NO_RULE;
+	side = bpf_map_lookup_elem(&sides, &rule->side);
+	if (rule->side && (!side || side->state == FENCED || side->state == LEAVING))
+		return refuse(DROPPED_SYN);
+	if (is_spent(rule))
+		return refuse(DROPPED_FULL);
+	draft = blank_draft();
+	if (!draft)
+		return refuse(ERRORS);
+	draft->wire = draft->key.virtual = *wire;
+	__builtin_memcpy(draft->key.virtual.address[LOCAL], rule->address, sizeof(rule->address));
+	draft->key.virtual.port[LOCAL] = rule->port;
+	draft->key.scope = rule->ifindex;
+	draft->way_in.local_side = rule->side;
+	return enter(draft, rule, skb->ifindex);
+}
+
+/*
+ * The label of a virtual endpoint, drawn now if it has none; 0 if none is free. All flows of an endpoint share one, and
+ * one that has been given back comes up again last.
+ */
+static __noinline __u32 label_of(const struct label_owner *owner, const struct rule *rule)
+{
+	struct label *known = bpf_map_lookup_elem(&labels, owner);
+	struct label label = { .protocol = owner->local.protocol };
+	__u32 zero = 0, *tries;
+	int i;
+
+	if (known)
+		return known->port;
+	tries = bpf_map_lookup_elem(&spent, &zero);
+	if (!tries || !rule->labels)
+		return 0;
+	for (i = 0; i < LABEL_TRIES_MAX; i++) {
+		label.port = bpf_htons(rule->label_first + __sync_fetch_and_add(tries, 1) % rule->labels);
+		if (bpf_map_update_elem(&drawn, &label, owner, BPF_NOEXIST))
+			continue;
+		if (!bpf_map_update_elem(&labels, owner, &label, BPF_NOEXIST))
+			return label.port;
+		/* Another processor was faster, or the map is full. */
+		bpf_map_delete_elem(&drawn, &label);
+		known = bpf_map_lookup_elem(&labels, owner);
+		return known ? known->port : 0;
+	}
+	return 0;
+}
+
+static __always_inline bool is_ipv4(const __be32 *address)
+{
+	return !address[0] && !address[1] && address[2] == bpf_htonl(0xffff);
+}
+
+/* Multicast, broadcast and link-local addresses mean nothing, or something else, where the cell is now. */
+static __always_inline bool is_far(const __be32 *address)
+{
+	const __u8 *bytes = (const __u8 *)address;
+
+	if (is_ipv4(address))
+		return bytes[12] < 224 && !(bytes[12] == 169 && bytes[13] == 254);
+	return bytes[0] != 0xff && !(bytes[0] == 0xfe && (bytes[1] & 0xc0) == 0x80);
+}
+
+/* As whom, and by which device, a cell's draft goes out. */
+static __always_inline struct rule *way_out_of(const struct draft *draft)
+{
+	struct way_key key = { .bits = 8 * (sizeof(key.scope) + sizeof(key.address)), .scope = draft->key.scope };
+
+	struct rule *way;
+
+	__builtin_memcpy(key.address, draft->wire.address[REMOTE], sizeof(key.address));
+	if (!is_far(key.address))
+		return NULL;
+	way = bpf_map_lookup_elem(&ways_out, &key);
+	/* ::/0 has the IPv4 addresses in it. */
+	return way && is_ipv4(way->address) == is_ipv4(key.address) ? way : NULL;
+}
+
+/* The local half of a cell's draft: an address of this host, and a label. */
+static __always_inline enum creation draft_local(struct draft *draft, const struct rule *way)
+{
+	struct side *side = bpf_map_lookup_elem(&sides, &way->side);
+
+	/* What is said while a process is being frozen may not open anything: it says it again where it goes on. */
+	if (way->side && (!side || side->state == FENCED || side->state == QUEUED || side->state == LEAVING))
+		return refuse(DROPPED_FENCED);
+	draft->owner.local = place_of(&draft->key.virtual, LOCAL);
+	draft->owner.scope = draft->key.scope;
+	draft->wire.port[LOCAL] = label_of(&draft->owner, way);
+	if (!draft->wire.port[LOCAL])
+		return refuse(DROPPED_LABELS);
+	__builtin_memcpy(draft->wire.address[LOCAL], way->address, sizeof(way->address));
+	draft->way_in.local_side = way->side;
+	return EXISTS;
+}
+
+/* The remote half of a draft whose remote end is a cell that has moved. */
+static __always_inline enum creation draft_remote(struct draft *draft, const struct rule *follow)
+{
+	struct side *side = bpf_map_lookup_elem(&sides, &follow->side);
+
+	if (follow->side && (!side || side->state == FENCED))
+		return refuse(DROPPED_FENCED);
+	if (side && side->state == HELD)
+		return refuse(DROPPED_HELD);
+	__builtin_memcpy(draft->wire.address[REMOTE], follow->address, sizeof(follow->address));
+	draft->wire.port[REMOTE] = follow->port;
+	draft->way_in.remote_side = follow->side;
+	draft->way_in.slot = side ? side->active & 1 : 0;
+	return EXISTS;
+}
+
+/* The remote cell of a flow that was created here has moved meanwhile, and the agent did not know of the flow. */
+static __always_inline bool is_left_behind(const struct egress_value *flow)
+{
+	struct side *side;
+
+	if (!flow->rule || !flow->remote_side)
+		return false;
+	side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+	return side && !flow->slots[side->active & 1].port;
+}
+
+/*
+ * A SYN or a datagram of a socket here: to a cell that has moved, or of a cell. Scope and virtual tuple are in `key`;
+ * `found` is the flow that leads nowhere, if there is one. What it leaves behind in `ingress` the agent clears away.
+ */
+static __always_inline enum creation depart(const struct egress_key *key, const struct egress_value *found)
+{
+	struct place place = place_of(&key->virtual, REMOTE);
+	struct rule *follow = bpf_map_lookup_elem(&follows, &place);
+	struct rule *way = NULL, *rule;
+	struct draft *draft;
+
+	if (!follow && !key->scope)
+		return NO_RULE;
+	draft = blank_draft();
+	if (!draft)
+		return refuse(ERRORS);
+	draft->key = *key;
+	draft->wire = key->virtual;
+	if (found)
+		draft->flags = BPF_EXIST;
+	if (follow && draft_remote(draft, follow) != EXISTS)
+		return REFUSED;
+	if (key->scope)
+		way = way_out_of(draft);
+	if (key->scope && !way)
+		return NO_RULE;
+	rule = way ? way : follow;
+	if (!rule)
+		return NO_RULE;
+	if (!found && is_spent(rule))
+		return refuse(DROPPED_FULL);
+	if (way && draft_local(draft, way) != EXISTS)
+		return REFUSED;
+	return enter(draft, rule, follow ? follow->ifindex : rule->ifindex);
+}
+
+/* New flows to this endpoint of a cell that is elsewhere are relayed, unless they are of this host's own sockets. */
+static __always_inline bool is_relayed(struct __sk_buff *skb, const struct tuple *from)
+{
+	struct place place = place_of(from, LOCAL);
+	struct rule *follow = bpf_map_lookup_elem(&follows, &place);
+
+	return follow && follow->labels && skb->ifindex != LOOPBACK_IFINDEX;
+}
+
+/*
+ * A SYN or a datagram of a peer without an agent to a cell that has moved: from here on relayed. `from` is the peer's own
+ * tuple; `key` and `found` as in `depart`.
+ */
+static __always_inline enum creation take_on(struct __sk_buff *skb, const struct egress_key *key,
+					     const struct tuple *from, const struct egress_value *found)
+{
+	struct place place = place_of(from, LOCAL);
+	struct rule *follow = bpf_map_lookup_elem(&follows, &place);
+	struct draft *draft;
+
+	if (!follow || !follow->labels)
+		return NO_RULE;
+	if (!found && is_spent(follow))
+		return refuse(DROPPED_FULL);
+	draft = blank_draft();
+	if (!draft)
+		return refuse(ERRORS);
+	draft->key = *key;
+	draft->wire = *from;
+	if (found)
+		draft->flags = BPF_EXIST;
+	if (draft_remote(draft, follow) != EXISTS)
+		return REFUSED;
+	draft->owner.local = place_of(from, REMOTE);
+	draft->owner.scope = RELAY;
+	draft->wire.port[LOCAL] = label_of(&draft->owner, follow);
+	if (!draft->wire.port[LOCAL])
+		return refuse(DROPPED_LABELS);
+	draft->way_in.via = draft->way_out.via = skb->ifindex;
+	if (enter(draft, follow, follow->ifindex) != EXISTS)
+		return REFUSED;
+	/* The second way in, by which the peer is known from its next packet on; as layout.ts has it. */
+	draft->way_in.slot = FROM_RELAYED;
+	bpf_map_update_elem(&ingress, from, &draft->way_in, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&ingress, from) ? EXISTS : refuse(DROPPED_FULL);
+}
+
 /*
  * From a peer without an agent, for a cell that is no longer here: on to where the cell is now. `from` is the peer's own
  * tuple, in which it is the remote end.
@@ -1441,8 +1920,19 @@ static __noinline int relay(struct __sk_buff *skb, const struct tuple *from, __u
 	key.virtual.port[REMOTE] = from->port[LOCAL];
 	key.virtual.protocol = from->protocol;
 	flow = bpf_map_lookup_elem(&egress, &key);
-	if (!flow)
-		return drop(DROPPED_UNKNOWN);
+	if (!flow || is_left_behind(flow)) {
+		switch (is_opening(skb, &packet, from->protocol) ? take_on(skb, &key, from, flow) : NO_RULE) {
+		case NO_RULE:
+			return drop(DROPPED_UNKNOWN);
+		case REFUSED:
+			return TC_ACT_SHOT;
+		case EXISTS:
+			break;
+		}
+		flow = bpf_map_lookup_elem(&egress, &key);
+		if (!flow)
+			return drop(ERRORS);
+	}
 	slot = slot_of(flow);
 	if (!slot)
 		return TC_ACT_SHOT;
@@ -1487,8 +1977,25 @@ int from_wire(struct __sk_buff *skb)
 		break;
 	}
 	flow = bpf_map_lookup_elem(&ingress, &wire);
-	if (!flow)
-		return is_fenced_syn(skb, &packet, &wire) ? drop(DROPPED_SYN) : PASS;
+	if (!flow) {
+		if (!is_opening(skb, &packet, wire.protocol))
+			return PASS;
+		if (is_fenced(&packet, &wire))
+			return drop(DROPPED_SYN);
+		switch (admit(skb, &wire)) {
+		case NO_RULE:
+			if (!is_relayed(skb, &wire))
+				return PASS;
+			return relay(skb, &wire, packet.l4, packet.first, packet.identification);
+		case REFUSED:
+			return TC_ACT_SHOT;
+		case EXISTS:
+			break;
+		}
+		flow = bpf_map_lookup_elem(&ingress, &wire);
+		if (!flow)
+			return drop(ERRORS);
+	}
 	if (flow->slot == FROM_RELAYED)
 		return relay(skb, &wire, packet.l4, packet.first, packet.identification);
 	if (flow->local_side) {
@@ -1685,8 +2192,19 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 		break;
 	}
 	flow = bpf_map_lookup_elem(&egress, &key);
-	if (!flow)
-		return unknown(scope);
+	if (!flow || is_left_behind(flow)) {
+		switch (is_opening(skb, &packet, key.virtual.protocol) ? depart(&key, flow) : NO_RULE) {
+		case NO_RULE:
+			return unknown(scope);
+		case REFUSED:
+			return TC_ACT_SHOT;
+		case EXISTS:
+			break;
+		}
+		flow = bpf_map_lookup_elem(&egress, &key);
+		if (!flow)
+			return drop(ERRORS);
+	}
 	slot = slot_of(flow);
 	if (!slot)
 		return TC_ACT_SHOT;

@@ -199,8 +199,6 @@ describe.skipIf(!hasIp)('peer side', () => {
         ],
         remoteSide: side.id,
         scope: 0,
-        via: 0,
-        via: 0,
       })),
     );
     expect(peer.peer.list()).toMatchObject([{ state: 'armed', epoch: 0, flows: 2, wire: [HOME] }]);
