@@ -212,7 +212,7 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         await moved.echo(bulk);
         const other = await echoes.call(spaces.legacy, protocol, server, { address: legacy, port: 51013 });
         await Promise.all([moved.echo(1000), other.echo(1000)]);
-        const created = await datapaths.alpha.refresh();
+        const created = (await datapaths.alpha.refresh()).toSorted((a, b) => a.local.port - b.local.port);
         const via = await spaces.alpha.ifindex('eth0');
         expect(created.map((flow) => [flow.scope, flow.via, flow.wireLocal])).toEqual(
           [LABELS.first, LABELS.first + 1].map((port) => [RELAY, via, { address: alpha, port }]),
@@ -229,6 +229,22 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         await datapaths.alpha.removeRules([follow]);
         await datapaths.alpha.removeFlows(created);
         expect(await datapaths.alpha.removeCreated(() => true)).toHaveLength(2);
+      });
+
+      test('rules take on new flows of sockets on the host that the server has left', async () => {
+        const server = { address: alpha, port: PORT };
+        await acceptAll(server);
+        const follow = await followAll(server);
+        const client = { address: second, port: 51016 };
+        await (await echoes.call(spaces.alpha, protocol, server, client)).echo(bulk);
+        const twin = { address: alpha, port: 51017 };
+        await (await echoes.call(spaces.alpha, protocol, server, twin)).echo(bulk);
+        const created = (await datapaths.alpha.refresh()).toSorted((a, b) => a.local.port - b.local.port);
+        expect(created.map(({ scope, via, wireLocal }) => [scope, via, wireLocal])).toEqual([
+          [0, LOOPBACK, client],
+          [0, LOOPBACK, twin],
+        ]);
+        await datapaths.alpha.removeRules([follow]);
       });
 
       test('rules leave alone what they do not name', async () => {
@@ -274,7 +290,7 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
 
       /** New flows to the label get into the cell. */
       async function acceptAll(server: Endpoint): Promise<void> {
-        await enterCell(protocol, server, []);
+        await enterCell(protocol, server, [], LOOPBACK);
         const scope = await spaces.beta.ifindex('cell');
         const cell = { local: server, localSide: CELL, scope };
         await datapaths.beta.putRules([{ kind: 'accept', protocol, wire: label, ...cell, flowsMax: 10 }]);

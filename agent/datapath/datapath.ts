@@ -307,10 +307,9 @@ export class Datapath {
         mirror.ruled = true;
         return entry;
       });
-      await this.#write(
-        numbered.map((rule) => this.#ruleLine(rule)),
-        signal,
-      );
+      const lines = numbered.map((rule) => this.#ruleLine(rule));
+      const change = () => this.#write(lines, signal);
+      await this.#loopback.around(rules.some(isOfOwn), change, () => needsLoopback(mirror));
     });
   }
 
@@ -320,7 +319,8 @@ export class Datapath {
     await this.#use(async (mirror) => {
       const removed = rules.filter((rule) => mirror.rules.delete(ruleText(rule)));
       const line = (rule: Rule) => deleteLine(this.#options.pinDir, mapOf(rule), encodeRuleKey(rule));
-      await this.#write(removed.map(line), signal);
+      const change = () => this.#write(removed.map(line), signal);
+      await this.#loopback.around(false, change, () => needsLoopback(mirror));
     });
   }
 
@@ -548,7 +548,8 @@ export class Datapath {
       const { table, rules } = mirror;
       await this.#reread(mirror, signal, () => {});
       const gone = [...table.flows.values()].filter((flow) => flow.rule !== undefined && which(flow));
-      await this.#change(mirror, gone, (flow) => removeFlow(table, flow));
+      const change = () => this.#change(mirror, gone, (flow) => removeFlow(table, flow));
+      await this.#loopback.around(false, change, () => needsLoopback(mirror));
       const writing = await this.#reread(mirror, signal, ({ spent, drawn, ingress, changed }) => {
         const lost = changed ? [] : orphans(table, ingress);
         const limits = newLimits(table, rules.values(), spent);
@@ -647,8 +648,15 @@ export class Datapath {
   }
 }
 
-function needsLoopback({ table }: Mirror): boolean {
-  return [...table.flows.values()].some(isViaLoopback);
+function needsLoopback({ table, rules }: Mirror): boolean {
+  return (
+    [...table.flows.values()].some(isViaLoopback) || [...rules.values()].some(({ rule }) => isOfOwn(rule))
+  );
+}
+
+/** The flows that it creates for sockets of this host are `via` LOOPBACK: their remote endpoint has an address of its own. */
+function isOfOwn(rule: Rule): boolean {
+  return rule.kind === 'follow' && rule.labels !== undefined;
 }
 
 function isViaLoopback({ via }: Pick<FlowEntry, 'via'>): boolean {

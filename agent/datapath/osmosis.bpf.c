@@ -1708,6 +1708,9 @@ static __always_inline enum creation admit(struct __sk_buff *skb, const struct t
 	draft->key.virtual.port[LOCAL] = rule->port;
 	draft->key.scope = rule->ifindex;
 	draft->way_in.local_side = rule->side;
+	/* From the host that the cell has come from, whose address it has: of a socket there, or relayed. */
+	if (is_same_address(wire->address[REMOTE], rule->address))
+		draft->way_in.via = draft->way_out.via = LOOPBACK_IFINDEX;
 	return enter(draft, rule, skb->ifindex);
 }
 
@@ -1820,7 +1823,8 @@ static __always_inline bool is_left_behind(const struct egress_value *flow)
  * A SYN or a datagram of a socket here: to a cell that has moved, or of a cell. Scope and virtual tuple are in `key`;
  * `found` is the flow that leads nowhere, if there is one. What it leaves behind in `ingress` the agent clears away.
  */
-static __always_inline enum creation depart(const struct egress_key *key, const struct egress_value *found)
+static __always_inline enum creation depart(struct __sk_buff *skb, const struct egress_key *key,
+					    const struct egress_value *found)
 {
 	struct place place = place_of(&key->virtual, REMOTE);
 	struct rule *follow = bpf_map_lookup_elem(&follows, &place);
@@ -1849,6 +1853,9 @@ static __always_inline enum creation depart(const struct egress_key *key, const 
 		return refuse(DROPPED_FULL);
 	if (way && draft_local(draft, way) != EXISTS)
 		return REFUSED;
+	/* To an address of this host's own, where the cell was. */
+	if (skb->ifindex == LOOPBACK_IFINDEX && !key->scope)
+		draft->way_in.via = draft->way_out.via = LOOPBACK_IFINDEX;
 	return enter(draft, rule, follow ? follow->ifindex : rule->ifindex);
 }
 
@@ -1893,8 +1900,10 @@ static __always_inline enum creation take_on(struct __sk_buff *skb, const struct
 	draft->way_in.via = draft->way_out.via = skb->ifindex;
 	if (enter(draft, follow, follow->ifindex) != EXISTS)
 		return REFUSED;
-	/* The second way in, by which the peer is known from its next packet on; as layout.ts has it. */
+	/* The second way in, by which the peer is known from its next packet on: as encodeRelayed of layout.ts has it. */
 	draft->way_in.slot = FROM_RELAYED;
+	draft->way_in.remote_side = draft->way_in.via = 0;
+	draft->way_in.difference.addresses = draft->way_in.difference.ports = 0;
 	bpf_map_update_elem(&ingress, from, &draft->way_in, BPF_NOEXIST);
 	return bpf_map_lookup_elem(&ingress, from) ? EXISTS : refuse(DROPPED_FULL);
 }
@@ -2193,7 +2202,7 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	}
 	flow = bpf_map_lookup_elem(&egress, &key);
 	if (!flow || is_left_behind(flow)) {
-		switch (is_opening(skb, &packet, key.virtual.protocol) ? depart(&key, flow) : NO_RULE) {
+		switch (is_opening(skb, &packet, key.virtual.protocol) ? depart(skb, &key, flow) : NO_RULE) {
 		case NO_RULE:
 			return unknown(scope);
 		case REFUSED:
