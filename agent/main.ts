@@ -11,6 +11,7 @@ import { Registry } from './cell/registry.ts';
 import type { AgentContext, AgentPaths } from './context.ts';
 import { serveControl } from './control/server.ts';
 import { Datapath } from './datapath/datapath.ts';
+import { sweepSocketPrograms } from './datapath/socket-programs.ts';
 import { OsmosisError } from './error.ts';
 import { PeerSide } from './h2o/peer-side.ts';
 import { H2oSocket } from './h2o/socket.ts';
@@ -54,6 +55,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const coordinator = new Coordinator(context);
   const keeper = new CellKeeper(context);
 
+  await sweepSocketPrograms();
   await socket.open();
   peerSide.start((id) => coordinator.isLeaving(id));
   await coordinator.recover();

@@ -11,8 +11,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Endpoint } from '../agent/address.ts';
+import { mapPath } from '../agent/datapath/bpftool.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
 import {
   acceptOf,
@@ -23,6 +25,7 @@ import {
   type WireSlot,
 } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
+import type { Rule } from '../agent/datapath/rules.ts';
 import { Echoes } from './echoes.ts';
 import { link, Namespaces } from './namespaces.ts';
 import { datapathUntestable } from './tools.ts';
@@ -33,6 +36,8 @@ const SILENCE_MS = 300;
 const PORT = 7000;
 const CELL = 1;
 const REMOTE = 2;
+/** What the programs may draw. */
+const LABELS = { first: 52_000, count: 2 };
 /** Off, strict, loose. */
 const RP_FILTERS = [0, 1, 2] as const;
 const LOOPBACK_SETTINGS = ['accept_local', 'route_localnet'] as const;
@@ -157,9 +162,10 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         expect((await datapaths.beta.entries()).counters.queued).toBeGreaterThan(0);
         await datapaths.beta.putSide(side);
         const mac = await spaces.cell.mac('eth0');
-        await spaces.beta.ip(`neigh replace ${loopback} lladdr ${mac} nud permanent dev cell`);
+        const next = family === 'IPv4' ? '169.254.1.2' : 'fe80::2';
+        await spaces.beta.ip(`neigh replace ${next} lladdr ${mac} nud permanent dev cell`);
         await echoed;
-        await spaces.beta.ip(`neigh del ${loopback} dev cell`);
+        await spaces.beta.ip(`neigh del ${next} dev cell`);
       });
 
       test('what goes round inside the cell goes on doing so', async () => {
@@ -198,6 +204,62 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         expect((await datapaths.alpha.entries()).counters).toMatchObject({ errors: 0, unknown: 0 });
       });
 
+      test('rules take on new flows of legacy peers, which are then as if the agent had entered them', async () => {
+        const server = { address: alpha, port: PORT };
+        await acceptAll(server);
+        const follow = await followAll(server);
+        const moved = await echoes.call(spaces.legacy, protocol, server, { address: legacy, port: 51012 });
+        await moved.echo(bulk);
+        const other = await echoes.call(spaces.legacy, protocol, server, { address: legacy, port: 51013 });
+        await Promise.all([moved.echo(1000), other.echo(1000)]);
+        const created = (await datapaths.alpha.refresh()).toSorted((a, b) => a.local.port - b.local.port);
+        const via = await spaces.alpha.ifindex('eth0');
+        expect(created.map((flow) => [flow.scope, flow.via, flow.wireLocal])).toEqual(
+          [LABELS.first, LABELS.first + 1].map((port) => [RELAY, via, { address: alpha, port }]),
+        );
+        const before = await waysIn();
+        await datapaths.alpha.putFlows(created.map(({ rule, ...flow }) => flow));
+        expect(await waysIn()).toEqual(before);
+        await moved.echo(1000);
+        expect((await datapaths.alpha.entries()).counters).toMatchObject({
+          errors: 0,
+          unknown: 0,
+          created: 2,
+        });
+        await datapaths.alpha.removeRules([follow]);
+        await datapaths.alpha.removeFlows(created);
+        expect(await datapaths.alpha.removeCreated(() => true)).toHaveLength(2);
+      });
+
+      test('rules take on new flows of sockets on the host that the server has left', async () => {
+        const server = { address: alpha, port: PORT };
+        await acceptAll(server);
+        const follow = await followAll(server);
+        const client = { address: second, port: 51016 };
+        await (await echoes.call(spaces.alpha, protocol, server, client)).echo(bulk);
+        const twin = { address: alpha, port: 51017 };
+        await (await echoes.call(spaces.alpha, protocol, server, twin)).echo(bulk);
+        const created = (await datapaths.alpha.refresh()).toSorted((a, b) => a.local.port - b.local.port);
+        expect(created.map(({ scope, via, wireLocal }) => [scope, via, wireLocal])).toEqual([
+          [0, LOOPBACK, client],
+          [0, LOOPBACK, twin],
+        ]);
+        await datapaths.alpha.removeRules([follow]);
+      });
+
+      test('rules leave alone what they do not name', async () => {
+        const server = { address: alpha, port: PORT };
+        await acceptAll(server);
+        const follow = await followAll({ ...server, port: PORT + 1 });
+        // Nobody has a rule for this one.
+        await echoes.serve(spaces.alpha, protocol, server);
+        await (await echoes.call(spaces.legacy, protocol, server, { address: legacy, port: 51015 })).echo(
+          1000,
+        );
+        expect(await datapaths.alpha.refresh()).toEqual([]);
+        await datapaths.alpha.removeRules([follow]);
+      });
+
       test('a legacy peer is relayed to a cell on the very host', async () => {
         const [inside, client] = [
           { address: alpha, port: PORT },
@@ -225,6 +287,39 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         await datapaths.beta.attachDevice('lo');
         await (await echoes.call(spaces.legacy, protocol, server, client)).echo(bulk);
       });
+
+      /** New flows to the label get into the cell. */
+      async function acceptAll(server: Endpoint): Promise<void> {
+        await enterCell(protocol, server, [], LOOPBACK);
+        const scope = await spaces.beta.ifindex('cell');
+        const cell = { local: server, localSide: CELL, scope };
+        await datapaths.beta.putRules([{ kind: 'accept', protocol, wire: label, ...cell, flowsMax: 10 }]);
+      }
+
+      async function followAll(remote: Endpoint): Promise<Rule> {
+        const to = { endpoint: label, ifindex: await spaces.alpha.ifindex('eth0') };
+        const rule: Rule = {
+          kind: 'follow',
+          protocol,
+          remote,
+          to,
+          remoteSide: REMOTE,
+          labels: LABELS,
+          flowsMax: 10,
+        };
+        await datapaths.alpha.putSide({ ...SIDE, id: REMOTE });
+        await datapaths.alpha.putRules([rule]);
+        for (const device of ['lo', 'eth0']) await datapaths.alpha.attachDevice(device);
+        return rule;
+      }
+
+      async function waysIn(): Promise<unknown> {
+        const argv = ['-j', 'map', 'dump', 'pinned', mapPath(join(directory, 'alpha'), 'ingress')];
+        const elements: { key: string[]; value: string[] }[] = JSON.parse(
+          (await execa('bpftool', argv)).stdout,
+        );
+        return elements.map(({ key, value }) => `${key.join('')} ${value.join('')}`).sort();
+      }
 
       /** Both ends have an address of the other's host; the client's is another one on the wire. */
       async function enterOnOneHost(local: Endpoint, remote: Endpoint): Promise<void> {
@@ -331,7 +426,9 @@ const SIDE = { state: 'home', active: 0, accept: acceptOf(0), ifindex: 0 } as co
 >;
 
 async function empty(datapath: Datapath): Promise<void> {
-  const { flows, sides, insides } = await datapath.entries();
+  const { flows, sides, insides, rules } = await datapath.entries();
+  await datapath.removeRules(rules.map(({ rule }) => rule));
+  await datapath.removeCreated(() => true);
   await datapath.removeFlows(flows);
   for (const { id } of sides) await datapath.removeSide(id);
   for (const { scope } of insides) await datapath.removeInside(scope);

@@ -5,7 +5,7 @@
  *   echo.ts call tcp|udp ADDRESS PORT LOCAL-ADDRESS LOCAL-PORT
  *
  * `serve` prints `ready`; `call` prints `ready` once connected, then reads lines from its standard input: `N` sends N
- * bytes and, when they have come back unchanged, prints `N MILLISECONDS`.
+ * bytes and, when they have come back unchanged, prints `N MILLISECONDS`; or `N CODE` where UDP hears of an error.
  */
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
@@ -34,17 +34,17 @@ if (role === 'serve' && protocol === 'tcp') {
   await answer(udpEcho);
 }
 
-async function answer(echo: (bytes: number) => Promise<void>): Promise<void> {
+async function answer(echo: (bytes: number) => Promise<string | undefined>): Promise<void> {
   console.log('ready');
   for await (const line of createInterface(process.stdin)) {
     const started = performance.now();
-    await echo(Number(line));
-    console.log(`${line} ${Math.round(performance.now() - started)}`);
+    const failure = await echo(Number(line));
+    console.log(`${line} ${failure ?? Math.round(performance.now() - started)}`);
   }
   process.exit(0);
 }
 
-async function tcpEcho(socket: Socket, bytes: number): Promise<void> {
+async function tcpEcho(socket: Socket, bytes: number): Promise<undefined> {
   const sent = Buffer.alloc(bytes, 'The quick brown fox jumps over the lazy dog. ');
   const back: Buffer[] = [];
   let missing = bytes;
@@ -59,9 +59,10 @@ async function tcpEcho(socket: Socket, bytes: number): Promise<void> {
   await done.promise;
   socket.off('data', onData).removeAllListeners('close');
   if (!Buffer.concat(back).equals(sent)) throw new Error('came back changed');
+  return undefined;
 }
 
-async function udpEcho(bytes: number): Promise<void> {
+async function udpEcho(bytes: number): Promise<string | undefined> {
   const socket = createSocket(family);
   socket.bind(localPort, localAddress);
   await once(socket, 'listening');
@@ -70,9 +71,12 @@ async function udpEcho(bytes: number): Promise<void> {
   const send = () => socket.send(Buffer.alloc(bytes, 'x'));
   const again = setInterval(send, UDP_RETRY_MS);
   send();
-  const [message] = (await once(socket, 'message')) as [Buffer];
+  const heard = await once(socket, 'message').catch(({ code }: NodeJS.ErrnoException) => code);
   clearInterval(again);
   socket.close();
   await once(socket, 'close');
+  if (!Array.isArray(heard)) return heard;
+  const [message] = heard as [Buffer];
   if (message.length !== bytes) throw new Error('came back changed');
+  return undefined;
 }

@@ -28,7 +28,7 @@ describe('servers of many parts', () => {
     ['pairs', 7403, 'children behind a pair of unix sockets and a listening unix socket'],
   ])('%s, port %i: %s', async (mode, port) => {
     await using server = await startTreeServer('alpha', port, mode);
-    const client = await startLines('peer', [`alpha:${port}`], { connections: 12 });
+    await using client = await startLines('peer', [`alpha:${port}`], { connections: 12 });
     const { cell, flows } = await move(server.pid, 'alpha', 'beta');
     expect(flows).toEqual({ moved: 12, relayed: 0, lost: 0 });
     if (mode === 'fork') await move(cell, 'beta', 'gamma');
@@ -47,7 +47,7 @@ http { access_log off; keepalive_requests 1000000; server { listen 7404; locatio
     await execOn('alpha', ['nginx', '-c', '/etc/nginx-7404.conf']);
     await untilListening('alpha', 7404);
     const pid = (await execOn('alpha', ['cat', '/run/nginx-7404.pid'])).stdout.trim();
-    const client = await startLines('peer', ['alpha:7404'], { connections: 20, http: true });
+    await using client = await startLines('peer', ['alpha:7404'], { connections: 20, http: true });
     try {
       expect((await move(pid, 'alpha', 'beta')).flows.moved).toBe(20);
       await sleep(BETWEEN_MS);
@@ -75,7 +75,7 @@ listen lines
     await using _backend = await startTreeServer('gamma', 7406);
     const { pid } = await spawnOn('alpha', ['haproxy', '-db', '-f', '/etc/haproxy-7405.cfg']);
     await untilListening('alpha', 7405);
-    const client = await startLines('peer', ['alpha:7405'], { connections: 15 });
+    await using client = await startLines('peer', ['alpha:7405'], { connections: 15 });
     try {
       expect((await move(pid, 'alpha', 'beta')).flows).toEqual({ moved: 30, relayed: 0, lost: 0 });
       await sleep(BETWEEN_MS);

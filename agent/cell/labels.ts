@@ -10,7 +10,10 @@ import { inetSockets } from '../proc/sockets.ts';
 export const LABEL_FIRST = 40_000;
 /** One label a virtual endpoint, not a flow: an outbound connection is an endpoint of its own. */
 export const LABELS_MAX = 12_000;
-const RANGE = `${LABEL_FIRST}-${LABEL_FIRST + LABELS_MAX - 1}`;
+/** The ports behind those, which the datapath's programs draw from for new flows: datapath/rules.ts. */
+export const PROGRAM_LABELS = { first: LABEL_FIRST + LABELS_MAX, count: 6_000 } as const;
+/** Of both: what is reserved. */
+const RANGE = `${LABEL_FIRST}-${PROGRAM_LABELS.first + PROGRAM_LABELS.count - 1}`;
 const SYSCTL = '/proc/sys/net/ipv4/ip_local_reserved_ports';
 
 /** Keeps the range reserved while `drawn` has labels, and gives it back with the last one. */
@@ -45,7 +48,7 @@ export class Labels {
         this.#giveBack();
         throw new OsmosisError(
           'LABELS_EXHAUSTED',
-          `the destination has fewer than ${protocols.length} labels free (ports ${RANGE}); nothing was touched. ` +
+          `the destination has fewer than ${protocols.length} labels free (ports ${LABEL_FIRST}-${PROGRAM_LABELS.first - 1}); nothing was touched. ` +
             'Move cells away from it, or choose another host.',
         );
       }

@@ -51,10 +51,21 @@ export const hostFactsSchema = z.object({
   kernel: z.string(),
   arch: z.string(),
   cpu_flags: z.array(z.string()),
+  /** Congestion control algorithms that the kernel has loaded. */
+  congestion: z.array(z.string()),
   criu: z.string().nullable(),
   room_bytes: z.number(),
 });
 export type HostFacts = z.infer<typeof hostFactsSchema>;
+
+/** Options that CRIU leaves out, by name, and the sockets that have them; agent/datapath/socket-layout.ts. */
+export const socketGroupSchema = z.object({
+  options: z.object({
+    congestion: z.string().max(15),
+    values: z.record(z.string(), z.number().nonnegative()),
+  }),
+  sockets: z.array(z.object({ local: endpointSchema, remote: endpointSchema })).max(FLOWS_MAX),
+});
 
 export const snapshotSchema = z.object({
   cell: id,
@@ -71,6 +82,7 @@ export const snapshotSchema = z.object({
   /** Addresses that the cell's namespace must own. */
   addresses: z.array(z.string()),
   files: z.array(fileFactSchema),
+  socket_options: z.array(socketGroupSchema).max(FLOWS_MAX),
   /** Keys of descriptors whose other end stays behind, as CRIU's --inherit-fd and --external name them. */
   outside: z.array(z.object({ resource: z.string(), external: z.boolean(), what: z.string() })),
   image_bytes: z.number(),

@@ -94,6 +94,8 @@ export async function attachedDevices(
 async function ethernetLink(run: Run, device: string, signal?: AbortSignal): Promise<Link> {
   const link = parseLink(await run('ip', linkArgv(device), signal));
   if (link?.ethernet === true) return link;
-  const message = `device ${device} has no Ethernet headers; flows over it can't be moved, choose another route`;
-  throw new OsmosisError('DATAPATH', message);
+  const what = `device ${device} (${link?.kind ?? 'unknown'}) has no Ethernet headers, and flows over it can't be rewritten`;
+  const remedy =
+    'nothing was attached to it; give the other end a route over an Ethernet device (a VLAN device, tap or veth is one)';
+  throw new OsmosisError('DATAPATH', `${what}; ${remedy}`);
 }

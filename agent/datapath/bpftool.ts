@@ -1,5 +1,19 @@
 /** What is said to bpftool, and how its JSON is read. Pure; batch.ts and datapath.ts run it. bpftool-map(8), -prog(8). */
-export const MAPS = ['ingress', 'egress', 'sides', 'listeners', 'forwards', 'cells', 'counters'] as const;
+export const MAPS = [
+  'ingress',
+  'egress',
+  'sides',
+  'listeners',
+  'forwards',
+  'cells',
+  'accepts',
+  'follows',
+  'ways_out',
+  'labels',
+  'drawn',
+  'spent',
+  'counters',
+] as const;
 export type MapName = (typeof MAPS)[number];
 
 /** `from_cell` is on the host end of a cell's veth, `cell_out` and `cell_in` are on the devices inside. */

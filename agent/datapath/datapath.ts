@@ -1,5 +1,6 @@
 /**
- * The datapath of one host: owns the pinned programs and maps, and is the only writer of them.
+ * The datapath of one host: owns the pinned programs and maps. It is the only one that deletes from them or changes what
+ * is there; the programs add the flows that rules are for (`refresh` says which).
  *
  * Nothing is loaded, mounted or attached before the first entry. Everything is pinned, so flows go on while no agent
  * runs; the next one adopts what it finds. `removeIfEmpty` leaves nothing behind.
@@ -8,7 +9,17 @@ import { type Endpoint, endpointText } from '../address.ts';
 import { OsmosisError } from '../error.ts';
 import { type AttachedDevice, attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
-import { deleteLine, type Element, type ProgramName, updateLine } from './bpftool.ts';
+import { deleteLine, type Element, type MapName, type ProgramName, updateLine } from './bpftool.ts';
+import {
+  adoptCreated,
+  decodeLabels,
+  decodeSpent,
+  freeNumber,
+  newLimits,
+  orphans,
+  type Reading,
+  unusedLabels,
+} from './created.ts';
 import { halvesOf, putLocal, putRemote, remotePlace, removeLocal, removeRemote } from './halves.ts';
 import { attachInside, describeInside } from './inside.ts';
 import {
@@ -40,6 +51,23 @@ import {
   type WireSlot,
 } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
+import {
+  checkRoom,
+  checkRule,
+  type DrawnLabel,
+  decodeRule,
+  encodeLabel,
+  encodeOwner,
+  encodeRuleKey,
+  encodeRuleValue,
+  mapOf,
+  type NumberedRule,
+  RULE_MAPS,
+  RULES_MAX,
+  type Rule,
+  type RuleMap,
+  sideOf,
+} from './rules.ts';
 import { type Run, runnerIn } from './run.ts';
 import {
   type Change,
@@ -47,6 +75,7 @@ import {
   type FlowTable,
   FORWARDS_MAX,
   full,
+  keyOf,
   LISTENERS_MAX,
   putFlow,
   removeFlow,
@@ -74,11 +103,12 @@ export type Snapshot = {
   readonly listeners: readonly Endpoint[];
   readonly forwards: readonly Forward[];
   readonly insides: readonly Inside[];
+  readonly rules: readonly NumberedRule[];
   readonly counters: Counters;
   readonly devices: readonly AttachedDevice[];
 };
 
-/** What the maps hold, as the one writer of them knows. */
+/** What the maps hold, as far as the agent knows. */
 type Mirror = {
   readonly table: FlowTable;
   readonly sides: Map<number, Side>;
@@ -86,6 +116,11 @@ type Mirror = {
   readonly forwards: Map<string, Forward>;
   /** By scope. */
   readonly insides: Map<number, Inside>;
+  readonly rules: Map<string, NumberedRule>;
+  /** One for each reading under way: the flows, by `keyOf`, that the agent has changed since it began. */
+  readonly changed: Set<Set<string>>;
+  /** There have been rules: the kernel may have flows that are not in here. */
+  ruled: boolean;
 };
 
 export class Datapath {
@@ -98,6 +133,8 @@ export class Datapath {
   #users = 0;
   /** Loading, attaching, removing: one at a time. */
   #turn: Promise<unknown> = Promise.resolve();
+  /** Removing what no flow has: one at a time, for each removes what it has read. */
+  #removal: Promise<unknown> = Promise.resolve();
 
   private constructor(options: DatapathOptions) {
     this.#options = options;
@@ -172,11 +209,13 @@ export class Datapath {
   /**
    * Enters flows, or replaces those of the same scope and virtual endpoints: the ways in of all filled slots, and the
    * way out. Their sides must be there. An abort leaves those that were written; removeFlows takes any of them out.
+   * Where there have been rules, the flows that they have created are read first, so that one that is replaced goes whole.
    */
   async putFlows(entries: readonly FlowEntry[], signal?: AbortSignal): Promise<void> {
     await this.#use(async (mirror) => {
+      if (entries.length > 0) await this.#readCreated(mirror, signal);
       for (const { localSide, remoteSide } of entries) this.#checkSides(mirror, [localSide, remoteSide]);
-      const change = () => this.#change(entries, (entry) => putFlow(mirror.table, entry), signal);
+      const change = () => this.#change(mirror, entries, (entry) => putFlow(mirror.table, entry), signal);
       await this.#loopback.around(entries.some(isViaLoopback), change, () => needsLoopback(mirror));
     });
   }
@@ -184,8 +223,9 @@ export class Datapath {
   /** What the owners of local ends say of their flows. The sides must be there. */
   async putLocals(halves: readonly LocalHalf[]): Promise<void> {
     await this.#use(async (mirror) => {
+      if (halves.length > 0) await this.#readCreated(mirror);
       for (const { localSide } of halves) this.#checkSides(mirror, [localSide]);
-      const change = () => this.#change(halves, (half) => putLocal(mirror.table, half));
+      const change = () => this.#change(mirror, halves, (half) => putLocal(mirror.table, half));
       await this.#loopback.around(halves.some(isViaLoopback), change, () => needsLoopback(mirror));
     });
   }
@@ -193,8 +233,9 @@ export class Datapath {
   /** What is known of remote ends. The sides must be there. */
   async putRemotes(halves: readonly RemoteHalf[]): Promise<void> {
     await this.#use(async (mirror) => {
+      if (halves.length > 0) await this.#readCreated(mirror);
       for (const { remoteSide } of halves) this.#checkSides(mirror, [remoteSide]);
-      await this.#change(halves, (half) => putRemote(mirror.table, half));
+      await this.#change(mirror, halves, (half) => putRemote(mirror.table, half));
     });
   }
 
@@ -202,21 +243,23 @@ export class Datapath {
   async removeLocals(ids: readonly FlowId[]): Promise<void> {
     if (ids.length === 0) return;
     await this.#use(async (mirror) => {
-      const change = () => this.#change(ids, (id) => removeLocal(mirror.table, id));
+      const change = () => this.#change(mirror, ids, (id) => removeLocal(mirror.table, id));
       await this.#loopback.around(false, change, () => needsLoopback(mirror));
     });
   }
 
   async removeRemotes(ids: readonly FlowId[]): Promise<void> {
     if (ids.length === 0) return;
-    await this.#use((mirror) => this.#change(ids, (id) => removeRemote(mirror.table, id)));
+    await this.#use((mirror) => this.#change(mirror, ids, (id) => removeRemote(mirror.table, id)));
   }
 
   /** What owners of local ends have said so far of these flows: undefined where there is nothing. */
   async locals(ids: readonly FlowId[]): Promise<(LocalHalf | undefined)[]> {
     const halves: (LocalHalf | undefined)[] = [];
     if (!(await this.#isLoaded())) return ids.map(() => undefined);
-    await this.#use(async ({ table }) => {
+    await this.#use(async (mirror) => {
+      await this.#readCreated(mirror);
+      const { table } = mirror;
       for (const id of ids) halves.push(halvesOf(table, id).local);
     });
     return halves;
@@ -226,7 +269,9 @@ export class Datapath {
   async places(ids: readonly FlowId[]): Promise<(WireSlot | undefined)[]> {
     if (!(await this.#isLoaded())) return ids.map(() => undefined);
     const places: (WireSlot | undefined)[] = [];
-    await this.#use(async ({ table, sides }) => {
+    await this.#use(async (mirror) => {
+      await this.#readCreated(mirror);
+      const { table, sides } = mirror;
       for (const id of ids) places.push(remotePlace(table, sides, id));
     });
     return places;
@@ -236,9 +281,69 @@ export class Datapath {
   async removeFlows(entries: readonly FlowId[], signal?: AbortSignal): Promise<void> {
     if (entries.length === 0) return;
     await this.#use(async (mirror) => {
-      const change = () => this.#change(entries, (entry) => removeFlow(mirror.table, entry), signal);
+      const change = () => this.#change(mirror, entries, (entry) => removeFlow(mirror.table, entry), signal);
       await this.#loopback.around(false, change, () => needsLoopback(mirror));
     });
+  }
+
+  /** Enters rules, or replaces those with the same key: flows that a rule has created stay as they are. */
+  async putRules(rules: readonly Rule[], signal?: AbortSignal): Promise<void> {
+    if (rules.length === 0) return;
+    for (const rule of rules) checkRule(rule);
+    await this.#use(async (mirror) => {
+      for (const rule of rules) this.#checkSides(mirror, [sideOf(rule)]);
+      const { spent } = await this.#reread(mirror, signal, (reading) => reading);
+      checkRoom(
+        rules.filter((rule) => !mirror.rules.has(ruleText(rule))),
+        mirror.rules.values(),
+      );
+      const numbered = rules.map((rule) => {
+        const known = mirror.rules.get(ruleText(rule));
+        const number = known?.number ?? freeNumber(mirror.table, mirror.rules.values());
+        if (number === undefined) throw full(`${RULES_MAX - 1} rules`);
+        const added = rule.flowsMax - (known?.rule.flowsMax ?? 0);
+        const entry = { rule, number, limit: ((known?.limit ?? spent[number] ?? 0) + added) >>> 0 };
+        mirror.rules.set(ruleText(rule), entry);
+        mirror.ruled = true;
+        return entry;
+      });
+      const lines = numbered.map((rule) => this.#ruleLine(rule));
+      const change = () => this.#write(lines, signal);
+      await this.#loopback.around(rules.some(isOfOwn), change, () => needsLoopback(mirror));
+    });
+  }
+
+  /** Rules that are not there are no error. The flows that they have created stay: see removeCreated. */
+  async removeRules(rules: readonly Rule[], signal?: AbortSignal): Promise<void> {
+    if (rules.length === 0) return;
+    await this.#use(async (mirror) => {
+      const removed = rules.filter((rule) => mirror.rules.delete(ruleText(rule)));
+      const line = (rule: Rule) => deleteLine(this.#options.pinDir, mapOf(rule), encodeRuleKey(rule));
+      const change = () => this.#write(removed.map(line), signal);
+      await this.#loopback.around(false, change, () => needsLoopback(mirror));
+    });
+  }
+
+  /** The flows that rules have created, read afresh; from here on removeFlows and putFlows know them. */
+  async refresh(signal?: AbortSignal): Promise<FlowEntry[]> {
+    let created: FlowEntry[] = [];
+    if (!(await this.#isLoaded())) return created;
+    await this.#use(async (mirror) => {
+      await this.#reread(mirror, signal, () => {});
+      created = [...mirror.table.flows.values()].filter(({ rule }) => rule !== undefined);
+    });
+    return created;
+  }
+
+  /**
+   * Removes the created flows that `which` is true of (created.ts has some), and what no flow has any more: their ways in,
+   * and the labels that were drawn for them, which it answers with. Rules may create as many anew. Take the rules out
+   * first where no flow is to come back.
+   */
+  async removeCreated(which: (flow: FlowEntry) => boolean, signal?: AbortSignal): Promise<DrawnLabel[]> {
+    const labels = this.#removal.then(() => this.#removeCreated(which, signal));
+    this.#removal = labels.catch(() => {});
+    return await labels;
   }
 
   /** The flip: one element, so all flows of the side switch between two packets. */
@@ -313,6 +418,7 @@ export class Datapath {
           listeners: [],
           forwards: [],
           insides: [],
+          rules: [],
           counters: decodeCounters([]),
           devices: [],
         };
@@ -322,14 +428,16 @@ export class Datapath {
   }
 
   /**
-   * Where no flow, side or listener is left: detaches, unpins and unloads everything and unmounts the bpffs. Answers
+   * Where no flow, side, rule or listener is left: detaches, unpins and unloads everything and unmounts the bpffs. Answers
    * whether nothing of ours is there any more.
    */
   async removeIfEmpty(signal?: AbortSignal): Promise<boolean> {
     const { pinDir } = this.#options;
     return await this.#exclusive(async () => {
       if (await isPinned(pinDir)) {
-        if (!isEmpty(this.#mirror ?? (await this.#adopt())) || this.#users > 0) return false;
+        const mirror = this.#mirror ?? (await this.#adopt());
+        if (!isEmpty(mirror) || (mirror.ruled && !(await this.#isFlowless(signal)))) return false;
+        if (this.#users > 0) return false;
         // Before anything else is awaited: whoever comes from here on waits for its turn and loads anew.
         this.#mirror = undefined;
         for (const device of await attachedDevices(this.#run, pinDir, signal)) {
@@ -384,25 +492,103 @@ export class Datapath {
   }
 
   async #adopt(): Promise<Mirror> {
-    const { flows, sides, listeners, forwards, insides } = await this.#snapshot();
+    const { flows, sides, listeners, forwards, insides, rules } = await this.#snapshot();
     return {
       table: createTable(flows),
       sides: new Map(sides.map((side) => [side.id, side])),
       listeners: new Map(listeners.map((endpoint) => [endpointText(endpoint), endpoint])),
       forwards: new Map(forwards.map((forward) => [forwardText(forward), forward])),
       insides: new Map(insides.map((inside) => [inside.scope, inside])),
+      rules: new Map(rules.map((rule) => [ruleText(rule.rule), rule])),
+      changed: new Set(),
+      ruled: rules.length > 0,
     };
+  }
+
+  /**
+   * Reads what the programs write, the flows last, and takes into the mirror the flows that they have created. `then` gets
+   * what was read before the mirror can change again.
+   */
+  async #reread<T>(
+    mirror: Mirror,
+    signal: AbortSignal | undefined,
+    then: (reading: Reading) => T,
+  ): Promise<T> {
+    const { pinDir } = this.#options;
+    const changed = new Set<string>();
+    mirror.changed.add(changed);
+    try {
+      // Whatever has left the mirror before is out of the kernel now.
+      await this.#batch.run([]);
+      const [spent, drawn, ingress] = await Promise.all([
+        dumpMap(this.#run, pinDir, 'spent', signal),
+        dumpMap(this.#run, pinDir, 'drawn', signal),
+        dumpMap(this.#run, pinDir, 'ingress', signal),
+      ]);
+      const egress = await dumpMap(this.#run, pinDir, 'egress', signal);
+      const flows = egress.map((element) => decodeEgress(element.key, flowValue(element)));
+      adoptCreated(mirror.table, flows, changed);
+      const reading = { spent: decodeSpent(spent), drawn: decodeLabels(drawn), ingress };
+      return then({ ...reading, changed: changed.size > 0 });
+    } finally {
+      mirror.changed.delete(changed);
+    }
+  }
+
+  /** Takes what rules have created into the mirror, where there have been rules. */
+  async #readCreated(mirror: Mirror, signal?: AbortSignal): Promise<void> {
+    if (mirror.ruled) await this.#reread(mirror, signal, () => {});
+  }
+
+  async #removeCreated(which: (flow: FlowEntry) => boolean, signal?: AbortSignal): Promise<DrawnLabel[]> {
+    const { pinDir } = this.#options;
+    let labels: DrawnLabel[] = [];
+    if (!(await this.#isLoaded())) return labels;
+    await this.#use(async (mirror) => {
+      const { table, rules } = mirror;
+      await this.#reread(mirror, signal, () => {});
+      const gone = [...table.flows.values()].filter((flow) => flow.rule !== undefined && which(flow));
+      const change = () => this.#change(mirror, gone, (flow) => removeFlow(table, flow));
+      await this.#loopback.around(false, change, () => needsLoopback(mirror));
+      const writing = await this.#reread(mirror, signal, ({ spent, drawn, ingress, changed }) => {
+        const lost = changed ? [] : orphans(table, ingress);
+        const limits = newLimits(table, rules.values(), spent);
+        labels = unusedLabels(table, drawn);
+        for (const rule of limits) rules.set(ruleText(rule.rule), rule);
+        const lines = [
+          ...lost.map((key) => deleteLine(pinDir, 'ingress', key)),
+          ...labels.map((label) => deleteLine(pinDir, 'labels', encodeOwner(label))),
+          ...labels.map((label) => deleteLine(pinDir, 'drawn', encodeLabel(label))),
+          ...limits.map((rule) => this.#ruleLine(rule)),
+        ];
+        // Begun before anything else can change the mirror.
+        return { done: this.#write(lines) };
+      });
+      await writing.done;
+    });
+    return labels;
+  }
+
+  async #isFlowless(signal?: AbortSignal): Promise<boolean> {
+    return (await dumpMap(this.#run, this.#options.pinDir, 'egress', signal)).length === 0;
+  }
+
+  #ruleLine(numbered: NumberedRule): string {
+    const { rule } = numbered;
+    return updateLine(this.#options.pinDir, mapOf(rule), encodeRuleKey(rule), encodeRuleValue(numbered));
   }
 
   async #snapshot(signal?: AbortSignal): Promise<Snapshot> {
     const { pinDir } = this.#options;
-    const [egress, sides, listeners, forwards, cells, counters, devices] = await Promise.all([
-      dumpMap(this.#run, pinDir, 'egress', signal),
-      dumpMap(this.#run, pinDir, 'sides', signal),
-      dumpMap(this.#run, pinDir, 'listeners', signal),
-      dumpMap(this.#run, pinDir, 'forwards', signal),
-      dumpMap(this.#run, pinDir, 'cells', signal),
-      dumpMap(this.#run, pinDir, 'counters', signal),
+    const dump = (map: MapName) => dumpMap(this.#run, pinDir, map, signal);
+    const [egress, sides, listeners, forwards, cells, counters, rules, devices] = await Promise.all([
+      dump('egress'),
+      dump('sides'),
+      dump('listeners'),
+      dump('forwards'),
+      dump('cells'),
+      dump('counters'),
+      Promise.all(RULE_MAPS.map(async (map) => rulesOf(map, await dump(map)))),
       attachedDevices(this.#run, pinDir, signal),
     ]);
     return {
@@ -411,6 +597,7 @@ export class Datapath {
       listeners: listeners.map(({ key }) => decodeListener(key)),
       forwards: forwards.map((element) => decodeForward(element.key, soleValue(element))),
       insides: cells.map((element) => decodeCell(element.key, soleValue(element))),
+      rules: rules.flat(),
       counters: decodeCounters(counters.map(({ values }) => values)),
       devices,
     };
@@ -421,12 +608,13 @@ export class Datapath {
     if (missing === undefined) return;
     throw new OsmosisError(
       'DATAPATH',
-      `side ${missing} of a flow is not there; put the side before its flows`,
+      `side ${missing} of a flow or rule is not there; put the side before its flows and rules`,
     );
   }
 
   /** Changes mirror and kernel a piece at a time: a piece that is in the mirror is being written. */
-  async #change<T>(
+  async #change<T extends FlowId>(
+    mirror: Mirror,
     entries: readonly T[],
     changesOf: (entry: T) => Change[],
     signal?: AbortSignal,
@@ -435,6 +623,7 @@ export class Datapath {
     const lines: string[] = [];
     try {
       for (const entry of entries) {
+        for (const changed of mirror.changed) changed.add(keyOf(entry));
         lines.push(...changesOf(entry).map((change) => lineOf(pinDir, change)));
         if (lines.length < LINES_MAX) continue;
         await this.#write(lines.splice(0), signal);
@@ -459,8 +648,15 @@ export class Datapath {
   }
 }
 
-function needsLoopback({ table }: Mirror): boolean {
-  return [...table.flows.values()].some(isViaLoopback);
+function needsLoopback({ table, rules }: Mirror): boolean {
+  return (
+    [...table.flows.values()].some(isViaLoopback) || [...rules.values()].some(({ rule }) => isOfOwn(rule))
+  );
+}
+
+/** The flows that it creates for sockets of this host are `via` LOOPBACK: their remote endpoint has an address of its own. */
+function isOfOwn(rule: Rule): boolean {
+  return rule.kind === 'follow' && rule.labels !== undefined;
 }
 
 function isViaLoopback({ via }: Pick<FlowEntry, 'via'>): boolean {
@@ -482,11 +678,23 @@ function emptyMirror(): Mirror {
     listeners: new Map(),
     forwards: new Map(),
     insides: new Map(),
+    rules: new Map(),
+    changed: new Set(),
+    ruled: false,
   };
 }
 
-function isEmpty({ table, sides, listeners, forwards, insides }: Mirror): boolean {
-  return table.flows.size + sides.size + listeners.size + forwards.size + insides.size === 0;
+function ruleText(rule: Rule): string {
+  return `${rule.kind} ${encodeRuleKey(rule)}`;
+}
+
+function rulesOf(map: RuleMap, elements: readonly Element[]): NumberedRule[] {
+  return elements.map((element) => decodeRule(map, element.key, soleValue(element)));
+}
+
+function isEmpty({ table, sides, listeners, forwards, insides, rules }: Mirror): boolean {
+  const maps = [table.flows, sides, listeners, forwards, insides, rules];
+  return maps.every(({ size }) => size === 0);
 }
 
 /** Entries that were pinned with another layout are told by their size. */

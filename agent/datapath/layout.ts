@@ -43,7 +43,7 @@ export const LAYOUT = {
     bytes: 88,
     local_address: 0,
     local_port: 16,
-    pad: 18,
+    rule: 18,
     local_side: 20,
     remote_side: 24,
     via: 28,
@@ -58,7 +58,7 @@ export const LAYOUT = {
 const FROM_RELAYED = 2;
 
 /** Assigned Internet protocol numbers (IANA). */
-const PROTOCOL_NUMBERS = { tcp: 6, udp: 17 } as const satisfies Record<Protocol, number>;
+export const PROTOCOL_NUMBERS = { tcp: 6, udp: 17 } as const satisfies Record<Protocol, number>;
 
 export type Tuple = {
   readonly protocol: Protocol;
@@ -107,6 +107,7 @@ export function encodeEgressValue(flow: FlowEntry): Uint8Array {
   const bytes = new Uint8Array(at.bytes);
   bytes.set(addressBytes(flow.wireLocal.address), at.local_address);
   putPort(bytes, at.local_port, flow.wireLocal.port);
+  putU16(bytes, at.rule, flow.rule ?? 0);
   putU32(bytes, at.local_side, flow.localSide);
   putU32(bytes, at.remote_side, flow.remoteSide);
   putU32(bytes, at.via, flow.via);
@@ -133,6 +134,7 @@ function isPlain(flow: FlowEntry, { endpoint }: WireSlot): boolean {
 /** The flow entry that one element of map `egress` stands for. */
 export function decodeEgress(key: Uint8Array, value: Uint8Array): FlowEntry {
   const at = LAYOUT.egress_value;
+  const rule = u16At(value, at.rule);
   return {
     ...decodeTuple(key),
     wireLocal: endpointAt(value, at.local_address, at.local_port),
@@ -141,6 +143,7 @@ export function decodeEgress(key: Uint8Array, value: Uint8Array): FlowEntry {
     remoteSide: u32At(value, at.remote_side),
     scope: u32At(key, LAYOUT.egress_key.scope),
     via: u32At(value, at.via),
+    ...(rule === 0 ? {} : { rule }),
   };
 }
 
@@ -232,7 +235,7 @@ export function decodeCounters(perCpu: readonly (readonly Uint8Array[])[]): Coun
   return Object.fromEntries(COUNTERS.map((name, index) => [name, total(perCpu[index])])) as Counters;
 }
 
-function decodeTuple(bytes: Uint8Array): Tuple {
+export function decodeTuple(bytes: Uint8Array): Tuple {
   const { address, port, protocol } = LAYOUT.tuple;
   return {
     protocol: protocolOf(bytes[protocol] ?? 0),
@@ -241,7 +244,7 @@ function decodeTuple(bytes: Uint8Array): Tuple {
   };
 }
 
-function protocolOf(number: number): Protocol {
+export function protocolOf(number: number): Protocol {
   if (number === PROTOCOL_NUMBERS.tcp) return 'tcp';
   if (number === PROTOCOL_NUMBERS.udp) return 'udp';
   throw new RangeError(`an entry has the unknown protocol ${number}`);
@@ -295,26 +298,30 @@ function wireSlotAt(bytes: Uint8Array, offset: number): WireSlot | undefined {
   return { endpoint, ifindex: u32At(bytes, offset + LAYOUT.wire_slot.ifindex) };
 }
 
-function endpointAt(bytes: Uint8Array, address: number, port: number): Endpoint {
+export function endpointAt(bytes: Uint8Array, address: number, port: number): Endpoint {
   return {
     address: addressText(bytes.subarray(address, address + ADDRESS_BYTES)),
     port: view(bytes).getUint16(port),
   };
 }
 
-function putPort(bytes: Uint8Array, offset: number, port: number): void {
+export function putPort(bytes: Uint8Array, offset: number, port: number): void {
   view(bytes).setUint16(offset, port);
 }
 
-function putU16(bytes: Uint8Array, offset: number, value: number): void {
+export function putU16(bytes: Uint8Array, offset: number, value: number): void {
   view(bytes).setUint16(offset, value, true);
 }
 
-function putU32(bytes: Uint8Array, offset: number, value: number): void {
+export function putU32(bytes: Uint8Array, offset: number, value: number): void {
   view(bytes).setUint32(offset, value, true);
 }
 
-function u32At(bytes: Uint8Array, offset: number): number {
+export function u16At(bytes: Uint8Array, offset: number): number {
+  return view(bytes).getUint16(offset, true);
+}
+
+export function u32At(bytes: Uint8Array, offset: number): number {
   return view(bytes).getUint32(offset, true);
 }
 

@@ -2,16 +2,18 @@
 import { type Endpoint, endpointText } from '../address.ts';
 import type { Snapshot } from './datapath.ts';
 import { type FlowEntry, RELAY, type Side, type WireSlot } from './model.ts';
+import type { NumberedRule } from './rules.ts';
 
 const GAP = '  ';
 
-/** Sections for sides, flows, fenced listeners, forwards, devices and the counters that are not zero. */
+/** Sections for sides, flows, fenced listeners, forwards, rules for new flows, devices and the counters that are not zero. */
 export function listText({
   flows,
   sides,
   listeners,
   forwards,
   insides,
+  rules,
   devices,
   counters,
 }: Snapshot): string {
@@ -29,6 +31,7 @@ export function listText({
       ['OF PEER', 'TO'],
       forwards.map(({ local, peer, to }) => [endpointText(local), peer, slotText(to)]),
     ),
+    section('NEW FLOWS', ['GO TO', 'FLOWS'], rules.map(ruleRow(flows))),
     section(
       'INSIDE',
       ['OF CELL AT', 'IFINDEX'],
@@ -89,6 +92,29 @@ function flowRow(sides: readonly Side[]): (flow: FlowEntry) => string[] {
 function scopeText({ scope, via }: FlowEntry): string {
   if (scope === RELAY) return ` relay>${via}`;
   return `${scope === 0 ? '' : `%${scope}`}${via === 0 ? '' : `>${via}`}`;
+}
+
+/** `FLOWS`: those that the rule has created, of so many at most. */
+function ruleRow(flows: readonly FlowEntry[]): (rule: NumberedRule) => string[] {
+  return ({ rule, number }) => {
+    const created = flows.filter((flow) => flow.rule === number).length;
+    return [...ruleTexts(rule), `${created}/${rule.flowsMax}`];
+  };
+}
+
+function ruleTexts(rule: NumberedRule['rule']): [string, string] {
+  if (rule.kind === 'accept')
+    return [
+      `to ${rule.protocol} ${endpointText(rule.wire)}`,
+      `${endpointText(rule.local)} in cell %${rule.scope}`,
+    ];
+  if (rule.kind === 'follow') return [`to ${rule.protocol} ${endpointText(rule.remote)}`, slotText(rule.to)];
+  const { first, count } = rule.labels;
+  const label = `${first}-${first + count - 1}`;
+  return [
+    `of cell %${rule.scope} to ${rule.prefix}/${rule.bits}`,
+    `${rule.address}:${label}%${rule.ifindex}`,
+  ];
 }
 
 function slotText({ endpoint, ifindex }: WireSlot): string {

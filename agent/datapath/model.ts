@@ -50,6 +50,8 @@ export type FlowEntry = {
    * cell's, or host's, own. With `RELAY`: the device towards the peer.
    */
   readonly via: number;
+  /** Number of the rule (rules.ts) that the program created it by; without it the agent has entered it. */
+  readonly rule?: number;
 };
 
 /** Scope of a flow that this host carries on for a peer without an agent: `local` is that peer. */
@@ -105,6 +107,11 @@ export const COUNTERS = [
   'forwarded',
   'queued',
   'relayed',
+  'icmp',
+  'created',
+  'full',
+  'no_label',
+  'clash',
 ] as const;
 export type Counters = Record<(typeof COUNTERS)[number], number>;
 

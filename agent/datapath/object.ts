@@ -11,24 +11,45 @@ export const OBJECT_FILE = fileURLToPath(new URL('osmosis.bpf.o', import.meta.ur
 
 const MULTIARCH = { x64: 'x86_64-linux-gnu', arm64: 'aarch64-linux-gnu' } as const;
 
+/** The socket iterators, a second object of the same source: socket-programs.ts. */
+export const SOCKETS_OBJECT_FILE = fileURLToPath(new URL('sockets.bpf.o', import.meta.url));
+
 /** For clang 14 or later; -g is for the type information (BTF) that maps are declared with. */
-export function clangArgv(source: string, object: string): string[] {
+export function clangArgv(source: string, object: string, defines: readonly string[] = []): string[] {
   const triplet = Object.entries(MULTIARCH).find(([machine]) => machine === arch())?.[1];
   const include = triplet === undefined ? [] : [`-I/usr/include/${triplet}`];
   const warnings = ['-Wall', '-Wextra', '-Werror'];
-  return ['-O2', '-g', ...warnings, '-target', 'bpf', '-mcpu=v3', ...include, '-c', source, '-o', object];
+  return [
+    '-O2',
+    '-g',
+    ...warnings,
+    ...defines.map((name) => `-D${name}`),
+    '-target',
+    'bpf',
+    '-mcpu=v3',
+    ...include,
+    '-c',
+    source,
+    '-o',
+    object,
+  ];
 }
 
-/** The object, compiled first where it is missing or older than the source. OsmosisError DATAPATH without clang. */
+/** The datapath's object; both are compiled first where missing or older than the source. OsmosisError DATAPATH without clang. */
 export async function objectFile(): Promise<string> {
-  const [source, object] = await Promise.all([stat(SOURCE_FILE), stat(OBJECT_FILE).catch(() => undefined)]);
-  if (object !== undefined && object.mtimeMs >= source.mtimeMs) return OBJECT_FILE;
+  await compile(SOCKETS_OBJECT_FILE, ['SOCKET_OPTIONS']);
+  return await compile(OBJECT_FILE);
+}
+
+async function compile(file: string, defines: readonly string[] = []): Promise<string> {
+  const [source, object] = await Promise.all([stat(SOURCE_FILE), stat(file).catch(() => undefined)]);
+  if (object !== undefined && object.mtimeMs >= source.mtimeMs) return file;
   try {
-    await execa('clang', clangArgv(SOURCE_FILE, OBJECT_FILE));
+    await execa('clang', clangArgv(SOURCE_FILE, file, defines));
   } catch (cause) {
     throw new OsmosisError('DATAPATH', `${SOURCE_FILE} did not compile; it needs clang and libbpf-dev`, {
       cause,
     });
   }
-  return OBJECT_FILE;
+  return file;
 }

@@ -35,6 +35,482 @@
 /* The kernel offers some of the helpers below to GPL-compatible programs only. */
 char LICENSE[] SEC("license") = "GPL";
 
+#ifdef SOCKET_OPTIONS
+/*
+ * An object of its own (-DSOCKET_OPTIONS): what CRIU leaves out of a socket, read before a move and set after it. It needs
+ * the kernel's type information (BTF) to load, which the datapath must not depend on.
+ *
+ *   read_sockets  iterator over the open files of all tasks: one struct socket_record for each TCP, UDP, raw … socket
+ *   set_sockets   iterator over the TCP sockets of the reader's network namespace: what the map `wanted` says for each,
+ *                 and one struct socket_outcome for each that it says anything for
+ *
+ * The structures of the kernel are those parts of them that are looked at; libbpf finds where they are.
+ */
+#include <bpf/bpf_core_read.h>
+
+#define SOL_TCP 6
+#define SOL_SOCKET 1
+#define SOL_IP 0
+#define SOL_IPV6 41
+#define SO_REUSEPORT 15
+#define SO_MAX_PACING_RATE 47
+#define SO_TXREHASH 74
+#define IP_TOS 1
+#define IPV6_TCLASS 67
+#define SOCK_STREAM 1
+#define NAME_BYTES 16
+#define NO_PACING ((unsigned long)-1)
+#define PMTU_WANT 1
+#define IPV6_RXINFO 4 /* bit of ipv6_pinfo.rxopt, include/linux/ipv6.h */
+#define SOCKETS_MAX 65536
+
+struct socket_key {
+	__be32 local[4]; /* IPv4 as ::ffff:a.b.c.d */
+	__be32 remote[4];
+	__u16 local_port; /* host's order */
+	__u16 remote_port;
+};
+
+/* Zero, or an empty name: as a new socket has it. */
+struct socket_options {
+	char congestion[NAME_BYTES];
+	__u64 max_pacing_rate; /* bytes a second */
+	__u32 user_timeout; /* ms */
+	__u32 notsent_lowat;
+	__u32 window_clamp;
+	__u16 maxseg;
+	__u8 syncnt;
+	__u8 thin_linear_timeouts;
+	__u8 save_syn;
+	__u8 tos; /* of an IPv6 socket; CRIU keeps it for IPv4 */
+	__u8 tclass;
+	__u8 no_reuseport; /* 1: off, where CRIU has left it on */
+	__u8 no_txrehash;
+	__u8 pad[3];
+};
+
+/* Bits of socket_record.lost, in the order of the names in socket-record.ts. */
+enum lost {
+	LOST_DEFER_ACCEPT,
+	LOST_LINGER2,
+	LOST_FASTOPEN,
+	LOST_INQ,
+	LOST_TX_DELAY,
+	LOST_TIMESTAMPS,
+	LOST_RXQ_OVFL,
+	LOST_ZEROCOPY,
+	LOST_TXTIME,
+	LOST_BUSY_POLL,
+	LOST_PEEK_OFF,
+	LOST_LOCK_FILTER,
+	LOST_REUSEPORT_PROGRAM,
+	LOST_MULTICAST,
+	LOST_MTU_DISCOVER,
+	LOST_RECVERR,
+	LOST_ANCILLARY,
+	LOST_TRANSPARENT,
+	LOST_HOPS,
+	LOST_IP_OPTIONS,
+	LOST_UDP_SEGMENT,
+	LOST_UDP_GRO,
+	/* With these the connection would not survive, or CRIU fails. */
+	REFUSED_MD5,
+	REFUSED_REPAIR,
+	REFUSED_FILTER_PROGRAM,
+};
+
+struct socket_record {
+	__u64 inode;
+	struct socket_key key;
+	__u32 lost;
+	__u16 family;
+	__u16 type;
+	__u16 protocol;
+	__u8 state;
+	__u8 pad;
+	struct socket_options options;
+	char ulp[NAME_BYTES];
+	__u32 device; /* ifindex that it is bound to */
+	__u32 pad2;
+};
+
+struct socket_outcome {
+	struct socket_key key;
+	__u32 failed; /* bit n: the nth of set_sockets */
+};
+
+_Static_assert(sizeof(struct socket_key) == 36, "socket-record.ts");
+_Static_assert(sizeof(struct socket_options) == 48, "socket-record.ts");
+_Static_assert(sizeof(struct socket_record) == 128, "socket-record.ts");
+_Static_assert(sizeof(struct socket_outcome) == 40, "socket-record.ts");
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct sock_common___kernel {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	unsigned char skc_reuseport : 1;
+	int skc_bound_dev_if;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	unsigned long skc_flags;
+};
+
+struct sock_fprog_kern;
+
+struct bpf_prog___kernel {
+	struct sock_fprog_kern *orig_prog;
+};
+
+struct sk_filter___kernel {
+	struct bpf_prog___kernel *prog;
+};
+
+struct sock_reuseport___kernel {
+	struct bpf_prog___kernel *prog;
+};
+
+struct sock___kernel {
+	struct sock_common___kernel __sk_common;
+	__u16 sk_type;
+	__u16 sk_protocol;
+	__s32 sk_peek_off;
+	unsigned int sk_ll_usec;
+	__u32 sk_tsflags;
+	__u8 sk_txrehash;
+	unsigned long sk_max_pacing_rate;
+	struct sk_filter___kernel *sk_filter;
+	struct sock_reuseport___kernel *sk_reuseport_cb;
+};
+
+struct ip_mc_socklist;
+struct ip_options_rcu;
+struct ipv6_mc_socklist;
+struct ipv6_txoptions;
+
+struct ipv6_pinfo___kernel {
+	__s16 hop_limit;
+	__u8 pmtudisc;
+	__u8 tclass;
+	union {
+		__u16 all;
+	} rxopt;
+	struct ipv6_txoptions *opt;
+	struct ipv6_mc_socklist *ipv6_mc_list;
+};
+
+struct inet_sock___kernel {
+	struct ipv6_pinfo___kernel *pinet6;
+	unsigned long inet_flags;
+	__u8 tos;
+	__u8 min_ttl;
+	__u8 pmtudisc;
+	struct ip_options_rcu *inet_opt;
+	struct ip_mc_socklist *mc_list;
+};
+
+struct tcp_congestion_ops___kernel {
+	char name[NAME_BYTES];
+};
+
+struct tcp_ulp_ops___kernel {
+	char name[NAME_BYTES];
+};
+
+struct fastopen_queue___kernel {
+	int max_qlen;
+};
+
+struct request_sock_queue___kernel {
+	__u8 rskq_defer_accept;
+	struct fastopen_queue___kernel fastopenq;
+};
+
+struct inet_connection_sock___kernel {
+	struct request_sock_queue___kernel icsk_accept_queue;
+	const struct tcp_congestion_ops___kernel *icsk_ca_ops;
+	const struct tcp_ulp_ops___kernel *icsk_ulp_ops;
+	__u8 icsk_syn_retries;
+	__u32 icsk_user_timeout;
+};
+
+struct tcp_options_received___kernel {
+	__u16 user_mss;
+};
+
+struct tcp_md5sig_info;
+
+struct tcp_sock___kernel {
+	struct tcp_options_received___kernel rx_opt;
+	__u32 notsent_lowat;
+	__u32 window_clamp;
+	__u32 tcp_tx_delay;
+	int linger2;
+	__u8 repair : 1;
+	__u8 recvmsg_inq : 1;
+	__u8 thin_lto : 1;
+	__u8 save_syn : 2;
+	struct tcp_md5sig_info *md5sig_info;
+};
+
+struct udp_sock___kernel {
+	unsigned long udp_flags;
+	__u16 gso_size;
+};
+
+struct socket___kernel {
+	struct sock___kernel *sk;
+};
+
+struct inode___kernel {
+	unsigned long i_ino;
+};
+
+struct file___kernel {
+	struct inode___kernel *f_inode;
+};
+
+struct seq_file;
+
+struct bpf_iter_meta___kernel {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta___kernel *meta;
+	void *task;
+	__u32 fd;
+	struct file___kernel *file;
+};
+
+struct bpf_iter__tcp {
+	struct bpf_iter_meta___kernel *meta;
+	struct sock_common___kernel *sk_common;
+};
+
+#pragma clang attribute pop
+
+enum sock_flags___kernel {
+	SOCK_RCVTSTAMP___kernel,
+	SOCK_RXQ_OVFL___kernel,
+	SOCK_ZEROCOPY___kernel,
+	SOCK_FILTER_LOCKED___kernel,
+	SOCK_TXTIME___kernel,
+};
+
+/* Bits of inet_sock.inet_flags since Linux 6.6 (include/net/inet_sock.h) and of udp_sock.udp_flags since 6.7, where the
+ * kernel gives their enumerations no name to be found by. Before, nothing is said about these options. */
+#define INET_ANCILLARY ((1 << 1) | (1 << 2) | (1 << 3) | (1 << 4) | (1 << 6)) /* TTL, TOS, options, original destination */
+#define INET_RECVERR ((1 << 9) | (1 << 26))
+#define INET_TRANSPARENT (1 << 15)
+#define UDP_FLAG_GRO (1 << 3)
+
+#define MARK(record, condition, bit)                    \
+	do {                                            \
+		if (condition)                          \
+			(record)->lost |= 1 << (bit);   \
+	} while (0)
+
+#define HAS_FLAG(flags, name) \
+	(bpf_core_enum_value_exists(enum sock_flags___kernel, name##___kernel) && \
+	 ((flags) >> bpf_core_enum_value(enum sock_flags___kernel, name##___kernel) & 1))
+
+static __always_inline void read_key(struct socket_key *key, struct sock_common___kernel *common)
+{
+	if (BPF_CORE_READ(common, skc_family) == AF_INET) {
+		key->local[2] = key->remote[2] = bpf_htonl(0xffff);
+		key->local[3] = BPF_CORE_READ(common, skc_rcv_saddr);
+		key->remote[3] = BPF_CORE_READ(common, skc_daddr);
+	} else {
+		bpf_core_read(key->local, sizeof(key->local), &common->skc_v6_rcv_saddr);
+		bpf_core_read(key->remote, sizeof(key->remote), &common->skc_v6_daddr);
+	}
+	key->local_port = BPF_CORE_READ(common, skc_num);
+	key->remote_port = bpf_ntohs(BPF_CORE_READ(common, skc_dport));
+}
+
+static __always_inline void read_common(struct socket_record *record, struct sock___kernel *sk)
+{
+	unsigned long flags = BPF_CORE_READ(sk, __sk_common.skc_flags);
+	unsigned long pacing = BPF_CORE_READ(sk, sk_max_pacing_rate);
+	struct bpf_prog___kernel *filter = BPF_CORE_READ(sk, sk_filter, prog);
+
+	record->device = BPF_CORE_READ(sk, __sk_common.skc_bound_dev_if);
+	record->options.max_pacing_rate = pacing == NO_PACING ? 0 : pacing;
+	record->options.no_reuseport = !BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_reuseport);
+	record->options.no_txrehash = bpf_core_field_exists(sk->sk_txrehash) && !BPF_CORE_READ(sk, sk_txrehash);
+	MARK(record, bpf_core_field_exists(sk->sk_tsflags) && BPF_CORE_READ(sk, sk_tsflags), LOST_TIMESTAMPS);
+	MARK(record, HAS_FLAG(flags, SOCK_RCVTSTAMP), LOST_TIMESTAMPS);
+	MARK(record, HAS_FLAG(flags, SOCK_RXQ_OVFL), LOST_RXQ_OVFL);
+	MARK(record, HAS_FLAG(flags, SOCK_ZEROCOPY), LOST_ZEROCOPY);
+	MARK(record, HAS_FLAG(flags, SOCK_TXTIME), LOST_TXTIME);
+	MARK(record, HAS_FLAG(flags, SOCK_FILTER_LOCKED), LOST_LOCK_FILTER);
+	MARK(record, bpf_core_field_exists(sk->sk_ll_usec) && BPF_CORE_READ(sk, sk_ll_usec), LOST_BUSY_POLL);
+	MARK(record, BPF_CORE_READ(sk, sk_peek_off) >= 0, LOST_PEEK_OFF);
+	MARK(record, BPF_CORE_READ(sk, sk_reuseport_cb, prog), LOST_REUSEPORT_PROGRAM);
+	/* A classic filter keeps its instructions for SO_GET_FILTER, by which CRIU takes it along. */
+	MARK(record, filter && !BPF_CORE_READ(filter, orig_prog), REFUSED_FILTER_PROGRAM);
+}
+
+static __always_inline void read_inet(struct socket_record *record, struct inet_sock___kernel *inet)
+{
+	struct ipv6_pinfo___kernel *six = BPF_CORE_READ(inet, pinet6);
+	unsigned long flags = 0;
+
+	if (bpf_core_field_exists(inet->inet_flags))
+		flags = BPF_CORE_READ(inet, inet_flags);
+	MARK(record, flags & INET_ANCILLARY, LOST_ANCILLARY);
+	MARK(record, flags & INET_RECVERR, LOST_RECVERR);
+	MARK(record, flags & INET_TRANSPARENT, LOST_TRANSPARENT);
+	MARK(record, BPF_CORE_READ(inet, min_ttl), LOST_HOPS);
+	MARK(record, BPF_CORE_READ(inet, inet_opt), LOST_IP_OPTIONS);
+	MARK(record, BPF_CORE_READ(inet, mc_list), LOST_MULTICAST);
+	MARK(record, BPF_CORE_READ(inet, pmtudisc) > PMTU_WANT, LOST_MTU_DISCOVER);
+	if (record->family != AF_INET6 || !six)
+		return;
+	record->options.tos = BPF_CORE_READ(inet, tos);
+	record->options.tclass = BPF_CORE_READ(six, tclass);
+	MARK(record, BPF_CORE_READ(six, hop_limit) > 0, LOST_HOPS);
+	MARK(record, BPF_CORE_READ(six, pmtudisc) > PMTU_WANT, LOST_MTU_DISCOVER);
+	MARK(record, BPF_CORE_READ(six, opt), LOST_IP_OPTIONS);
+	MARK(record, BPF_CORE_READ(six, ipv6_mc_list), LOST_MULTICAST);
+	/* CRIU keeps IPV6_RECVPKTINFO, one of these bits. */
+	MARK(record, BPF_CORE_READ(six, rxopt.all) & ~IPV6_RXINFO, LOST_ANCILLARY);
+}
+
+static __always_inline void read_tcp(struct socket_record *record, void *sk)
+{
+	struct inet_connection_sock___kernel *connection = sk;
+	struct socket_options *options = &record->options;
+	struct tcp_sock___kernel *tcp = sk;
+	const struct tcp_congestion_ops___kernel *congestion = BPF_CORE_READ(connection, icsk_ca_ops);
+	const struct tcp_ulp_ops___kernel *ulp = BPF_CORE_READ(connection, icsk_ulp_ops);
+
+	if (congestion)
+		bpf_core_read(options->congestion, NAME_BYTES, &congestion->name);
+	if (ulp)
+		bpf_core_read(record->ulp, NAME_BYTES, &ulp->name);
+	options->user_timeout = BPF_CORE_READ(connection, icsk_user_timeout);
+	options->syncnt = BPF_CORE_READ(connection, icsk_syn_retries);
+	options->notsent_lowat = BPF_CORE_READ(tcp, notsent_lowat);
+	options->window_clamp = BPF_CORE_READ(tcp, window_clamp);
+	options->maxseg = BPF_CORE_READ(tcp, rx_opt.user_mss);
+	options->thin_linear_timeouts = BPF_CORE_READ_BITFIELD_PROBED(tcp, thin_lto);
+	options->save_syn = BPF_CORE_READ_BITFIELD_PROBED(tcp, save_syn);
+	MARK(record, BPF_CORE_READ(connection, icsk_accept_queue.rskq_defer_accept), LOST_DEFER_ACCEPT);
+	MARK(record, BPF_CORE_READ(connection, icsk_accept_queue.fastopenq.max_qlen), LOST_FASTOPEN);
+	MARK(record, BPF_CORE_READ(tcp, linger2), LOST_LINGER2);
+	MARK(record, BPF_CORE_READ(tcp, tcp_tx_delay), LOST_TX_DELAY);
+	MARK(record, BPF_CORE_READ_BITFIELD_PROBED(tcp, recvmsg_inq), LOST_INQ);
+	MARK(record, BPF_CORE_READ_BITFIELD_PROBED(tcp, repair), REFUSED_REPAIR);
+	MARK(record, bpf_core_field_exists(tcp->md5sig_info) && BPF_CORE_READ(tcp, md5sig_info), REFUSED_MD5);
+}
+
+static __always_inline void read_udp(struct socket_record *record, struct udp_sock___kernel *udp)
+{
+	MARK(record, BPF_CORE_READ(udp, gso_size), LOST_UDP_SEGMENT);
+	MARK(record, bpf_core_field_exists(udp->udp_flags) && BPF_CORE_READ(udp, udp_flags) & UDP_FLAG_GRO, LOST_UDP_GRO);
+}
+
+SEC("iter/task_file")
+int read_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct file___kernel *file = ctx->file;
+	struct socket_record record = {};
+	struct socket___kernel *socket;
+	struct sock___kernel *sk;
+
+	if (!file)
+		return 0;
+	socket = (struct socket___kernel *)bpf_sock_from_file((struct file *)file);
+	if (!socket)
+		return 0;
+	sk = BPF_CORE_READ(socket, sk);
+	if (!sk)
+		return 0;
+	record.family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (record.family != AF_INET && record.family != AF_INET6)
+		return 0;
+	record.inode = BPF_CORE_READ(file, f_inode, i_ino);
+	record.type = BPF_CORE_READ(sk, sk_type);
+	record.protocol = BPF_CORE_READ(sk, sk_protocol);
+	record.state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	read_key(&record.key, &sk->__sk_common);
+	read_common(&record, sk);
+	read_inet(&record, (void *)sk);
+	if (record.type == SOCK_STREAM && record.protocol == IPPROTO_TCP)
+		read_tcp(&record, sk);
+	else if (record.protocol == IPPROTO_UDP)
+		read_udp(&record, (void *)sk);
+	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
+	return 0;
+}
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, SOCKETS_MAX);
+	__type(key, struct socket_key);
+	__type(value, struct socket_options);
+} wanted SEC(".maps");
+
+static __always_inline __u32 set(void *sk, int level, int name, int value, __u32 bit)
+{
+	return bpf_setsockopt(sk, level, name, &value, sizeof(value)) ? 1 << bit : 0;
+}
+
+#define SET_IF(wanted, level, name, value, bit)                                \
+	do {                                                                   \
+		if (wanted)                                                    \
+			outcome.failed |= set(sk, level, name, (int)(value), bit); \
+	} while (0)
+
+/* The kernel has the socket locked meanwhile. */
+SEC("iter/tcp")
+int set_sockets(struct bpf_iter__tcp *ctx)
+{
+	struct socket_outcome outcome = {};
+	struct socket_options *options;
+	char congestion[NAME_BYTES];
+	void *sk = ctx->sk_common;
+
+	if (!sk)
+		return 0;
+	sk = bpf_skc_to_tcp_sock(sk);
+	if (!sk)
+		return 0;
+	read_key(&outcome.key, sk);
+	options = bpf_map_lookup_elem(&wanted, &outcome.key);
+	if (!options)
+		return 0;
+	__builtin_memcpy(congestion, options->congestion, NAME_BYTES);
+	if (congestion[0] && bpf_setsockopt(sk, SOL_TCP, TCP_CONGESTION, congestion, NAME_BYTES))
+		outcome.failed |= 1;
+	SET_IF(options->user_timeout, SOL_TCP, TCP_USER_TIMEOUT, options->user_timeout, 1);
+	SET_IF(options->notsent_lowat, SOL_TCP, TCP_NOTSENT_LOWAT, options->notsent_lowat, 2);
+	SET_IF(options->window_clamp, SOL_TCP, TCP_WINDOW_CLAMP, options->window_clamp, 3);
+	SET_IF(options->maxseg, SOL_TCP, TCP_MAXSEG, options->maxseg, 4);
+	SET_IF(options->syncnt, SOL_TCP, TCP_SYNCNT, options->syncnt, 5);
+	SET_IF(options->thin_linear_timeouts, SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, options->thin_linear_timeouts, 6);
+	SET_IF(options->save_syn, SOL_TCP, TCP_SAVE_SYN, options->save_syn, 7);
+	/* From here the kernel takes 32 bits of it. */
+	if (options->max_pacing_rate >= 0xffffffff)
+		outcome.failed |= 1 << 8;
+	else
+		SET_IF(options->max_pacing_rate, SOL_SOCKET, SO_MAX_PACING_RATE, options->max_pacing_rate, 8);
+	SET_IF(options->tos, SOL_IP, IP_TOS, options->tos, 9);
+	SET_IF(options->tclass, SOL_IPV6, IPV6_TCLASS, options->tclass, 10);
+	SET_IF(options->no_reuseport, SOL_SOCKET, SO_REUSEPORT, 0, 11);
+	SET_IF(options->no_txrehash, SOL_SOCKET, SO_TXREHASH, 0, 12);
+	bpf_seq_write(ctx->meta->seq, &outcome, sizeof(outcome));
+	return 0;
+}
+#else
+
 #define FLOWS_MAX 65536
 /* One for each slot of a flow. */
 #define WIRE_TUPLES_MAX (2 * FLOWS_MAX)
@@ -42,9 +518,32 @@ char LICENSE[] SEC("license") = "GPL";
 #define LISTENERS_MAX 1024
 #define FORWARDS_MAX 16384
 #define CELLS_MAX 4096
+/* Datagrams whose fragments are on their way; the one that has been used least makes room. */
+#define FRAGMENTED_MAX 8192
+/* As long as a Linux host waits for the missing fragments of a datagram. */
+#define FRAGMENTS_NS_MAX 30000000000ULL
+#define ACCEPTS_MAX 1024
+#define FOLLOWS_MAX 1024
+#define WAYS_OUT_MAX 1024
+#define LABELS_MAX 16384
+/* Numbers of rules; 0 is no rule. */
+#define RULES_MAX 4096
+/* So many labels in a row may be taken before a new flow is dropped; its next packet tries on from there. */
+#define LABEL_TRIES_MAX 16
 
 #define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
+#define IPV4_OFFSET_BITS 0x1fff
+#define IPV6_FRAGMENT_BITS 0xfff9
+#define IPV6_OFFSET_BITS 0xfff8
 #define PORTS_BYTES 4
+/* linux/icmp.h needs a C library's headers for the machine at hand. */
+#define ICMP_BYTES 8
+#define ICMP_CHECKSUM 2
+#define ICMP_DEST_UNREACH 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+#define ICMPV6_DEST_UNREACH 1
+#define ICMPV6_PARAMPROB 4
 #define IPV6_EXTENSIONS_MAX 2
 #define TCP_OFFSET_FLAGS 13
 #define TCP_FLAG_BITS_SYN 0x02
@@ -116,7 +615,7 @@ struct wire_slot {
 struct egress_value {
 	__be32 local_address[4];
 	__be16 local_port;
-	__u16 pad;
+	__u16 rule; /* number of the rule that the flow was created by; 0: entered by the agent */
 	__u32 local_side;
 	__u32 remote_side;
 	__u32 via; /* as in struct ingress_value: so that the whole flow can be read from here */
@@ -146,6 +645,73 @@ struct cell {
 	__u32 ifindex; /* the end inside */
 };
 
+/* What the first fragment of a datagram looked like when it came, and where: the later ones have no ports. */
+struct fragment_key {
+	struct tuple from; /* its ports are zero */
+	__be32 identification;
+	__u32 scope; /* as in struct egress_key, or FROM_WIRE */
+};
+
+/* Neither a device nor RELAY. */
+#define FROM_WIRE 0xfffffffe
+
+/* RELAYED_ON is to where the cell is now, RELAYED_BACK to the peer. */
+enum way { TO_STACK, INTO_CELL, INTO_QUEUE, ONTO_WIRE, RELAYED_ON, RELAYED_BACK };
+
+struct where {
+	__u32 ifindex;
+	__u8 way;
+	__u8 loopback; /* up the stack by way of the loopback device */
+	__u16 difference; /* of the addresses */
+};
+
+/* What became of the first fragment, and so becomes of the later ones. */
+struct fragment_value {
+	__u64 ns; /* when it was */
+	struct tuple to;
+	struct where where;
+};
+
+/* An endpoint that new flows are known by. */
+struct place {
+	__be32 address[4];
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
+/* How flows come to be without the agent. What the members mean depends on the map. */
+struct rule {
+	__be32 address[4]; /* accepts: virtual local; follows: where the remote end is; ways_out: own, on the wire */
+	__be16 port; /* its port; ways_out: 0 */
+	__u16 number; /* where `spent` has it */
+	__u32 ifindex; /* accepts: scope of the cell; otherwise the device that packets leave by */
+	__u32 side; /* local; follows: remote */
+	__u32 limit; /* of `spent`, which wraps around */
+	__u16 label_first;
+	__u16 labels; /* so many, from the first on; follows: none unless this host relays */
+	__u16 flows_max; /* what the agent works out `limit` from */
+	__u16 pad;
+};
+
+/* Longest prefix of the wire address of the remote end. */
+struct way_key {
+	__u32 bits; /* those of the scope included */
+	__u32 scope;
+	__be32 address[4];
+};
+
+struct label_owner {
+	struct place local; /* virtual */
+	__u32 scope;
+};
+
+struct label {
+	__be16 port;
+	__u8 protocol;
+	__u8 pad;
+};
+
 enum counter {
 	TRANSLATED_IN,
 	TRANSLATED_OUT,
@@ -159,6 +725,11 @@ enum counter {
 	FORWARDED,
 	QUEUED_IN,
 	RELAYED,
+	TRANSLATED_ICMP,
+	CREATED,
+	DROPPED_FULL,
+	DROPPED_LABELS,
+	DROPPED_CLASH,
 	COUNTERS
 };
 
@@ -169,6 +740,11 @@ _Static_assert(sizeof(struct egress_value) == 88, "layout.ts");
 _Static_assert(sizeof(struct side) == 8, "layout.ts");
 _Static_assert(sizeof(struct listener) == 20, "layout.ts");
 _Static_assert(sizeof(struct cell) == 8, "layout.ts");
+_Static_assert(sizeof(struct place) == 20, "layout.ts");
+_Static_assert(sizeof(struct rule) == 40, "layout.ts");
+_Static_assert(sizeof(struct way_key) == 24, "layout.ts");
+_Static_assert(sizeof(struct label_owner) == 24, "layout.ts");
+_Static_assert(sizeof(struct label) == 4, "layout.ts");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -220,6 +796,84 @@ struct {
 	__type(value, struct cell);
 } cells SEC(".maps");
 
+/* For the programs alone; the agent has nothing to do with it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FRAGMENTED_MAX);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment_value);
+} fragments SEC(".maps");
+
+/* Wire endpoint here -> the cell that new flows to it are for. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, ACCEPTS_MAX);
+	__type(key, struct place);
+	__type(value, struct rule);
+} accepts SEC(".maps");
+
+/* Virtual endpoint of a cell elsewhere -> where new flows to it go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, FOLLOWS_MAX);
+	__type(key, struct place);
+	__type(value, struct rule);
+} follows SEC(".maps");
+
+/* Cell and destination -> as whom, and by which device, new flows of the cell go out. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, WAYS_OUT_MAX);
+	__type(key, struct way_key);
+	__type(value, struct rule);
+} ways_out SEC(".maps");
+
+/* The labels that these programs have drawn, by who has them ... */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, LABELS_MAX);
+	__type(key, struct label_owner);
+	__type(value, struct label);
+} labels SEC(".maps");
+
+/* ... and whose they are. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, LABELS_MAX);
+	__type(key, struct label);
+	__type(value, struct label_owner);
+} drawn SEC(".maps");
+
+/* Flows that each rule has created, by its number; at 0, which is no rule, the tries to draw a label. Agents read it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, RULES_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} spent SEC(".maps");
+
+/* A flow while it is put together: too large for the stack. */
+struct draft {
+	struct egress_key key;
+	struct egress_value way_out;
+	struct tuple wire;
+	struct ingress_value way_in;
+	struct label_owner owner;
+	__u64 flags; /* of the update of `egress` */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct draft);
+} drafts SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, COUNTERS);
@@ -245,9 +899,12 @@ static __always_inline int drop(__u32 counter)
 struct packet {
 	__u32 l4;
 	__u32 source;
+	__be32 identification; /* of a fragment */
 	bool ipv6;
+	bool first; /* of several fragments */
 };
 
+/* FRAGMENT is one without ports: any but the first. */
 enum parsed { FOREIGN, FRAGMENT, WHOLE };
 
 /* The headers, if the packet has so many bytes; a device may have left them in pages, then they are pulled together. */
@@ -260,11 +917,16 @@ static __always_inline void *headers(struct __sk_buff *skb, __u32 bytes)
 	return (void *)(long)skb->data;
 }
 
+static __always_inline bool has_ports(const struct tuple *tuple)
+{
+	return tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP;
+}
+
 static __always_inline enum parsed parse_ports(const struct packet *packet, struct tuple *tuple, const __be16 *ports)
 {
 	tuple->port[packet->source] = ports[0];
 	tuple->port[!packet->source] = ports[1];
-	return tuple->protocol == IPPROTO_TCP || tuple->protocol == IPPROTO_UDP ? WHOLE : FOREIGN;
+	return has_ports(tuple) ? WHOLE : FOREIGN;
 }
 
 /* IPv4 options and IPv6 extension headers put the ports where the fast path does not look. */
@@ -278,22 +940,55 @@ static __always_inline enum parsed parse_ports_at(struct __sk_buff *skb, const s
 	return parse_ports(packet, tuple, ports);
 }
 
-static __always_inline enum parsed parse_ipv4(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+static __always_inline void parse_ipv4_header(const struct iphdr *ip, struct packet *packet, struct tuple *tuple)
 {
-	struct iphdr *ip = headers(skb, ETH_HLEN + sizeof(*ip) + PORTS_BYTES);
-
-	if (!ip)
-		return FOREIGN;
-	ip = (void *)ip + ETH_HLEN;
-	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_BITS))
-		return FRAGMENT;
 	tuple->address[LOCAL][2] = tuple->address[REMOTE][2] = bpf_htonl(0xffff);
 	tuple->address[packet->source][3] = ip->saddr;
 	tuple->address[!packet->source][3] = ip->daddr;
 	tuple->protocol = ip->protocol;
-	packet->l4 = ETH_HLEN + ip->ihl * 4;
-	if (ip->ihl == sizeof(*ip) / 4)
-		return parse_ports(packet, tuple, (__be16 *)(ip + 1));
+	packet->l4 += ip->ihl * 4;
+	if (ip->frag_off & bpf_htons(IPV4_FRAGMENT_BITS)) {
+		packet->identification = ip->id;
+		packet->first = !(ip->frag_off & bpf_htons(IPV4_OFFSET_BITS));
+	}
+}
+
+static __always_inline enum parsed parse_ipv4(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
+{
+	/* The last fragment of a datagram may have one byte of it only. */
+	struct iphdr *ip = headers(skb, ETH_HLEN + sizeof(*ip));
+
+	if (!ip)
+		return FOREIGN;
+	ip = (void *)ip + ETH_HLEN;
+	packet->l4 = ETH_HLEN;
+	parse_ipv4_header(ip, packet, tuple);
+	if (ip->frag_off & bpf_htons(IPV4_OFFSET_BITS))
+		return has_ports(tuple) ? FRAGMENT : FOREIGN;
+	if (ip->ihl != sizeof(*ip) / 4)
+		return parse_ports_at(skb, packet, tuple);
+	ip = headers(skb, ETH_HLEN + sizeof(*ip) + PORTS_BYTES);
+	return ip ? parse_ports(packet, tuple, (void *)(ip + 1) + ETH_HLEN) : FOREIGN;
+}
+
+static __always_inline enum parsed parse_ipv6_fragment(struct __sk_buff *skb, struct packet *packet,
+						       struct tuple *tuple)
+{
+	struct {
+		__u8 next;
+		__u8 reserved;
+		__be16 offset;
+		__be32 identification;
+	} header;
+
+	if (bpf_skb_load_bytes(skb, packet->l4, &header, sizeof(header)))
+		return FOREIGN;
+	tuple->protocol = header.next;
+	packet->l4 += sizeof(header);
+	packet->identification = header.identification;
+	if (header.offset & bpf_htons(IPV6_OFFSET_BITS))
+		return has_ports(tuple) ? FRAGMENT : FOREIGN;
+	packet->first = header.offset & bpf_htons(IPV6_FRAGMENT_BITS);
 	return parse_ports_at(skb, packet, tuple);
 }
 
@@ -310,7 +1005,9 @@ static __always_inline enum parsed parse_extensions(struct __sk_buff *skb, struc
 		tuple->protocol = extension[0];
 		packet->l4 += (extension[1] + 1) * 8;
 	}
-	return tuple->protocol == IPPROTO_FRAGMENT ? FRAGMENT : parse_ports_at(skb, packet, tuple);
+	if (tuple->protocol == IPPROTO_FRAGMENT)
+		return parse_ipv6_fragment(skb, packet, tuple);
+	return parse_ports_at(skb, packet, tuple);
 }
 
 static __always_inline enum parsed parse_ipv6(struct __sk_buff *skb, struct packet *packet, struct tuple *tuple)
@@ -413,17 +1110,37 @@ static __always_inline bool rewrite(struct __sk_buff *skb, const struct packet *
 	       !change_checksum(skb, packet, udp, difference);
 }
 
-/* A connection that would be set up with a process that is about to be frozen: its SYN is dropped and comes again. */
-static __always_inline bool is_fenced_syn(struct __sk_buff *skb, const struct packet *packet, const struct tuple *tuple)
+/* The later fragments of a datagram go where its first one, which had the ports, has gone. */
+static __noinline void remember_first(__be32 identification, const struct tuple *from, __u32 scope,
+				      const struct tuple *to, const struct where *where)
 {
-	struct listener key = { .port = tuple->port[LOCAL], .protocol = tuple->protocol };
+	struct fragment_key key = { .from = *from, .identification = identification, .scope = scope };
+	struct fragment_value value = { .ns = bpf_ktime_get_ns(), .to = *to, .where = *where };
+
+	key.from.port[LOCAL] = key.from.port[REMOTE] = 0;
+	bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
+}
+
+/* What a flow may begin with: the SYN of a TCP connection, any datagram of UDP. */
+static __always_inline bool is_opening(struct __sk_buff *skb, const struct packet *packet, __u8 protocol)
+{
 	__u8 flags;
 
+	if (protocol == IPPROTO_UDP)
+		return true;
+	return !bpf_skb_load_bytes(skb, packet->l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)) &&
+	       (flags & (TCP_FLAG_BITS_SYN | TCP_FLAG_BITS_ACK)) == TCP_FLAG_BITS_SYN;
+}
+
+/*
+ * Of an opening packet: a connection that would be set up with a process that is about to be frozen. Its SYN is dropped
+ * and comes again.
+ */
+static __always_inline bool is_fenced(const struct packet *packet, const struct tuple *tuple)
+{
+	struct listener key = { .port = tuple->port[LOCAL], .protocol = tuple->protocol };
+
 	if (tuple->protocol != IPPROTO_TCP)
-		return false;
-	if (bpf_skb_load_bytes(skb, packet->l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)))
-		return false;
-	if ((flags & (TCP_FLAG_BITS_SYN | TCP_FLAG_BITS_ACK)) != TCP_FLAG_BITS_SYN)
 		return false;
 	if (bpf_map_lookup_elem(&listeners, &key))
 		return true;
@@ -442,6 +1159,7 @@ static __always_inline bool is_fenced_syn(struct __sk_buff *skb, const struct pa
  */
 static __always_inline int forward(struct __sk_buff *skb, const struct packet *packet, const struct tuple *wire)
 {
+	struct where onward = { .way = ONTO_WIRE };
 	struct tuple to = *wire;
 	struct wire_slot *place;
 
@@ -454,6 +1172,11 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
 	to.port[LOCAL] = place->port;
 	if (!rewrite(skb, packet, wire->protocol == IPPROTO_UDP, &to, place->difference))
 		return drop(ERRORS);
+	if (packet->first) {
+		onward.ifindex = place->ifindex;
+		onward.difference = place->difference.addresses;
+		remember_first(packet->identification, wire, FROM_WIRE, &to, &onward);
+	}
 	count(FORWARDED);
 	skb->tc_index = TRANSLATED;
 	return bpf_redirect_neigh(place->ifindex, NULL, 0, 0);
@@ -474,7 +1197,6 @@ static __always_inline int queue(const struct packet *packet, __u32 cell)
 	} else {
 		next.ipv4_nh = bpf_htonl(WAITING_IPV4);
 	}
-	count(QUEUED_IN);
 	return bpf_redirect_neigh(cell, &next, sizeof(next), 0);
 }
 
@@ -486,8 +1208,6 @@ static __always_inline bool is_reset(struct __sk_buff *skb, const struct packet 
 	return !bpf_skb_load_bytes(skb, packet->l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)) &&
 	       (flags & TCP_FLAG_BITS_RST);
 }
-
-static __always_inline int leave(struct __sk_buff *skb, __u32 scope);
 
 /* A router takes one from the time to live, so that no packet goes round for ever. False: it was the last. */
 static __always_inline bool is_alive(struct __sk_buff *skb, const struct packet *packet)
@@ -514,15 +1234,6 @@ static __always_inline bool is_alive(struct __sk_buff *skb, const struct packet 
 	return true;
 }
 
-/* From a peer without an agent, for a cell that is no longer here: on to where the cell is now. */
-static __always_inline int relay(struct __sk_buff *skb, const struct packet *packet)
-{
-	if (!is_alive(skb, packet))
-		return drop(ERRORS);
-	count(RELAYED);
-	return leave(skb, RELAY);
-}
-
 /*
  * Up the stack by way of the loopback device, for a source that is an address of this namespace's own, which the kernel
  * believes of no other device.
@@ -538,14 +1249,714 @@ static __always_inline int deliver(struct __sk_buff *skb, __u16 mark)
 	return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
 }
 
-/* Translated, for a peer without an agent. */
-static __always_inline int relay_back(struct __sk_buff *skb, const struct packet *packet, __u32 via)
+/* The rest of the way of a packet that has been translated. */
+static __always_inline int go(struct __sk_buff *skb, const struct packet *packet, const struct where *where)
 {
-	if (!is_alive(skb, packet))
+	switch (where->way) {
+	case TO_STACK:
+		return where->loopback && skb->ifindex != LOOPBACK_IFINDEX ? deliver(skb, DELIVERED) : PASS;
+	case INTO_CELL:
+	case INTO_QUEUE:
+		/* For cell_in, which it passes next. */
+		if (where->loopback)
+			skb->tc_index = DELIVERED;
+		return where->way == INTO_QUEUE ? queue(packet, where->ifindex) : bpf_redirect_peer(where->ifindex, 0);
+	default:
+		skb->tc_index = TRANSLATED;
+		return bpf_redirect_neigh(where->ifindex, NULL, 0, 0);
+	}
+}
+
+/* Which counter says so. */
+static __always_inline __u32 counter_of(const struct where *where)
+{
+	switch (where->way) {
+	case INTO_QUEUE:
+		return QUEUED_IN;
+	case ONTO_WIRE:
+		return TRANSLATED_OUT;
+	case RELAYED_ON:
+	case RELAYED_BACK:
+		return RELAYED;
+	default:
+		return TRANSLATED_IN;
+	}
+}
+
+/* The way in of a flow to a cell, or where there is none to the host's own sockets, or on to a peer without an agent. */
+static __always_inline struct where way_in_of(const struct ingress_value *flow, __u32 cell, bool queued)
+{
+	struct where where = { .ifindex = cell, .difference = flow->difference.addresses };
+
+	where.loopback = flow->via == LOOPBACK_IFINDEX;
+	if (flow->via && !where.loopback) {
+		where.ifindex = flow->via;
+		where.way = RELAYED_BACK;
+	} else {
+		where.way = queued ? INTO_QUEUE : cell ? INTO_CELL : TO_STACK;
+	}
+	return where;
+}
+
+/* What nobody has told us of: left alone on the wire; but nothing unknown gets from a cell into its host. */
+static __always_inline int unknown(__u32 scope)
+{
+	return scope && scope != FROM_WIRE ? drop(DROPPED_UNKNOWN) : PASS;
+}
+
+/* Any fragment but the first: addresses only, for ports and checksum are in the first. */
+static __noinline int follow_first(struct __sk_buff *skb, __be32 identification, const struct tuple *tuple,
+				   __u32 scope)
+{
+	struct fragment_key key = { .from = *tuple, .identification = identification, .scope = scope };
+	struct packet packet = { .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct fragment_value *first = bpf_map_lookup_elem(&fragments, &key);
+	__u32 source = scope == FROM_WIRE ? REMOTE : LOCAL;
+	struct where where;
+
+	if (!first || bpf_ktime_get_ns() - first->ns > FRAGMENTS_NS_MAX) {
+		count(PASSED_FRAGMENTS);
+		return unknown(scope);
+	}
+	where = first->where;
+	if (where.way == RELAYED_ON)
+		source = LOCAL;
+	if (where.way >= RELAYED_ON && !is_alive(skb, &packet))
 		return drop(ERRORS);
+	if (packet.ipv6 ? !write_ipv6(skb, source, &first->to) :
+			   !write_ipv4(skb, source, &first->to, where.difference))
+		return drop(ERRORS);
+	/* No checksum in this fragment makes up for it, where the device has summed the fragment up. */
+	if (packet.ipv6)
+		bpf_csum_update(skb, where.difference);
+	count(counter_of(&where));
+	return go(skb, &packet, &where);
+}
+
+/*
+ * An ICMP error quotes the packet that it is about. Translated, it quotes what the one that it is for has sent; so path
+ * MTU discovery works across a translated flow, and nobody waits for what is unreachable.
+ */
+static __always_inline bool is_error(struct __sk_buff *skb, const struct packet *packet, const struct tuple *tuple)
+{
+	__u8 type;
+
+	if (tuple->protocol != (packet->ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
+		return false;
+	if (bpf_skb_load_bytes(skb, packet->l4, &type, sizeof(type)))
+		return false;
+	if (packet->ipv6)
+		return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+	return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+}
+
+static __always_inline bool is_same_address(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+/* `quote` and `tuple` are zeroed. True: TCP or UDP, with its ports, and sent by the one that the error is for. */
+static __always_inline bool parse_quote(struct __sk_buff *skb, const struct packet *error, const struct tuple *outer,
+					struct packet *quote, struct tuple *tuple)
+{
+	__u32 ip = error->l4 + ICMP_BYTES;
+	struct iphdr v4;
+	__u8 next;
+
+	quote->source = !error->source;
+	quote->ipv6 = error->ipv6;
+	quote->l4 = ip;
+	if (error->ipv6) {
+		if (bpf_skb_load_bytes(skb, ip + offsetof(struct ipv6hdr, saddr), tuple->address[quote->source],
+				       sizeof(struct in6_addr)) ||
+		    bpf_skb_load_bytes(skb, ip + offsetof(struct ipv6hdr, daddr), tuple->address[!quote->source],
+				       sizeof(struct in6_addr)) ||
+		    bpf_skb_load_bytes(skb, ip + offsetof(struct ipv6hdr, nexthdr), &next, sizeof(next)))
+			return false;
+		tuple->protocol = next;
+		quote->l4 += sizeof(struct ipv6hdr);
+		if (parse_extensions(skb, quote, tuple) != WHOLE)
+			return false;
+	} else {
+		if (bpf_skb_load_bytes(skb, ip, &v4, sizeof(v4)))
+			return false;
+		parse_ipv4_header(&v4, quote, tuple);
+		if (v4.frag_off & bpf_htons(IPV4_OFFSET_BITS) || parse_ports_at(skb, quote, tuple) != WHOLE)
+			return false;
+	}
+	return is_same_address(tuple->address[quote->source], outer->address[quote->source]);
+}
+
+/* One's complement sums of 16-bit words, as in struct difference. */
+static __always_inline __u16 folded(__u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+static __always_inline bool change_sum_at(struct __sk_buff *skb, __u32 offset, __u16 difference)
+{
+	__sum16 sum;
+
+	if (bpf_skb_load_bytes(skb, offset, &sum, sizeof(sum)))
+		return false;
+	sum = checksum_changed(sum, difference);
+	return !bpf_skb_store_bytes(skb, offset, &sum, sizeof(sum), 0);
+}
+
+static __always_inline bool write_quote(struct __sk_buff *skb, __u32 ip, const struct packet *quote,
+					const struct tuple *to, __u16 difference)
+{
+	__be16 ports[2] = { to->port[quote->source], to->port[!quote->source] };
+	__u32 bytes = quote->ipv6 ? sizeof(struct in6_addr) : sizeof(__be32);
+	__u32 at = ip + (quote->ipv6 ? offsetof(struct ipv6hdr, saddr) : offsetof(struct iphdr, saddr));
+	__u32 word = quote->ipv6 ? 0 : 3;
+
+	if (bpf_skb_store_bytes(skb, quote->l4, ports, sizeof(ports), 0) ||
+	    bpf_skb_store_bytes(skb, at, &to->address[quote->source][word], bytes, 0) ||
+	    bpf_skb_store_bytes(skb, at + bytes, &to->address[!quote->source][word], bytes, 0))
+		return false;
+	return quote->ipv6 || change_sum_at(skb, ip + offsetof(struct iphdr, check), difference);
+}
+
+/* The quoted packet's own checksum, where it is quoted as well; answers what that adds to the sum of the message. */
+static __always_inline __u16 change_quoted_checksum(struct __sk_buff *skb, const struct packet *quote, bool udp,
+						    __u16 difference)
+{
+	__u32 offset = quote->l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
+	__sum16 sum;
+
+	if (bpf_skb_load_bytes(skb, offset, &sum, sizeof(sum)) || (udp && !sum))
+		return 0;
+	sum = checksum_changed(sum, difference);
+	if (udp && !sum)
+		sum = 0xffff;
+	if (bpf_skb_store_bytes(skb, offset, &sum, sizeof(sum), 0))
+		return 0;
+	return ~difference;
+}
+
+/* Answers what that adds to a checksum. */
+static __always_inline __u16 change_address(__be32 *address, const __be32 *from, const __be32 *to)
+{
+	__u16 difference;
+
+	if (!is_same_address(address, from))
+		return 0;
+	difference = folded(bpf_csum_diff(address, sizeof(struct in6_addr), (__be32 *)to, sizeof(struct in6_addr), 0));
+	__builtin_memcpy(address, to, sizeof(struct in6_addr));
+	return difference;
+}
+
+/*
+ * Rewrites the packet that the error quotes, the error's own addresses where they are those of the flow (a router's stays
+ * as it is), and its checksum. Nobody leaves the checksum of an ICMP message to a device. What a device may have summed
+ * up on arrival stays the same: each change is made up for by one in a checksum.
+ */
+static __always_inline bool rewrite_error(struct __sk_buff *skb, const struct packet *error, struct tuple *outer,
+					  const struct packet *quote, const struct tuple *from, const struct tuple *to,
+					  struct difference difference)
+{
+	__u32 change = difference.ports;
+	__u16 own = folded(change_address(outer->address[LOCAL], from->address[LOCAL], to->address[LOCAL]) +
+			   change_address(outer->address[REMOTE], from->address[REMOTE], to->address[REMOTE]));
+
+	if (!write_quote(skb, error->l4 + ICMP_BYTES, quote, to, difference.addresses))
+		return false;
+	change += change_quoted_checksum(skb, quote, from->protocol == IPPROTO_UDP,
+					 folded(difference.addresses + difference.ports));
+	/* IPv4's quoted header has a checksum of its own, and ICMP's does not cover the addresses outside. */
+	if (error->ipv6)
+		change += difference.addresses + own;
+	return change_sum_at(skb, error->l4 + ICMP_CHECKSUM, folded(change)) &&
+	       (error->ipv6 ? write_ipv6(skb, error->source, outer) : write_ipv4(skb, error->source, outer, own));
+}
+
+/* From the wire, about what we have sent. What comes while the process is not running comes again with its next packet. */
+static __noinline int error_from_wire(struct __sk_buff *skb, __u32 l4, struct tuple *outer)
+{
+	struct packet error = { .source = REMOTE, .l4 = l4, .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct ingress_value *flow;
+	struct packet quote = {};
+	struct tuple wire = {};
+	struct where inward;
+	struct side *side;
+	__u32 cell = 0;
+
+	if (!parse_quote(skb, &error, outer, &quote, &wire))
+		return PASS;
+	flow = bpf_map_lookup_elem(&ingress, &wire);
+	if (!flow || flow->slot == FROM_RELAYED)
+		return PASS;
+	if (flow->local_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->local_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED || side->state == QUEUED || side->state == LEAVING)
+			return drop(DROPPED_FENCED);
+		cell = side->ifindex;
+	}
+	if (flow->remote_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+		if (!side)
+			return drop(ERRORS);
+		if (side->state == FENCED)
+			return drop(DROPPED_FENCED);
+		/* Of the way to where the cell is not, or not yet. */
+		if (flow->slot != side->active)
+			return drop(DROPPED_STALE);
+	}
+	inward = way_in_of(flow, cell, false);
+	if (inward.way == RELAYED_BACK && !is_alive(skb, &error))
+		return drop(ERRORS);
+	if (!rewrite_error(skb, &error, outer, &quote, &wire, &flow->virtual, flow->difference))
+		return drop(ERRORS);
+	count(TRANSLATED_ICMP);
+	return go(skb, &error, &inward);
+}
+
+/* Where what is said on a flow goes now; or NULL, and it is dropped and counted. */
+static __always_inline struct wire_slot *slot_of(struct egress_value *flow)
+{
+	struct side *side;
+	__u32 active = 0;
+	__u32 why = ERRORS;
+
+	if (flow->local_side) {
+		side = bpf_map_lookup_elem(&sides, &flow->local_side);
+		if (!side)
+			goto dropped;
+		why = DROPPED_FENCED;
+		if (side->state == FENCED || side->state == QUEUED)
+			goto dropped;
+	}
+	if (flow->remote_side) {
+		why = ERRORS;
+		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+		if (!side)
+			goto dropped;
+		why = side->state == FENCED ? DROPPED_FENCED : DROPPED_HELD;
+		if (side->state == FENCED || side->state == HELD)
+			goto dropped;
+		active = side->active & 1;
+	}
+	why = ERRORS;
+	if (flow->slots[active].port)
+		return &flow->slots[active];
+dropped:
+	count(why);
+	return NULL;
+}
+
+static __always_inline void set_wire(struct tuple *wire, const struct egress_value *flow, const struct wire_slot *slot)
+{
+	__builtin_memcpy(wire->address[LOCAL], flow->local_address, sizeof(flow->local_address));
+	__builtin_memcpy(wire->address[REMOTE], slot->address, sizeof(slot->address));
+	wire->port[LOCAL] = flow->local_port;
+	wire->port[REMOTE] = slot->port;
+}
+
+/* Creating a flow: NO_RULE says that there is none for it, REFUSED that the packet is to be dropped (it is counted). */
+enum creation { NO_RULE, REFUSED, EXISTS };
+
+static __always_inline enum creation refuse(__u32 counter)
+{
+	count(counter);
+	return REFUSED;
+}
+
+static __always_inline struct draft *blank_draft(void)
+{
+	__u32 zero = 0;
+	struct draft *draft = bpf_map_lookup_elem(&drafts, &zero);
+
+	if (draft) {
+		__builtin_memset(draft, 0, sizeof(*draft));
+		draft->flags = BPF_NOEXIST;
+	}
+	return draft;
+}
+
+static __always_inline struct place place_of(const struct tuple *tuple, __u32 end)
+{
+	struct place place = { .port = tuple->port[end], .protocol = tuple->protocol };
+
+	__builtin_memcpy(place.address, tuple->address[end], sizeof(place.address));
+	return place;
+}
+
+static __always_inline bool is_same_tuple(const struct tuple *a, const struct tuple *b)
+{
+	return is_same_address(a->address[LOCAL], b->address[LOCAL]) &&
+	       is_same_address(a->address[REMOTE], b->address[REMOTE]) && a->port[LOCAL] == b->port[LOCAL] &&
+	       a->port[REMOTE] == b->port[REMOTE] && a->protocol == b->protocol;
+}
+
+/* As `difference` of layout.ts: modulo 0xffff is what folding the carries in comes to, and zero has one form only. */
+static __always_inline struct difference difference_of(const struct tuple *from, const struct tuple *to)
+{
+	struct difference difference;
+
+	difference.addresses = (__u32)bpf_csum_diff((__be32 *)from->address, sizeof(from->address),
+						    (__be32 *)to->address, sizeof(to->address), 0) % 0xffff;
+	difference.ports = (__u32)bpf_csum_diff((__be32 *)from->port, sizeof(from->port), (__be32 *)to->port,
+						sizeof(to->port), 0) % 0xffff;
+	return difference;
+}
+
+/* From the virtual tuple, the wire tuple, the sides and the slot of a draft: all the rest. */
+static __always_inline void complete(struct draft *draft, const struct rule *rule, __u32 ifindex)
+{
+	struct ingress_value *way_in = &draft->way_in;
+	struct egress_value *way_out = &draft->way_out;
+	struct wire_slot *slot = &way_out->slots[way_in->slot & 1];
+
+	way_in->virtual = draft->key.virtual;
+	way_in->difference = difference_of(&draft->wire, &draft->key.virtual);
+	way_out->local_side = way_in->local_side;
+	way_out->remote_side = way_in->remote_side;
+	__builtin_memcpy(way_out->local_address, draft->wire.address[LOCAL], sizeof(way_out->local_address));
+	way_out->local_port = draft->wire.port[LOCAL];
+	way_out->rule = rule->number;
+	__builtin_memcpy(slot->address, draft->wire.address[REMOTE], sizeof(slot->address));
+	slot->port = draft->wire.port[REMOTE];
+	slot->identity = is_same_tuple(&draft->key.virtual, &draft->wire);
+	slot->ifindex = ifindex;
+	slot->difference = difference_of(&draft->key.virtual, &draft->wire);
+}
+
+static __always_inline bool is_spent(const struct rule *rule)
+{
+	__u32 number = rule->number;
+	__u32 *created = bpf_map_lookup_elem(&spent, &number);
+
+	return !created || (__s32)(rule->limit - *created) <= 0;
+}
+
+static __always_inline void spend(const struct rule *rule)
+{
+	__u32 number = rule->number;
+	__u32 *created = bpf_map_lookup_elem(&spent, &number);
+
+	if (created)
+		__sync_fetch_and_add(created, 1);
+}
+
+/* The way out of a draft's virtual tuple leads to the draft's wire tuple. */
+static __always_inline bool is_same_way(const struct draft *draft, const struct egress_value *way_out)
+{
+	const struct wire_slot *slot = &way_out->slots[draft->way_in.slot & 1];
+
+	return is_same_address(way_out->local_address, draft->wire.address[LOCAL]) &&
+	       is_same_address(slot->address, draft->wire.address[REMOTE]) &&
+	       way_out->local_port == draft->wire.port[LOCAL] && slot->port == draft->wire.port[REMOTE];
+}
+
+/*
+ * Enters a draft, the way in first. Another processor may be entering the same flow: both drafts are the same then, each
+ * element is made by one of the two, and both go on. An element of another flow stays, and the draft is dropped.
+ */
+static __noinline int enter(struct draft *draft, const struct rule *rule, __u32 ifindex)
+{
+	struct ingress_value *way_in;
+	struct egress_value *way_out;
+	bool made;
+
+	complete(draft, rule, ifindex);
+	made = !bpf_map_update_elem(&ingress, &draft->wire, &draft->way_in, BPF_NOEXIST);
+	if (!made) {
+		way_in = bpf_map_lookup_elem(&ingress, &draft->wire);
+		if (!way_in)
+			return refuse(DROPPED_FULL);
+		if (!is_same_tuple(&way_in->virtual, &draft->key.virtual))
+			return refuse(DROPPED_CLASH);
+	}
+	if (!bpf_map_update_elem(&egress, &draft->key, &draft->way_out, draft->flags)) {
+		if (draft->flags == BPF_NOEXIST)
+			spend(rule);
+		count(CREATED);
+		return EXISTS;
+	}
+	way_out = bpf_map_lookup_elem(&egress, &draft->key);
+	if (way_out && is_same_way(draft, way_out))
+		return EXISTS;
+	if (made)
+		bpf_map_delete_elem(&ingress, &draft->wire);
+	return refuse(way_out ? DROPPED_CLASH : DROPPED_FULL);
+}
+
+/* A SYN or a datagram from anyone to an endpoint of ours that a cell is reached at. */
+static __always_inline enum creation admit(struct __sk_buff *skb, const struct tuple *wire)
+{
+	struct place place = place_of(wire, LOCAL);
+	struct rule *rule = bpf_map_lookup_elem(&accepts, &place);
+	struct draft *draft;
+	struct side *side;
+
+	if (!rule)
+		return NO_RULE;
+	side = bpf_map_lookup_elem(&sides, &rule->side);
+	if (rule->side && (!side || side->state == FENCED || side->state == LEAVING))
+		return refuse(DROPPED_SYN);
+	if (is_spent(rule))
+		return refuse(DROPPED_FULL);
+	draft = blank_draft();
+	if (!draft)
+		return refuse(ERRORS);
+	draft->wire = draft->key.virtual = *wire;
+	__builtin_memcpy(draft->key.virtual.address[LOCAL], rule->address, sizeof(rule->address));
+	draft->key.virtual.port[LOCAL] = rule->port;
+	draft->key.scope = rule->ifindex;
+	draft->way_in.local_side = rule->side;
+	/* From the host that the cell has come from, whose address it has: of a socket there, or relayed. */
+	if (is_same_address(wire->address[REMOTE], rule->address))
+		draft->way_in.via = draft->way_out.via = LOOPBACK_IFINDEX;
+	return enter(draft, rule, skb->ifindex);
+}
+
+/*
+ * The label of a virtual endpoint, drawn now if it has none; 0 if none is free. All flows of an endpoint share one, and
+ * one that has been given back comes up again last.
+ */
+static __noinline __u32 label_of(const struct label_owner *owner, const struct rule *rule)
+{
+	struct label *known = bpf_map_lookup_elem(&labels, owner);
+	struct label label = { .protocol = owner->local.protocol };
+	__u32 zero = 0, *tries;
+	int i;
+
+	if (known)
+		return known->port;
+	tries = bpf_map_lookup_elem(&spent, &zero);
+	if (!tries || !rule->labels)
+		return 0;
+	for (i = 0; i < LABEL_TRIES_MAX; i++) {
+		label.port = bpf_htons(rule->label_first + __sync_fetch_and_add(tries, 1) % rule->labels);
+		if (bpf_map_update_elem(&drawn, &label, owner, BPF_NOEXIST))
+			continue;
+		if (!bpf_map_update_elem(&labels, owner, &label, BPF_NOEXIST))
+			return label.port;
+		/* Another processor was faster, or the map is full. */
+		bpf_map_delete_elem(&drawn, &label);
+		known = bpf_map_lookup_elem(&labels, owner);
+		return known ? known->port : 0;
+	}
+	return 0;
+}
+
+static __always_inline bool is_ipv4(const __be32 *address)
+{
+	return !address[0] && !address[1] && address[2] == bpf_htonl(0xffff);
+}
+
+/* Multicast, broadcast and link-local addresses mean nothing, or something else, where the cell is now. */
+static __always_inline bool is_far(const __be32 *address)
+{
+	const __u8 *bytes = (const __u8 *)address;
+
+	if (is_ipv4(address))
+		return bytes[12] < 224 && !(bytes[12] == 169 && bytes[13] == 254);
+	return bytes[0] != 0xff && !(bytes[0] == 0xfe && (bytes[1] & 0xc0) == 0x80);
+}
+
+/* As whom, and by which device, a cell's draft goes out. */
+static __always_inline struct rule *way_out_of(const struct draft *draft)
+{
+	struct way_key key = { .bits = 8 * (sizeof(key.scope) + sizeof(key.address)), .scope = draft->key.scope };
+
+	struct rule *way;
+
+	__builtin_memcpy(key.address, draft->wire.address[REMOTE], sizeof(key.address));
+	if (!is_far(key.address))
+		return NULL;
+	way = bpf_map_lookup_elem(&ways_out, &key);
+	/* ::/0 has the IPv4 addresses in it. */
+	return way && is_ipv4(way->address) == is_ipv4(key.address) ? way : NULL;
+}
+
+/* The local half of a cell's draft: an address of this host, and a label. */
+static __always_inline enum creation draft_local(struct draft *draft, const struct rule *way)
+{
+	struct side *side = bpf_map_lookup_elem(&sides, &way->side);
+
+	/* What is said while a process is being frozen may not open anything: it says it again where it goes on. */
+	if (way->side && (!side || side->state == FENCED || side->state == QUEUED || side->state == LEAVING))
+		return refuse(DROPPED_FENCED);
+	draft->owner.local = place_of(&draft->key.virtual, LOCAL);
+	draft->owner.scope = draft->key.scope;
+	draft->wire.port[LOCAL] = label_of(&draft->owner, way);
+	if (!draft->wire.port[LOCAL])
+		return refuse(DROPPED_LABELS);
+	__builtin_memcpy(draft->wire.address[LOCAL], way->address, sizeof(way->address));
+	draft->way_in.local_side = way->side;
+	return EXISTS;
+}
+
+/* The remote half of a draft whose remote end is a cell that has moved. */
+static __always_inline enum creation draft_remote(struct draft *draft, const struct rule *follow)
+{
+	struct side *side = bpf_map_lookup_elem(&sides, &follow->side);
+
+	if (follow->side && (!side || side->state == FENCED))
+		return refuse(DROPPED_FENCED);
+	if (side && side->state == HELD)
+		return refuse(DROPPED_HELD);
+	__builtin_memcpy(draft->wire.address[REMOTE], follow->address, sizeof(follow->address));
+	draft->wire.port[REMOTE] = follow->port;
+	draft->way_in.remote_side = follow->side;
+	draft->way_in.slot = side ? side->active & 1 : 0;
+	return EXISTS;
+}
+
+/* The remote cell of a flow that was created here has moved meanwhile, and the agent did not know of the flow. */
+static __always_inline bool is_left_behind(const struct egress_value *flow)
+{
+	struct side *side;
+
+	if (!flow->rule || !flow->remote_side)
+		return false;
+	side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+	return side && !flow->slots[side->active & 1].port;
+}
+
+/*
+ * A SYN or a datagram of a socket here: to a cell that has moved, or of a cell. Scope and virtual tuple are in `key`;
+ * `found` is the flow that leads nowhere, if there is one. What it leaves behind in `ingress` the agent clears away.
+ */
+static __always_inline enum creation depart(struct __sk_buff *skb, const struct egress_key *key,
+					    const struct egress_value *found)
+{
+	struct place place = place_of(&key->virtual, REMOTE);
+	struct rule *follow = bpf_map_lookup_elem(&follows, &place);
+	struct rule *way = NULL, *rule;
+	struct draft *draft;
+
+	if (!follow && !key->scope)
+		return NO_RULE;
+	draft = blank_draft();
+	if (!draft)
+		return refuse(ERRORS);
+	draft->key = *key;
+	draft->wire = key->virtual;
+	if (found)
+		draft->flags = BPF_EXIST;
+	if (follow && draft_remote(draft, follow) != EXISTS)
+		return REFUSED;
+	if (key->scope)
+		way = way_out_of(draft);
+	if (key->scope && !way)
+		return NO_RULE;
+	rule = way ? way : follow;
+	if (!rule)
+		return NO_RULE;
+	if (!found && is_spent(rule))
+		return refuse(DROPPED_FULL);
+	if (way && draft_local(draft, way) != EXISTS)
+		return REFUSED;
+	/* To an address of this host's own, where the cell was. */
+	if (skb->ifindex == LOOPBACK_IFINDEX && !key->scope)
+		draft->way_in.via = draft->way_out.via = LOOPBACK_IFINDEX;
+	return enter(draft, rule, follow ? follow->ifindex : rule->ifindex);
+}
+
+/* New flows to this endpoint of a cell that is elsewhere are relayed, unless they are of this host's own sockets. */
+static __always_inline bool is_relayed(struct __sk_buff *skb, const struct tuple *from)
+{
+	struct place place = place_of(from, LOCAL);
+	struct rule *follow = bpf_map_lookup_elem(&follows, &place);
+
+	return follow && follow->labels && skb->ifindex != LOOPBACK_IFINDEX;
+}
+
+/*
+ * A SYN or a datagram of a peer without an agent to a cell that has moved: from here on relayed. `from` is the peer's own
+ * tuple; `key` and `found` as in `depart`.
+ */
+static __always_inline enum creation take_on(struct __sk_buff *skb, const struct egress_key *key,
+					     const struct tuple *from, const struct egress_value *found)
+{
+	struct place place = place_of(from, LOCAL);
+	struct rule *follow = bpf_map_lookup_elem(&follows, &place);
+	struct draft *draft;
+
+	if (!follow || !follow->labels)
+		return NO_RULE;
+	if (!found && is_spent(follow))
+		return refuse(DROPPED_FULL);
+	draft = blank_draft();
+	if (!draft)
+		return refuse(ERRORS);
+	draft->key = *key;
+	draft->wire = *from;
+	if (found)
+		draft->flags = BPF_EXIST;
+	if (draft_remote(draft, follow) != EXISTS)
+		return REFUSED;
+	draft->owner.local = place_of(from, REMOTE);
+	draft->owner.scope = RELAY;
+	draft->wire.port[LOCAL] = label_of(&draft->owner, follow);
+	if (!draft->wire.port[LOCAL])
+		return refuse(DROPPED_LABELS);
+	draft->way_in.via = draft->way_out.via = skb->ifindex;
+	if (enter(draft, follow, follow->ifindex) != EXISTS)
+		return REFUSED;
+	/* The second way in, by which the peer is known from its next packet on: as encodeRelayed of layout.ts has it. */
+	draft->way_in.slot = FROM_RELAYED;
+	draft->way_in.remote_side = draft->way_in.via = 0;
+	draft->way_in.difference.addresses = draft->way_in.difference.ports = 0;
+	bpf_map_update_elem(&ingress, from, &draft->way_in, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&ingress, from) ? EXISTS : refuse(DROPPED_FULL);
+}
+
+/*
+ * From a peer without an agent, for a cell that is no longer here: on to where the cell is now. `from` is the peer's own
+ * tuple, in which it is the remote end.
+ */
+static __noinline int relay(struct __sk_buff *skb, const struct tuple *from, __u32 l4, bool first, __be32 identification)
+{
+	struct packet packet = { .source = LOCAL, .l4 = l4, .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct egress_key key = { .scope = RELAY };
+	struct where onward = { .way = RELAYED_ON };
+	struct egress_value *flow;
+	struct wire_slot *slot;
+	struct tuple wire = {};
+
+	if (!is_alive(skb, &packet))
+		return drop(ERRORS);
+	__builtin_memcpy(key.virtual.address[LOCAL], from->address[REMOTE], sizeof(from->address[REMOTE]));
+	__builtin_memcpy(key.virtual.address[REMOTE], from->address[LOCAL], sizeof(from->address[LOCAL]));
+	key.virtual.port[LOCAL] = from->port[REMOTE];
+	key.virtual.port[REMOTE] = from->port[LOCAL];
+	key.virtual.protocol = from->protocol;
+	flow = bpf_map_lookup_elem(&egress, &key);
+	if (!flow || is_left_behind(flow)) {
+		switch (is_opening(skb, &packet, from->protocol) ? take_on(skb, &key, from, flow) : NO_RULE) {
+		case NO_RULE:
+			return drop(DROPPED_UNKNOWN);
+		case REFUSED:
+			return TC_ACT_SHOT;
+		case EXISTS:
+			break;
+		}
+		flow = bpf_map_lookup_elem(&egress, &key);
+		if (!flow)
+			return drop(ERRORS);
+	}
+	slot = slot_of(flow);
+	if (!slot)
+		return TC_ACT_SHOT;
 	count(RELAYED);
-	skb->tc_index = TRANSLATED;
-	return bpf_redirect_neigh(via, NULL, 0, 0);
+	if (slot->identity)
+		return PASS;
+	wire.protocol = from->protocol;
+	set_wire(&wire, flow, slot);
+	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &wire, slot->difference))
+		return drop(ERRORS);
+	onward.ifindex = slot->ifindex;
+	onward.difference = slot->difference.addresses;
+	if (first)
+		remember_first(identification, from, FROM_WIRE, &wire, &onward);
+	return go(skb, &packet, &onward);
 }
 
 SEC("tc")
@@ -553,6 +1964,7 @@ int from_wire(struct __sk_buff *skb)
 {
 	struct packet packet = { .source = REMOTE };
 	struct ingress_value *flow;
+	struct where inward;
 	struct tuple wire = {};
 	struct side *side;
 	bool queued = false;
@@ -567,18 +1979,34 @@ int from_wire(struct __sk_buff *skb)
 		return PASS;
 	switch (parse(skb, &packet, &wire)) {
 	case FOREIGN:
-		return PASS;
+		return is_error(skb, &packet, &wire) ? error_from_wire(skb, packet.l4, &wire) : PASS;
 	case FRAGMENT:
-		count(PASSED_FRAGMENTS);
-		return PASS;
+		return follow_first(skb, packet.identification, &wire, FROM_WIRE);
 	case WHOLE:
 		break;
 	}
 	flow = bpf_map_lookup_elem(&ingress, &wire);
-	if (!flow)
-		return is_fenced_syn(skb, &packet, &wire) ? drop(DROPPED_SYN) : PASS;
+	if (!flow) {
+		if (!is_opening(skb, &packet, wire.protocol))
+			return PASS;
+		if (is_fenced(&packet, &wire))
+			return drop(DROPPED_SYN);
+		switch (admit(skb, &wire)) {
+		case NO_RULE:
+			if (!is_relayed(skb, &wire))
+				return PASS;
+			return relay(skb, &wire, packet.l4, packet.first, packet.identification);
+		case REFUSED:
+			return TC_ACT_SHOT;
+		case EXISTS:
+			break;
+		}
+		flow = bpf_map_lookup_elem(&ingress, &wire);
+		if (!flow)
+			return drop(ERRORS);
+	}
 	if (flow->slot == FROM_RELAYED)
-		return relay(skb, &packet);
+		return relay(skb, &wire, packet.l4, packet.first, packet.identification);
 	if (flow->local_side) {
 		side = bpf_map_lookup_elem(&sides, &flow->local_side);
 		if (!side)
@@ -603,17 +2031,13 @@ int from_wire(struct __sk_buff *skb)
 	}
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
-	if (flow->via && flow->via != LOOPBACK_IFINDEX)
-		return relay_back(skb, &packet, flow->via);
-	/* For cell_in, which it passes next. */
-	if (flow->via && cell)
-		skb->tc_index = DELIVERED;
-	if (queued)
-		return queue(&packet, cell);
-	count(TRANSLATED_IN);
-	if (flow->via && !cell && skb->ifindex != LOOPBACK_IFINDEX)
-		return deliver(skb, DELIVERED);
-	return cell ? bpf_redirect_peer(cell, 0) : PASS;
+	inward = way_in_of(flow, cell, queued);
+	if (inward.way == RELAYED_BACK && !is_alive(skb, &packet))
+		return drop(ERRORS);
+	if (packet.first)
+		remember_first(packet.identification, &wire, FROM_WIRE, &flow->virtual, &inward);
+	count(counter_of(&inward));
+	return go(skb, &packet, &inward);
 }
 
 /* How much of a packet's transport header is quoted: all that TCP wants, and what a checksum yet to be made is in. */
@@ -638,7 +2062,6 @@ struct too_big_ipv6 {
 	__u8 quoted[sizeof(struct ipv6hdr) + QUOTED_BYTES];
 };
 
-#define ICMP_UNREACHABLE 3
 #define ICMP_FRAGMENTATION_NEEDED 4
 #define ICMPV6_TOO_BIG 2
 #define ERROR_HOPS 64
@@ -659,9 +2082,9 @@ static __always_inline int answer(struct __sk_buff *skb, const void *error, __u3
 	return deliver(skb, DELIVERED);
 }
 
-static __always_inline int answer_ipv4(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
+static __noinline int answer_ipv4(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
 {
-	struct too_big_ipv4 error = { .type = ICMP_UNREACHABLE, .code = ICMP_FRAGMENTATION_NEEDED };
+	struct too_big_ipv4 error = { .type = ICMP_DEST_UNREACH, .code = ICMP_FRAGMENTATION_NEEDED };
 	__u32 header = offsetof(struct too_big_ipv4, quoted);
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, error.quoted, sizeof(error.quoted)))
@@ -679,7 +2102,7 @@ static __always_inline int answer_ipv4(struct __sk_buff *skb, const struct tuple
 	return answer(skb, &error, header, sizeof(error.quoted));
 }
 
-static __always_inline int answer_ipv6(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
+static __noinline int answer_ipv6(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
 {
 	struct too_big_ipv6 error = { .type = ICMPV6_TOO_BIG };
 	__u32 header = offsetof(struct too_big_ipv6, quoted);
@@ -712,12 +2135,50 @@ static __always_inline __u32 exceeded_mtu(struct __sk_buff *skb, __u32 ifindex)
 	return bpf_check_mtu(skb, ifindex, &mtu, 0, skb->gso_size ? BPF_MTU_CHK_SEGS : 0) > 0 ? mtu : 0;
 }
 
-/* ARP and neighbour discovery are between a cell and its host; nothing else may get from a cell into its host. */
-static __always_inline bool is_between_neighbours(struct __sk_buff *skb, const struct tuple *tuple)
+/* Of a cell's or the host's own stack, about what it has got (nobody listens at that port, for example). */
+static __noinline int error_from_stack(struct __sk_buff *skb, __u32 l4, struct tuple *outer, __u32 scope)
 {
-	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return tuple->protocol == IPPROTO_ICMPV6;
-	return skb->protocol == bpf_htons(ETH_P_ARP);
+	struct packet error = { .source = LOCAL, .l4 = l4, .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+	struct egress_key key = { .scope = scope };
+	struct egress_value *flow;
+	struct packet quote = {};
+	struct wire_slot *slot;
+	struct tuple wire = {};
+
+	if (!parse_quote(skb, &error, outer, &quote, &key.virtual))
+		return unknown(scope);
+	flow = bpf_map_lookup_elem(&egress, &key);
+	if (!flow || (scope && !is_same_address(key.virtual.address[LOCAL], outer->address[LOCAL])))
+		return unknown(scope);
+	slot = slot_of(flow);
+	if (!slot)
+		return TC_ACT_SHOT;
+	if (slot->identity && !scope)
+		return PASS;
+	set_wire(&wire, flow, slot);
+	if (!rewrite_error(skb, &error, outer, &quote, &key.virtual, &wire, slot->difference))
+		return drop(ERRORS);
+	count(TRANSLATED_ICMP);
+	skb->tc_index = TRANSLATED;
+	return bpf_redirect_neigh(slot->ifindex, NULL, 0, 0);
+}
+
+/*
+ * ARP, neighbour and group discovery. The neighbours of a cell are permanent on both sides, and its answer to a
+ * solicitation would let go of what waits for it (see `queue`): dropped, and not worth counting.
+ */
+static __always_inline bool is_said_by_itself(struct __sk_buff *skb, const struct packet *packet,
+					      const struct tuple *tuple)
+{
+	return skb->protocol == bpf_htons(ETH_P_ARP) || (packet->ipv6 && tuple->protocol == IPPROTO_ICMPV6);
+}
+
+static __always_inline int leave_otherwise(struct __sk_buff *skb, const struct packet *packet, struct tuple *tuple,
+					   __u32 scope)
+{
+	if (is_error(skb, packet, tuple))
+		return error_from_stack(skb, packet->l4, tuple, scope);
+	return scope && is_said_by_itself(skb, packet, tuple) ? TC_ACT_SHOT : unknown(scope);
 }
 
 /* Both ways out. `scope` as in struct egress_key. */
@@ -725,59 +2186,52 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 {
 	struct packet packet = { .source = LOCAL };
 	struct egress_key key = { .scope = scope };
+	struct where outward = { .way = ONTO_WIRE };
 	struct tuple wire = {};
 	struct egress_value *flow;
 	struct wire_slot *slot;
-	struct side *side;
-	__u32 active = 0;
 	__u32 mtu;
 
 	switch (parse(skb, &packet, &key.virtual)) {
 	case FOREIGN:
-		return scope && !is_between_neighbours(skb, &key.virtual) ? drop(DROPPED_UNKNOWN) : PASS;
+		return leave_otherwise(skb, &packet, &key.virtual, scope);
 	case FRAGMENT:
-		count(PASSED_FRAGMENTS);
-		return scope ? TC_ACT_SHOT : PASS;
+		return follow_first(skb, packet.identification, &key.virtual, scope);
 	case WHOLE:
 		break;
 	}
 	flow = bpf_map_lookup_elem(&egress, &key);
-	if (!flow)
-		return scope ? drop(DROPPED_UNKNOWN) : PASS;
-	if (flow->local_side) {
-		side = bpf_map_lookup_elem(&sides, &flow->local_side);
-		if (!side)
+	if (!flow || is_left_behind(flow)) {
+		switch (is_opening(skb, &packet, key.virtual.protocol) ? depart(skb, &key, flow) : NO_RULE) {
+		case NO_RULE:
+			return unknown(scope);
+		case REFUSED:
+			return TC_ACT_SHOT;
+		case EXISTS:
+			break;
+		}
+		flow = bpf_map_lookup_elem(&egress, &key);
+		if (!flow)
 			return drop(ERRORS);
-		if (side->state == FENCED || side->state == QUEUED)
-			return drop(DROPPED_FENCED);
 	}
-	if (flow->remote_side) {
-		side = bpf_map_lookup_elem(&sides, &flow->remote_side);
-		if (!side)
-			return drop(ERRORS);
-		if (side->state == FENCED)
-			return drop(DROPPED_FENCED);
-		if (side->state == HELD)
-			return drop(DROPPED_HELD);
-		active = side->active & 1;
-	}
-	slot = &flow->slots[active];
-	if (!slot->port)
-		return drop(ERRORS);
-
-	if (slot->identity && (!scope || scope == RELAY))
+	slot = slot_of(flow);
+	if (!slot)
+		return TC_ACT_SHOT;
+	if (slot->identity && !scope)
 		return PASS;
 	if (!scope) {
 		mtu = exceeded_mtu(skb, slot->ifindex);
 		if (mtu)
 			return packet.ipv6 ? answer_ipv6(skb, &key.virtual, mtu) : answer_ipv4(skb, &key.virtual, mtu);
 	}
-	__builtin_memcpy(wire.address[LOCAL], flow->local_address, sizeof(flow->local_address));
-	__builtin_memcpy(wire.address[REMOTE], slot->address, sizeof(slot->address));
-	wire.port[LOCAL] = flow->local_port;
-	wire.port[REMOTE] = slot->port;
+	set_wire(&wire, flow, slot);
 	if (!rewrite(skb, &packet, key.virtual.protocol == IPPROTO_UDP, &wire, slot->difference))
 		return drop(ERRORS);
+	if (packet.first) {
+		outward.ifindex = slot->ifindex;
+		outward.difference = slot->difference.addresses;
+		remember_first(packet.identification, &key.virtual, scope, &wire, &outward);
+	}
 	count(TRANSLATED_OUT);
 	skb->tc_index = TRANSLATED;
 	return bpf_redirect_neigh(slot->ifindex, NULL, 0, 0);
@@ -828,3 +2282,4 @@ int cell_in(struct __sk_buff *skb)
 {
 	return skb->tc_index == DELIVERED ? deliver(skb, 0) : PASS;
 }
+#endif

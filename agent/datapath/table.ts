@@ -37,8 +37,8 @@ export type FlowTable = {
 export function createTable(flows: readonly FlowEntry[] = []): FlowTable {
   const table: FlowTable = { flows: new Map(), wires: new Map() };
   // Of two that claim a wire tuple the relay has it: see mayTakeOver.
-  for (const flow of flows) if (flow.scope !== RELAY) record(table, flow);
-  for (const flow of flows) if (flow.scope === RELAY) record(table, flow);
+  for (const flow of flows) if (flow.scope !== RELAY) adoptFlow(table, flow);
+  for (const flow of flows) if (flow.scope === RELAY) adoptFlow(table, flow);
   return table;
 }
 
@@ -48,8 +48,8 @@ export function putFlow(table: FlowTable, flow: FlowEntry): Change[] {
   checkFlow(flow);
   for (const [wire] of wiresOf(flow)) checkFree(table, key, flow, wire);
   if (!table.flows.has(key) && table.flows.size >= FLOWS_MAX) throw full(`${FLOWS_MAX} flows`);
-  const stale = forget(table, key);
-  record(table, flow);
+  const stale = dropFlow(table, key);
+  adoptFlow(table, flow);
   // The way in is there before the first packet goes out that could be answered.
   return [
     ...wiresOf(flow).map(([wire, from]) => write('ingress', encodeTuple(wire), wayIn(flow, from))),
@@ -67,7 +67,7 @@ export function removeFlow(
 ): Change[] {
   const known = table.flows.get(keyOf(flow));
   if (known === undefined) return [];
-  const wires = forget(table, keyOf(flow));
+  const wires = dropFlow(table, keyOf(flow));
   return [
     erase('egress', encodeEgressKey(known)),
     ...wires.map((wire) => erase('ingress', encodeTuple(wire))),
@@ -78,17 +78,19 @@ export function full(what: string): OsmosisError {
   return new OsmosisError('DATAPATH', `the datapath holds ${what} and no more; move fewer at a time`);
 }
 
-function keyOf(flow: Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>): string {
+/** One string for the scope and the virtual endpoints of a flow: what `FlowTable` has it by. */
+export function keyOf(flow: Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>): string {
   return `${flow.scope} ${flowKey(flow)}`;
 }
 
-function record(table: FlowTable, flow: FlowEntry): void {
+/** Into the mirror only: the kernel has it. */
+export function adoptFlow(table: FlowTable, flow: FlowEntry): void {
   table.flows.set(keyOf(flow), flow);
   for (const [wire] of wiresOf(flow)) table.wires.set(flowKey(wire), keyOf(flow));
 }
 
-/** Answers with the wire tuples that were the flow's: another may have taken one over. */
-function forget(table: FlowTable, key: string): Tuple[] {
+/** Out of the mirror only, by `keyOf`; answers with the wire tuples that were the flow's: another may have taken one over. */
+export function dropFlow(table: FlowTable, key: string): Tuple[] {
   const known = table.flows.get(key);
   const wires = known === undefined ? [] : wiresOf(known).map(([wire]) => wire);
   const own = wires.filter((wire) => table.wires.get(flowKey(wire)) === key);
@@ -104,7 +106,14 @@ function wayIn(flow: FlowEntry, from: From): Uint8Array {
 }
 
 /** All that packets of the flow can have as wire tuple where they come in, and where those come from. */
-function wiresOf({ protocol, local, remote, scope, wireLocal, wireRemote }: FlowEntry): [Tuple, From][] {
+export function wiresOf({
+  protocol,
+  local,
+  remote,
+  scope,
+  wireLocal,
+  wireRemote,
+}: FlowEntry): [Tuple, From][] {
   const tuples: [Tuple, From][] = [];
   for (const slot of [0, 1] as const) {
     const endpoint = wireRemote[slot]?.endpoint;

@@ -25,7 +25,7 @@ test('argv', () => {
   expect(qdiscAddArgv('eth0')).toEqual(['qdisc', 'add', 'dev', 'eth0', 'clsact']);
   expect(qdiscDeleteArgv('eth0')).toEqual(['qdisc', 'del', 'dev', 'eth0', 'clsact']);
   expect(qdiscShowArgv('eth0')).toEqual(['-j', 'qdisc', 'show', 'dev', 'eth0']);
-  expect(linkArgv('eth0')).toEqual(['-j', 'link', 'show', 'dev', 'eth0']);
+  expect(linkArgv('eth0')).toEqual(['-j', '-d', 'link', 'show', 'dev', 'eth0']);
 });
 
 test('the programs inside a cell have a class', () => {
@@ -38,10 +38,29 @@ test('the programs inside a cell have a class', () => {
 test('links', () => {
   const link = (link_type: string) =>
     JSON.stringify([{}, { ifindex: 3, ifname: 'eth0', mtu: 1400, link_type }]);
-  expect(parseLink(link('ether'))).toEqual({ name: 'eth0', ifindex: 3, mtu: 1400, ethernet: true });
+  expect(parseLink(link('ether'))).toEqual({
+    name: 'eth0',
+    ifindex: 3,
+    mtu: 1400,
+    ethernet: true,
+    kind: 'ether',
+  });
   expect(parseLink(link('loopback'))?.ethernet).toBe(true);
   expect(parseLink(link('none'))?.ethernet).toBe(false);
   expect(parseLink('[{}]')).toBeUndefined();
+  // As ip -j -d link prints them: a VLAN device has Ethernet headers, and hooks of its own.
+  const kind = (link_type: string, info_kind: string) =>
+    parseLink(JSON.stringify([{ ifindex: 3, ifname: 'x', link_type, linkinfo: { info_kind } }]));
+  expect(kind('ether', 'vlan')).toMatchObject({ ethernet: true, kind: 'vlan' });
+  for (const [type, name] of [
+    ['none', 'tun'],
+    ['none', 'wireguard'],
+    ['ipip', 'ipip'],
+    ['tunnel6', 'ip6tnl'],
+    ['ppp', 'ppp'],
+  ] as const) {
+    expect(kind(type, name)).toMatchObject({ ethernet: false, kind: name });
+  }
 });
 
 test('what hangs on a device', () => {

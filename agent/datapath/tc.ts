@@ -11,6 +11,8 @@ export type Link = {
   readonly ifindex: number;
   readonly mtu: number;
   readonly ethernet: boolean;
+  /** What ip-link(8) calls it: `tun`, `ipip`, `wireguard`; or the kind of its headers where it has no such name. */
+  readonly kind: string;
 };
 
 type JsonLink = {
@@ -18,10 +20,11 @@ type JsonLink = {
   readonly ifindex: number;
   readonly mtu: number;
   readonly link_type: string;
+  readonly linkinfo?: { readonly info_kind?: string };
 };
 
 export function linkArgv(device: string): string[] {
-  return ['-j', 'link', 'show', 'dev', device];
+  return ['-j', '-d', 'link', 'show', 'dev', device];
 }
 
 export function parseLink(json: string): Link | undefined {
@@ -30,7 +33,8 @@ export function parseLink(json: string): Link | undefined {
   if (link?.ifname === undefined || link.ifindex === undefined) return undefined;
   const mtu = link.mtu ?? 0;
   const ethernet = link.link_type === 'ether' || link.link_type === 'loopback';
-  return { name: link.ifname, ifindex: link.ifindex, mtu, ethernet };
+  const kind = link.linkinfo?.info_kind ?? link.link_type ?? 'unknown';
+  return { name: link.ifname, ifindex: link.ifindex, mtu, ethernet, kind };
 }
 
 export function qdiscShowArgv(device: string): string[] {

@@ -19,6 +19,9 @@ export async function hostFacts(runDirectory: string): Promise<HostFacts> {
     kernel: (procText('/proc/sys/kernel/osrelease') ?? '').trim(),
     arch: process.arch,
     cpu_flags: cpuFlags(procText('/proc/cpuinfo') ?? ''),
+    congestion: (procText('/proc/sys/net/ipv4/tcp_available_congestion_control') ?? '')
+      .split(/\s+/)
+      .filter(Boolean),
     criu: await criuVersion(),
     room_bytes: Math.min(room.bavail * room.bsize, availableMemory(procText('/proc/meminfo') ?? '')),
   };

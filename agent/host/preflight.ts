@@ -1,5 +1,6 @@
 /** What a destination must have before anything is touched: a pure comparison of two hosts and a process. */
 import type { Check, FileFact, HostFacts, Snapshot } from '../control/protocol.ts';
+import { congestionCheck } from '../proc/socket-options.ts';
 
 /**
  * The oldest CRIU that works on a kernel: before 4.1 it does not start from 6.13 on ("Unexpected rt vDSO area bounds"),
@@ -27,6 +28,7 @@ export function preflightChecks(
     cpuCheck(snapshot.host, own),
     roomCheck(snapshot, own),
     ...fileChecks(snapshot.files, lookup),
+    ...congestionCheck(snapshot.socket_options, own.congestion),
   ];
 }
 

@@ -2,7 +2,7 @@
 import { execaSync } from 'execa';
 import { describe, expect, test } from 'vitest';
 import { isLoopback } from '../address.ts';
-import { ownAddresses, routeTo } from './routes.ts';
+import { ownAddresses, parseEthernetDevices, routeTo } from './routes.ts';
 
 const hasIp = !execaSync('ip', ['-Version'], { reject: false }).failed;
 if (!hasIp) console.warn('SKIPPED: routes are not tested, this machine has no ip(8)');
@@ -34,4 +34,15 @@ describe.skipIf(!hasIp)('routes', () => {
     expect(addresses.filter(isLoopback)).toEqual([]);
     for (const address of addresses) expect((await routeTo(address)).isLocal).toBe(true);
   });
+});
+
+test('devices with Ethernet headers and an address', () => {
+  const links = [
+    { ifname: 'lo', link_type: 'loopback', addr_info: [{ local: '10.0.0.9' }] },
+    { ifname: 'eth0', link_type: 'ether', addr_info: [{ local: '10.77.1.2' }] },
+    { ifname: 'osm1234abcd', link_type: 'ether', addr_info: [] },
+    { ifname: 'wg0', link_type: 'none', addr_info: [{ local: '10.9.0.1' }] },
+    {},
+  ];
+  expect(parseEthernetDevices(JSON.stringify(links))).toEqual(['eth0']);
 });

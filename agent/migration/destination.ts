@@ -9,6 +9,7 @@ import { type AgentContext, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
+import { SocketSetter } from '../datapath/socket-programs.ts';
 import { OsmosisError } from '../error.ts';
 import { TMPFS_MAGIC } from '../host/facts.ts';
 import { ImageWriter } from '../image/writer.ts';
@@ -57,6 +58,7 @@ export class DestinationMigration {
   /** By peer; made ahead, because making them takes longer than all else in the restore phase but CRIU. */
   readonly #nextKeys = new Map<string, KeyPair>();
   #criu: Promise<CriuExit> | undefined;
+  #sockets: SocketSetter | undefined;
 
   constructor(
     context: AgentContext,
@@ -119,6 +121,7 @@ export class DestinationMigration {
     this.#init = await createNamespaces(this.#hasNetwork);
     const highest = Math.max(...snapshot.processes.map(({ inner_pid }) => inner_pid));
     await setUpKernel(this.#init, highest + PID_GAP);
+    this.#sockets = this.#socketSetter();
     this.#enter('prepared');
     try {
       await this.#arrival.enter(this.#init);
@@ -178,9 +181,17 @@ export class DestinationMigration {
       this.#enter('restored');
       if (!(await markerAppears(this.#directory, 'restored', run.exited, signal)))
         throw this.#restoreFailed();
+      await this.#sockets?.apply(init.pid);
     } finally {
       for (const fd of nulls) closeSync(fd);
     }
+  }
+
+  #socketSetter(): SocketSetter {
+    const { log } = this.#context;
+    return new SocketSetter(this.#request.snapshot.socket_options, (message) =>
+      log.warn({ migration: this.id }, message),
+    );
   }
 
   #restoreFailed(): OsmosisError {
@@ -200,6 +211,8 @@ export class DestinationMigration {
     const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
     this.#stage = 'committed';
     await this.#arrival.open();
+    // Done by now, unless this agent is the successor of one that restored.
+    if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
     await Promise.race([turned, sleep(HEAD_START_MS_MAX, undefined, { ref: false })]);
     this.#letRun();
@@ -286,6 +299,7 @@ export class DestinationMigration {
   async undo(): Promise<void> {
     if (this.#stage === 'committed' || this.#stage === 'running')
       throw new OsmosisError('ABORTED', 'the process runs here already', { owner: 'destination' });
+    await this.#sockets?.drop();
     if (this.#init !== undefined) await destroyNamespaces(this.#init);
     await this.#arrival.undo();
     this.end();

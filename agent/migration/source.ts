@@ -112,7 +112,7 @@ export class SourceMigration {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
-    const tree = await inspectTree(this.#cell.pid);
+    const tree = await inspectTree(this.#cell.pid, { options: false });
     await this.#departure.holdOff(tree.listeners, await this.#place(tree.flows));
     await quiesce(this.#cell.pid, tree.listeners, signal);
     const settled = await inspectTree(this.#cell.pid);

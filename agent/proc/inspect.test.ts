@@ -134,7 +134,7 @@ test.for([
     'UDP socket',
   ],
   ['a raw socket', 'socket.socket(socket.AF_INET, socket.SOCK_RAW, 255)', 'has a raw socket'],
-  ['a raw IPv6 socket', 'socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58)', 'has a raw6 socket'],
+  ['a raw IPv6 socket', 'socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58)', 'has a raw socket'],
   ['a packet socket', 'socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)', 'has a packet socket'],
   ['an MPTCP socket', '[socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)]; held[0].listen()', 'MPTCP'],
   ['a terminal', '__import__("pty").openpty()', 'has the terminal /dev/pts/'],

@@ -1,0 +1,119 @@
+import { expect, test } from 'vitest';
+import {
+  adoptCreated,
+  belongsTo,
+  endedFlows,
+  freeNumber,
+  newLimits,
+  orphans,
+  unusedLabels,
+} from './created.ts';
+import { encodeTuple } from './layout.ts';
+import type { FlowEntry } from './model.ts';
+import type { NumberedRule } from './rules.ts';
+import { createTable, keyOf, putFlow } from './table.ts';
+
+const NONE: ReadonlySet<string> = new Set();
+
+test('created flows come into the mirror, others do not', () => {
+  const table = createTable();
+  adoptCreated(table, [created(1), agents(2)], NONE);
+  expect([...table.flows.values()]).toEqual([created(1)]);
+});
+
+test('a flow that the agent has entered, or has changed meanwhile, is not taken over', () => {
+  const table = createTable([agents(1)]);
+  adoptCreated(table, [created(1), created(2)], new Set([keyOf(created(2))]));
+  expect([...table.flows.values()]).toEqual([agents(1)]);
+});
+
+test('a flow that was renewed has its new wire tuple only', () => {
+  const table = createTable([created(1, 46_000)]);
+  adoptCreated(table, [created(1, 46_001)], NONE);
+  expect([...table.flows.values()]).toEqual([created(1, 46_001)]);
+  expect(table.wires.size).toBe(1);
+  expect(orphans(table, [created(1, 46_000), created(1, 46_001)].map(wayIn))).toEqual([
+    wayIn(created(1, 46_000)).key,
+  ]);
+});
+
+test('what the agent enters in its place deletes the way in of the created flow', () => {
+  const table = createTable();
+  adoptCreated(table, [created(1, 46_000)], NONE);
+  const changes = putFlow(table, agents(1, 40_001));
+  expect(changes.at(-1)).toEqual({ map: 'ingress', key: wayIn(created(1, 46_000)).key });
+});
+
+test('a label is unused when its endpoint has no flow', () => {
+  const { protocol, local, scope } = created(1);
+  const label = { protocol, local, scope, port: 46_000 };
+  expect(unusedLabels(createTable([created(1)]), [label])).toEqual([]);
+  expect(unusedLabels(createTable(), [label])).toEqual([label]);
+  expect(unusedLabels(createTable([{ ...created(1), scope: 8 }]), [label])).toEqual([label]);
+});
+
+test('a limit leaves room for as many flows as are gone; it wraps around as the count does', () => {
+  const rule: NumberedRule = {
+    rule: {
+      kind: 'accept',
+      protocol: 'tcp',
+      wire: { address: '10.77.2.2', port: 80 },
+      local: { address: '10.77.1.2', port: 80 },
+      localSide: 0,
+      scope: 7,
+      flowsMax: 10,
+    },
+    number: 3,
+    limit: 10,
+  };
+  const table = createTable([created(1), created(2)]);
+  expect(newLimits(table, [rule], [0, 0, 0, 2])).toEqual([]);
+  expect(newLimits(table, [rule], [0, 0, 0, 5])).toEqual([{ ...rule, limit: 13 }]);
+  expect(newLimits(table, [rule], [0, 0, 0, 0xffff_ffff])).toEqual([{ ...rule, limit: 7 }]);
+});
+
+test('numbers of rules that are there, and of flows whose rule is gone, are not given again', () => {
+  expect(freeNumber(createTable(), [])).toBe(1);
+  expect(freeNumber(createTable([{ ...created(1), rule: 1 }]), [])).toBe(2);
+});
+
+test('by side and by scope', () => {
+  const flow = { ...created(1), remoteSide: 9 };
+  expect([{ side: 4 }, { side: 9 }, { scope: 7 }].map((owner) => belongsTo(owner)(flow))).toEqual([
+    true,
+    true,
+    true,
+  ]);
+  expect(belongsTo({ side: 7 })(flow)).toBe(false);
+});
+
+test('a flow has ended when it has had no socket twice in a row', () => {
+  const flows = [created(1), created(2), agents(3)];
+  const hasSocket = (flow: FlowEntry) => flow.local.port === 2;
+  const first = endedFlows(flows, hasSocket, NONE);
+  expect(first.ended).toEqual([]);
+  expect(endedFlows(flows, hasSocket, first.suspects).ended).toEqual([created(1)]);
+});
+
+function agents(port: number, label = 40_000): FlowEntry {
+  return {
+    protocol: 'tcp',
+    local: { address: '10.77.1.2', port },
+    remote: { address: '10.77.4.2', port: 3306 },
+    wireLocal: { address: '10.77.2.2', port: label + port },
+    wireRemote: [{ endpoint: { address: '10.77.4.2', port: 3306 }, ifindex: 2 }, undefined],
+    localSide: 4,
+    remoteSide: 0,
+    scope: 7,
+    via: 0,
+  };
+}
+
+function created(port: number, label?: number): FlowEntry {
+  return { ...agents(port, label), rule: 3 };
+}
+
+function wayIn(flow: FlowEntry) {
+  const key = encodeTuple({ protocol: flow.protocol, local: flow.wireLocal, remote: flow.remote });
+  return { key, values: [] };
+}
