@@ -67,3 +67,8 @@ export function flowKey({ protocol, local, remote }: Flow): string {
 export function isLoopback(address: string): boolean {
   return address === '::1' || address.startsWith('127.');
 }
+
+/** fe80::/10: an address without its interface says nothing. */
+export function isLinkLocal(address: string): boolean {
+  return /^fe[89ab][0-9a-f]:/i.test(address);
+}

@@ -15,6 +15,7 @@ const INIT_POLL_MS = 5;
 const COMMAND_MS_MAX = 10_000;
 /** How long a killed cell may take until its processes are gone. */
 const GONE_MS_MAX = 5_000;
+const IPV6_ON = ['all', 'default'].map((scope) => `net.ipv6.conf.${scope}.disable_ipv6=0`);
 /** The next hop that the cell's routes name. It exists in the cell's neighbour table only; the datapath takes over. */
 const NEXT_HOP = { v4: '169.254.1.1', v6: 'fe80::1' } as const;
 
@@ -97,11 +98,12 @@ export async function destroyNamespaces(init: CellInit): Promise<void> {
 /**
  * New processes of the cell's PID namespace (CRIU and its helpers) get pids after `pid`, so that they are never in the way
  * of the pids that a restore needs. And its network answers no ARP: its one neighbour is permanent, and packets that
- * come early wait in the host's neighbour table until `releaseQueue` resolves it.
+ * come early wait in the host's neighbour table until `releaseQueue` resolves it. A host that has no IPv6 for new
+ * namespaces (Docker's containers) still has cells with IPv6.
  */
 export function setUpKernel(init: CellInit, pid: number): Promise<void> {
-  const settings = [`kernel.ns_last_pid=${pid}`, 'net.ipv4.conf.all.arp_ignore=8'];
-  return run(insideArgv({ init: init.pid, net: true }, ['sysctl', '-qw', ...settings]));
+  const settings = [`kernel.ns_last_pid=${pid}`, 'net.ipv4.conf.all.arp_ignore=8', ...IPV6_ON];
+  return run(insideArgv({ init: init.pid, net: true }, ['sysctl', '-eqw', ...settings]));
 }
 
 export type CellLink = {
@@ -116,7 +118,11 @@ export type CellLink = {
 const QUEUE_BYTES_MAX = 4 * 1024 * 1024;
 const QUEUE_MS_MAX = 120_000;
 
-/** Joins the cell to the host with one veth that carries its virtual addresses. */
+/**
+ * Joins the cell to the host with one veth that carries its virtual addresses. Neither end gets a link-local address of
+ * its own: without one the host can't solicit a neighbour, whose answer would let early packets in too soon, and the cell
+ * has nothing to announce.
+ */
 export async function createLink(
   init: CellInit,
   name: string,
@@ -133,6 +139,7 @@ export async function createLink(
       writeFileSync(`${settings}/unres_qlen_bytes`, String(QUEUE_BYTES_MAX));
       writeFileSync(`${settings}/retrans_time_ms`, String(QUEUE_MS_MAX));
     }
+    await run(['ip', 'link', 'set', name, 'addrgenmode', 'none']);
     await run(['ip', 'link', 'set', name, 'up']);
     const host = await linkFacts(name);
     const inside = insideArgv({ init: init.pid, net: true }, ['ip', '-batch', '-']);
@@ -164,6 +171,7 @@ export function cellNetworkBatch(addresses: readonly string[], mac: string, mtu:
   return [
     'link set lo up',
     `link set eth0 mtu ${mtu}`,
+    'link set eth0 addrgenmode none',
     'link set eth0 up',
     ...addresses.map((address) =>
       address.includes(':') ? `addr add ${address}/128 dev eth0 nodad` : `addr add ${address}/32 dev eth0`,

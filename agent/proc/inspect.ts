@@ -1,6 +1,14 @@
 /** A process tree as a plan needs it: processes, flows, files, and everything that would keep it from moving. */
 import { execa } from 'execa';
-import { type Endpoint, type Flow, flowKey, isLoopback, type Protocol } from '../address.ts';
+import {
+  type Endpoint,
+  endpointText,
+  type Flow,
+  flowKey,
+  isLinkLocal,
+  isLoopback,
+  type Protocol,
+} from '../address.ts';
 import type { Check, Snapshot } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { type Descriptor, descriptorsOf, outsidePipes, socketInode } from './descriptors.ts';
@@ -190,13 +198,15 @@ function socketChecks({ inet, others }: Sockets): Check[] {
     checks.push(
       bad('sockets', `the process has a UDP socket (port ${udp.local.port}); only TCP moves in this version`),
     );
-  const { flows } = flowsOf(inet);
-  const six = flows.find(({ local }) => local.address.includes(':') && !isLoopback(local.address));
-  if (six !== undefined)
+  const { flows, listeners } = flowsOf(inet);
+  const scoped = [...flows.map(({ local }) => local), ...listeners].find(({ address }) =>
+    isLinkLocal(address),
+  );
+  if (scoped !== undefined)
     checks.push(
       bad(
         'sockets',
-        `the process has an IPv6 connection (from ${six.remote.address}); only IPv4 moves in this version`,
+        `the process uses the link-local address ${endpointText(scoped)}, which means something on this link only; connect over a global address`,
       ),
     );
   const loop = flows.find(
