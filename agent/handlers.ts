@@ -1,4 +1,5 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
+import { flowKey } from './address.ts';
 import type { Cell } from './cell/registry.ts';
 import { runCell } from './cell/run.ts';
 import type { AgentContext } from './context.ts';
@@ -12,6 +13,7 @@ import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { Coordinator } from './migration/coordinator.ts';
+import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
@@ -51,10 +53,11 @@ export function createHandlers(
       const { name, pid } = await runCell(context, params);
       return { cell: name, pid };
     },
-    inspect: async ({ target, name }) => {
+    inspect: async ({ target, name, learn_ms = LEARN_MS }, { signal }) => {
       const cell = registry.resolve(target, name);
       registry.checkFree(cell.id);
-      return snapshotOf(cell, await inspectTree(cell.pid));
+      const tree = await inspectTree(cell.pid);
+      return snapshotOf(cell, withFlows(tree, await learnFlows(context, cell, tree, learn_ms, signal)));
     },
     survey: async ({ cell: id, flows }, { signal }) => {
       const cell = registry.get(id);
@@ -71,12 +74,13 @@ export function createHandlers(
             publicKey: keys.publicKey,
             claims: claimsOf(its, []),
           };
-          const { silent, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
+          const { silent, claimable, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
           keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
-          return { address, agent: !silent, flows: its.length };
+          const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(flow)));
+          return { peer: { address, agent: !silent, flows: its.length }, unknown };
         }),
       );
-      return { peers };
+      return { peers: peers.map(({ peer }) => peer), unknown: peers.flatMap(({ unknown }) => unknown) };
     },
     preflight: async ({ snapshot }) => {
       const host = await hostFacts(paths.run);
@@ -87,10 +91,10 @@ export function createHandlers(
         ),
       };
     },
-    'source.prepare': async ({ migration: id, cell, drop, key }, { signal, gone }) => {
+    'source.prepare': async ({ migration: id, cell, drop, datagrams = [], key }, { signal, gone }) => {
       const migration = coordinator.beginSource(id, cell, gone);
       coordinator.remember(migration);
-      const tree = await migration.prepare(key, drop, signal);
+      const tree = await migration.prepare(key, drop, datagrams, signal);
       coordinator.remember(migration);
       return snapshotOf(migration.cell, tree);
     },

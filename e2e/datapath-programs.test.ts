@@ -18,6 +18,7 @@ import { Datapath } from '../agent/datapath/datapath.ts';
 import { encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
 import { acceptOf, COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
+import { SEEN_MAX, WATCHED_MAX } from '../agent/datapath/seen.ts';
 import { FLOWS_MAX, FORWARDS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
 import { ACK, arpFrame, frame, icmpFrame, type Packet, RST, SYN } from './packets.ts';
 import { datapathUntestable } from './tools.ts';
@@ -285,6 +286,8 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
         sides: [4, LAYOUT.side.bytes, SIDES_MAX],
         listeners: [LAYOUT.listener.bytes, 4, LISTENERS_MAX],
         forwards: [LAYOUT.tuple.bytes, LAYOUT.wire_slot.bytes, FORWARDS_MAX],
+        watched: [4, 4, WATCHED_MAX],
+        seen: [LAYOUT.tuple.bytes, 4, SEEN_MAX],
         counters: [4, 8, COUNTERS.length],
       });
     });

@@ -1,5 +1,14 @@
 /** What is said to bpftool, and how its JSON is read. Pure; batch.ts and datapath.ts run it. bpftool-map(8), -prog(8). */
-export const MAPS = ['ingress', 'egress', 'sides', 'listeners', 'forwards', 'counters'] as const;
+export const MAPS = [
+  'ingress',
+  'egress',
+  'sides',
+  'listeners',
+  'forwards',
+  'watched',
+  'seen',
+  'counters',
+] as const;
 export type MapName = (typeof MAPS)[number];
 
 /** By the hook that it is attached to: `from_cell` is on the host end of a cell's veth. */

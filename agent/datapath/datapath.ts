@@ -21,10 +21,12 @@ import {
   encodeListener,
   encodeSide,
   LAYOUT,
+  type Tuple,
 } from './layout.ts';
 import type { Counters, FlowEntry, Forward, Side } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
 import { type Run, runnerIn } from './run.ts';
+import { clearSeen, type SeenMaps, watchPorts } from './seen.ts';
 import {
   type Change,
   createTable,
@@ -76,6 +78,8 @@ export class Datapath {
   #mirror: Mirror | undefined;
   /** Calls that are under way and count on the programs being loaded. */
   #users = 0;
+  /** Watches of UDP ports: one at a time, for they share a map. */
+  #watching: Promise<unknown> = Promise.resolve();
   /** Loading, attaching, removing: one at a time. */
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -92,7 +96,7 @@ export class Datapath {
     const datapath = new Datapath(options);
     if (await isPinned(options.pinDir)) {
       if (isEmpty(await datapath.#adopt())) await datapath.removeIfEmpty();
-      else await datapath.#use(async () => {});
+      else await datapath.#use(() => clearSeen(datapath.#seenMaps()));
     }
     return datapath;
   }
@@ -205,6 +209,29 @@ export class Datapath {
     });
   }
 
+  /**
+   * The flows of datagrams that come to and go from these UDP ports of this host, by these devices, for `ms`. Whoever
+   * calls this calls removeIfEmpty after it.
+   */
+  async watch(
+    ports: readonly number[],
+    devices: readonly string[],
+    ms: number,
+    signal: AbortSignal,
+  ): Promise<Tuple[]> {
+    const turn = this.#watching.then(async () => {
+      signal.throwIfAborted();
+      let seen: Tuple[] = [];
+      await this.#use(async () => {
+        for (const device of devices) await this.attachDevice(device, signal);
+        seen = await watchPorts(this.#seenMaps(), ports, ms, signal);
+      });
+      return seen;
+    });
+    this.#watching = turn.catch(() => {});
+    return await turn;
+  }
+
   /** What the kernel has, read afresh; all empty where nothing is loaded. */
   async entries(signal?: AbortSignal): Promise<Snapshot> {
     return await this.#exclusive(async () => {
@@ -243,6 +270,15 @@ export class Datapath {
       this.#options.log?.(`datapath removed from ${pinDir}`);
       return true;
     });
+  }
+
+  #seenMaps(): SeenMaps {
+    const { pinDir } = this.#options;
+    return {
+      pinDir,
+      write: (lines) => this.#write(lines),
+      dump: (map) => dumpMap(this.#run, pinDir, map),
+    };
   }
 
   async #attach(name: string, programs: readonly ProgramName[], signal?: AbortSignal): Promise<void> {

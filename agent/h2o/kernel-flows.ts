@@ -1,25 +1,26 @@
 /** Which flows this host's own kernel has: what a HELLO is checked against. */
-import { flowKey } from '../address.ts';
-import { tcpSockets } from '../proc/sockets.ts';
+import type { Flow } from '../address.ts';
+import { type SocketIndex, socketIndex } from '../proc/socket-index.ts';
+import { inetSockets } from '../proc/sockets.ts';
 
 /** The table may be this old when a HELLO is checked against it. */
 const AGE_MS_MAX = 50;
 
 export class KernelFlows {
   #readAt = 0;
-  #keys = new Set<string>();
+  #index: SocketIndex = socketIndex([]);
 
-  /** `key`: flowKey of this host's view. */
-  has(key: string): boolean {
+  /** `flow`: this host's view. */
+  has(flow: Flow): boolean {
     if (Date.now() - this.#readAt > AGE_MS_MAX) this.read();
-    return this.#keys.has(key);
+    return this.#index.has(flow);
   }
 
   /** Every flow as it is now; one that only waits out its end (TIME_WAIT) counts as ended. */
-  read(): ReadonlySet<string> {
-    const alive = tcpSockets('self').filter(({ state }) => state !== 'listen' && state !== 'time-wait');
-    this.#keys = new Set(alive.map((socket) => flowKey(socket)));
+  read(): SocketIndex {
+    const alive = inetSockets('self').filter(({ state }) => state !== 'listen' && state !== 'time-wait');
+    this.#index = socketIndex(alive);
     this.#readAt = Date.now();
-    return this.#keys;
+    return this.#index;
   }
 }

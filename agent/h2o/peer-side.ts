@@ -187,8 +187,9 @@ export class PeerSide {
 
   /** `flow` is the cell's view: its remote endpoint is ours. It must exist here, and be now where the HELLO came from. */
   #isClaimable(flow: Flow, cell: string, from: string): boolean {
-    const key = flowKey(ownView(flow));
-    if (!this.#kernel.has(key)) return false;
+    const mine = ownView(flow);
+    const key = flowKey(mine);
+    if (!this.#kernel.has(mine)) return false;
     for (const record of this.#records.values()) {
       const found = record.flows.get(key);
       if (found === undefined) continue;
@@ -405,7 +406,7 @@ export class PeerSide {
   async #dropEnded(missingMax: number): Promise<void> {
     const alive = this.#kernel.read();
     for (const record of [...this.#records.values()]) {
-      for (const [key, flow] of record.flows) flow.missing = alive.has(key) ? 0 : flow.missing + 1;
+      for (const flow of record.flows.values()) flow.missing = alive.has(flow.entry) ? 0 : flow.missing + 1;
       const ended = [...record.flows.values()].filter(({ missing }) => missing >= missingMax);
       if (ended.length === 0) continue;
       await this.#dropFlows(record, ended);

@@ -43,6 +43,17 @@ async function linkNamed(name: string): Promise<{ ifindex: number; mtu: number }
   return link;
 }
 
+/** Devices that a datagram for this host may come by: Ethernet, up, with an address of their own. */
+export async function addressedDevices(): Promise<string[]> {
+  const { stdout } = await execa('ip', ['-json', 'addr', 'show', 'up', 'scope', 'global'], {
+    timeout: ANSWER_MS_MAX,
+  });
+  const links = JSON.parse(stdout) as { ifname?: string; link_type?: string; addr_info?: object[] }[];
+  return links.flatMap(({ ifname, link_type, addr_info = [] }) =>
+    ifname !== undefined && link_type === 'ether' && addr_info.length > 0 ? [ifname] : [],
+  );
+}
+
 /** Every address of this host, loopback ones left out. */
 export async function ownAddresses(): Promise<string[]> {
   const { stdout } = await execa('ip', ['-json', 'addr', 'show', 'scope', 'global'], {

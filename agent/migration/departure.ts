@@ -48,9 +48,9 @@ export class Departure {
   /** New connections have to wait. A cell with a network of its own is reached through its flows only. */
   async holdOff(listeners: Snapshot['listeners'], flows: readonly Flow[]): Promise<void> {
     if (this.#cell.link !== undefined || flows.length === 0) return;
-    this.#heldOff = listeners;
+    this.#heldOff = listeners.filter(({ protocol }) => protocol === 'tcp');
     for (const address of peersOf(flows)) await this.#attachTowards(address);
-    await this.#datapath.fenceListeners(listeners);
+    await this.#datapath.fenceListeners(this.#heldOff);
   }
 
   /** At home the flows are entered as they are, so that one update can switch them all. */

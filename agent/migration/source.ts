@@ -20,6 +20,7 @@ import { newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
 import { sayBye } from './bye.ts';
+import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
@@ -59,6 +60,7 @@ export class SourceMigration {
   #labels: Label[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
+  #queues: DatagramQueues | undefined;
   #frozen = false;
   #flowsLookedAt = false;
   #changed: unknown;
@@ -96,8 +98,13 @@ export class SourceMigration {
     };
   }
 
-  /** Holds off new connections and says what exactly is to move. */
-  async prepare(key: Uint8Array, drop: readonly string[], signal: AbortSignal): Promise<Tree> {
+  /** Holds off new connections and says what exactly is to move. `datagrams`: flows of unconnected sockets, as planned. */
+  async prepare(
+    key: Uint8Array,
+    drop: readonly string[],
+    datagrams: readonly Flow[],
+    signal: AbortSignal,
+  ): Promise<Tree> {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
@@ -105,7 +112,9 @@ export class SourceMigration {
     this.#listeners = tree.listeners;
     await this.#departure.holdOff(tree.listeners, tree.flows);
     await this.#quiesce(signal);
-    const settled = await inspectTree(this.#cell.pid);
+    const found = await inspectTree(this.#cell.pid);
+    const settled = withFlows(found, unconnectedFlows(this.#cell.pid, datagrams, found));
+    this.#queues = new DatagramQueues(this.#cell.pid);
     this.#flows = settled.flows.filter(({ remote }) => !this.#drop.has(remote.address));
     await this.#departure.enterFlows(settled.flows);
     return { ...settled, flows: this.#flows };
@@ -173,11 +182,11 @@ export class SourceMigration {
     }
   }
 
-  /** A flow that ended in the meantime is missing at its peer with good reason. */
+  /** A flow that ended in the meantime is missing at its peer with good reason; of UDP, nobody tells the other end. */
   #stillThere(flows: readonly Flow[]): Flow[] {
     const now = new Set(
       inetSockets(this.#cell.pid)
-        .filter(({ state }) => state === 'established')
+        .filter(({ protocol, state }) => protocol === 'tcp' && state === 'established')
         .map((socket) => flowKey(socket)),
     );
     return flows.filter((flow) => now.has(flowKey(flow)));
@@ -192,9 +201,12 @@ export class SourceMigration {
   }
 
   /** From here the process stands still. Resolves when all of it is written, and CRIU waits for the decision. */
-  async freeze(signal: AbortSignal): Promise<{ sessions: PeerSession[]; dump_ms: number }> {
+  async freeze(
+    signal: AbortSignal,
+  ): Promise<{ sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover }> {
     if (!this.#isAlive()) throw this.#exited();
     await this.#departure.switchTo('leaving');
+    await this.#queues?.drain(signal);
     const started = performance.now();
     const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
     const run = startCriu(
@@ -217,7 +229,8 @@ export class SourceMigration {
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
-    return { sessions, dump_ms: performance.now() - started };
+    const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
+    return { sessions, dump_ms: performance.now() - started, datagrams_left };
   }
 
   #namespaces(): Namespaces {

@@ -13,6 +13,7 @@ import type { Check, Snapshot } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { type Descriptor, descriptorsOf, outsidePipes, socketInode } from './descriptors.ts';
 import { filesOf } from './files.ts';
+import { isUnconnected } from './socket-index.ts';
 import { socketProtocols } from './socket-protocols.ts';
 import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
 import { procText } from './text.ts';
@@ -107,10 +108,10 @@ function flowsOf(sockets: readonly InetSocket[]): {
   const flows: Flow[] = [];
   const listeners: (Endpoint & { protocol: Protocol })[] = [];
   const own = new Set(sockets.filter(isConnected).map((socket) => flowKey(socket)));
-  for (const { protocol, local, remote, state } of sockets.filter(
-    (socket) => isConnected(socket) || socket.state === 'listen',
+  for (const { protocol, local, remote } of sockets.filter(
+    (socket) => isConnected(socket) || socket.state === 'listen' || isUnconnected(socket),
   )) {
-    if (state === 'listen') listeners.push({ protocol, ...local });
+    if (remote.port === 0) listeners.push({ protocol, ...local });
     // Both ends in the tree: the connection moves as a whole, over the cell's own loopback.
     else if (!own.has(flowKey({ protocol, local: remote, remote: local })))
       flows.push({ protocol, local, remote });
@@ -193,11 +194,6 @@ function socketChecks({ inet, others }: Sockets): Check[] {
     if (others.includes(kind))
       checks.push(bad('sockets', `the process has a ${kind} socket, which can't be moved; close it first`));
   }
-  const udp = inet.find(({ protocol }) => protocol === 'udp');
-  if (udp !== undefined)
-    checks.push(
-      bad('sockets', `the process has a UDP socket (port ${udp.local.port}); only TCP moves in this version`),
-    );
   const { flows, listeners } = flowsOf(inet);
   const scoped = [...flows.map(({ local }) => local), ...listeners].find(({ address }) =>
     isLinkLocal(address),
@@ -230,7 +226,7 @@ function socketChecks({ inet, others }: Sockets): Check[] {
 }
 
 /** CRIU takes these also while they are not bound. */
-const MOVABLE_PROTOCOLS = new Set(['TCP', 'TCPv6', 'UNIX', 'UNIX-STREAM', 'NETLINK']);
+const MOVABLE_PROTOCOLS = new Set(['TCP', 'TCPv6', 'UDP', 'UDPv6', 'UNIX', 'UNIX-STREAM', 'NETLINK']);
 
 function unlistedChecks(protocols: readonly string[]): Check[] {
   return [...new Set(protocols)]

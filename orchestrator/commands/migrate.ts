@@ -1,4 +1,5 @@
 /** `osmosis migrate` */
+import { LEARN_MS_MAX } from '../../agent/control/protocol.ts';
 import { OsmosisError } from '../../agent/error.ts';
 import { startDisplay } from '../display/display.ts';
 import { planText } from '../display/plan.ts';
@@ -13,6 +14,8 @@ export type MigrateOptions = HostOptions & {
   readonly name?: string;
   readonly dropLegacy: boolean;
   readonly dryRun: boolean;
+  /** Seconds. */
+  readonly learn?: number;
   readonly json?: boolean;
 };
 
@@ -38,6 +41,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
         target,
         ...name,
         dropLegacy: options.dropLegacy,
+        learnMs: learnMsOf(options),
         source,
         destination,
         signal,
@@ -53,6 +57,14 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
   });
 }
 
+/** @throws OsmosisError USAGE */
+function learnMsOf({ learn }: MigrateOptions): number | undefined {
+  if (learn === undefined) return undefined;
+  const ms = Math.round(learn * 1_000);
+  if (ms >= 0 && ms <= LEARN_MS_MAX) return ms;
+  throw new OsmosisError('USAGE', `--learn is 0 to ${LEARN_MS_MAX / 1_000} seconds`);
+}
+
 async function openHost(hosts: Hosts, name: string): Promise<Host> {
   const connection = await hosts.connect(name);
   const [control, image] = await Promise.all([hosts.agent(connection), hosts.agent(connection)]);
@@ -66,7 +78,10 @@ async function dryRun(
   destination: Host,
   signal: AbortSignal,
 ): Promise<void> {
-  const { plan } = await makePlan(target, options.name, source.control, destination.control, { signal });
+  const { plan } = await makePlan(target, options.name, source.control, destination.control, {
+    signal,
+    learnMs: learnMsOf(options),
+  });
   if (options.json) printJson({ ok: true, dry_run: true, plan });
   else process.stdout.write(planText(plan));
   checkPlan(plan, options.dropLegacy);

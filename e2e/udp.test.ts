@@ -1,0 +1,97 @@
+/** UDP: datagrams may be lost while the process stands still, none may come twice or to the wrong place. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { execOn, LAB_HOSTS, LAB_HOSTS6 } from '../fixtures/lab/hosts.ts';
+import { startDatagramClient, startDatagramServer } from '../fixtures/load/control.ts';
+import { move } from './cli.ts';
+import { leftSince, type Traces, traces } from './traces.ts';
+
+const BETWEEN_MS = 500;
+/** Of 50 sockets at 50 datagrams a second each way: less than what is said while a process is away. */
+const LOST_MAX = 500;
+
+describe('datagrams', () => {
+  let before: Traces;
+  beforeAll(async () => {
+    before = await traces();
+  });
+
+  it.each([
+    ['one socket for all clients', 'IPv4', 7201, { connected: false, listen: '0.0.0.0' }, LAB_HOSTS.alpha],
+    ['one socket for all clients', 'IPv6', 7202, { connected: false, listen: '::' }, LAB_HOSTS6.alpha],
+    ['a socket for each client', 'IPv4', 7203, { connected: true, listen: '0.0.0.0' }, LAB_HOSTS.alpha],
+    [
+      'a socket for each client',
+      'IPv6',
+      7204,
+      { connected: true, listen: LAB_HOSTS6.alpha },
+      LAB_HOSTS6.alpha,
+    ],
+  ])('%s, %s: 50 clients, to two hosts and back home', async (_, __, port, server, address) => {
+    await using running = await startDatagramServer('alpha', { port, ...server });
+    await using client = await startDatagramClient({ server: address, port, connected: 25, unconnected: 25 });
+    const { cell, flows } = await move(running.pid, 'alpha', 'beta');
+    expect(flows).toEqual({ moved: 50, relayed: 0, lost: 0 });
+    await sleep(BETWEEN_MS);
+    expect((await move(cell, 'beta', 'gamma')).flows.moved).toBe(50);
+    await sleep(BETWEEN_MS);
+    expect((await move(cell, 'gamma', 'alpha')).flows.moved).toBe(50);
+    await sleep(BETWEEN_MS);
+    const summary = await client.stop();
+    expect(summary, summary.faults.join('\n')).toMatchObject({
+      ok: true,
+      duplicated: 0,
+      misrouted: 0,
+      refused: 0,
+      unanswered: 0,
+    });
+    expect(summary.lost_in + summary.lost_out).toBeLessThan(LOST_MAX);
+    console.info(
+      `lost ${summary.lost_out} to and ${summary.lost_in} from the server, gap ${summary.longest_gap_ms} ms`,
+    );
+  });
+
+  it('requests that are tried again are all answered, of both families at once', async () => {
+    await using running = await startDatagramServer('alpha', { port: 7205, listen: '::' });
+    const requests = { port: 7205, traffic: 'request', connected: 10, unconnected: 10 } as const;
+    await using four = await startDatagramClient({ server: LAB_HOSTS.alpha, ...requests });
+    await using six = await startDatagramClient({ server: LAB_HOSTS6.alpha, ...requests });
+    const { cell, flows } = await move(running.pid, 'alpha', 'beta');
+    expect(flows.moved).toBe(40);
+    await sleep(BETWEEN_MS);
+    await move(cell, 'beta', 'alpha');
+    await sleep(BETWEEN_MS);
+    for (const client of [four, six]) {
+      const summary = await client.stop();
+      expect(summary, summary.faults.join('\n')).toMatchObject({ ok: true, unanswered: 0 });
+      expect(summary.answered).toBe(summary.requests);
+      expect(summary.answered).toBeGreaterThan(100);
+    }
+  });
+
+  it('what the process did not take in time is counted and reported', async () => {
+    await using running = await startDatagramServer('alpha', { port: 7206 });
+    await using client = await startDatagramClient({ server: 'alpha', port: 7206 });
+    client.pause(4_000);
+    const { datagram_bytes_lost: lost } = await move(running.pid, 'alpha', 'beta');
+    expect(lost).toBeGreaterThan(0);
+    await sleep(4_000);
+    expect(await client.stop()).toMatchObject({ ok: true, duplicated: 0, misrouted: 0 });
+  });
+
+  it('a new server takes the old port, and serves new clients while the old ones talk to the moved one', async () => {
+    await using old = await startDatagramServer('alpha', { port: 7207 });
+    await using client = await startDatagramClient({ server: 'alpha', port: 7207 });
+    await move(old.pid, 'alpha', 'beta');
+    await using next = await startDatagramServer('alpha', { port: 7207 });
+    await using other = await startDatagramClient({ server: 'alpha', port: 7207 });
+    await sleep(BETWEEN_MS);
+    // A tag that came to the other server would be counted there as one of its own.
+    for (const load of [client, other]) expect(await load.stop()).toMatchObject({ ok: true, lost_in: 0 });
+    await execOn('alpha', ['kill', String(next.pid)]);
+  });
+
+  it('leaves nothing behind once the servers have ended', async () => {
+    expect(await leftSince(before)).toEqual({});
+  });
+});
