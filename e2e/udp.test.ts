@@ -7,8 +7,10 @@ import { move } from './cli.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const BETWEEN_MS = 500;
-/** Of 50 sockets at 50 datagrams a second each way: less than what is said while a process is away. */
-const LOST_MAX = 500;
+const SOCKETS = 50;
+const EVERY_MS = 40;
+/** Of traffic that a busy machine may lose besides. */
+const SPARE_MS = 200;
 
 describe('datagrams', () => {
   let before: Traces;
@@ -29,14 +31,26 @@ describe('datagrams', () => {
     ],
   ])('%s, %s: 50 clients, to two hosts and back home', async (_, __, port, server, address) => {
     await using running = await startDatagramServer('alpha', { port, ...server });
-    await using client = await startDatagramClient({ server: address, port, connected: 25, unconnected: 25 });
-    const { cell, flows } = await move(running.pid, 'alpha', 'beta');
-    expect(flows).toEqual({ moved: 50, relayed: 0, lost: 0 });
-    await sleep(BETWEEN_MS);
-    expect((await move(cell, 'beta', 'gamma')).flows.moved).toBe(50);
-    await sleep(BETWEEN_MS);
-    expect((await move(cell, 'gamma', 'alpha')).flows.moved).toBe(50);
-    await sleep(BETWEEN_MS);
+    await using client = await startDatagramClient({
+      server: address,
+      port,
+      connected: SOCKETS / 2,
+      unconnected: SOCKETS / 2,
+      everyMs: EVERY_MS,
+    });
+    let cell: string | undefined;
+    let away = 0;
+    for (const [from, to] of [
+      ['alpha', 'beta'],
+      ['beta', 'gamma'],
+      ['gamma', 'alpha'],
+    ] as const) {
+      const moved = await move(cell ?? running.pid, from, to);
+      expect(moved.flows).toEqual({ moved: SOCKETS, relayed: 0, lost: 0 });
+      cell = moved.cell;
+      away += moved.blackout_ms;
+      await sleep(BETWEEN_MS);
+    }
     const summary = await client.stop();
     expect(summary, summary.faults.join('\n')).toMatchObject({
       ok: true,
@@ -45,10 +59,9 @@ describe('datagrams', () => {
       refused: 0,
       unanswered: 0,
     });
-    expect(summary.lost_in + summary.lost_out).toBeLessThan(LOST_MAX);
-    console.info(
-      `lost ${summary.lost_out} to and ${summary.lost_in} from the server, gap ${summary.longest_gap_ms} ms`,
-    );
+    expect(summary.received).toBeGreaterThan(0);
+    // What the server's receive buffer can't take when it is back, and nothing of what is said before and after.
+    expect(summary.lost_in + summary.lost_out).toBeLessThan((2 * SOCKETS * (away + SPARE_MS)) / EVERY_MS);
   });
 
   it('requests that are tried again are all answered, of both families at once', async () => {
@@ -72,10 +85,9 @@ describe('datagrams', () => {
   it('what the process did not take in time is counted and reported', async () => {
     await using running = await startDatagramServer('alpha', { port: 7206 });
     await using client = await startDatagramClient({ server: 'alpha', port: 7206 });
-    client.pause(4_000);
+    client.pause(8_000);
     const { datagram_bytes_lost: lost } = await move(running.pid, 'alpha', 'beta');
     expect(lost).toBeGreaterThan(0);
-    await sleep(4_000);
     expect(await client.stop()).toMatchObject({ ok: true, duplicated: 0, misrouted: 0 });
   });
 

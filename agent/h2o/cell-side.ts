@@ -9,6 +9,8 @@ import type { H2oSocket } from './socket.ts';
 
 /** A HELLO part is sent this often before its peer counts as silent. */
 export const HELLO_TRIES_MAX = 5;
+/** The same for a peer that is known to have an agent, which may have to load its datapath before it answers. */
+export const ARM_TRIES_MAX = 25;
 const HELLO_RETRY_MS = 200;
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;
@@ -50,12 +52,13 @@ export function claimsOf(flows: readonly Flow[], labels: readonly Label[]): Clai
   });
 }
 
-/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after HELLO_TRIES_MAX tries. */
+/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after `triesMax` tries. */
 export async function exchangeHello(
   socket: H2oSocket,
   address: string,
   hello: Omit<Hello, 'type' | 'part' | 'parts'>,
   signal: AbortSignal,
+  triesMax: number = HELLO_TRIES_MAX,
 ): Promise<HelloResult> {
   const waiting = new Map(splitHello(hello).map((part) => [part.part, part]));
   const claimable = new Set<string>();
@@ -73,7 +76,7 @@ export async function exchangeHello(
     if (waiting.size === 0) wake?.();
   });
   try {
-    for (let tries = 0; tries < HELLO_TRIES_MAX && waiting.size > 0; tries++) {
+    for (let tries = 0; tries < triesMax && waiting.size > 0; tries++) {
       signal.throwIfAborted();
       const answered = new Promise<void>((resolve) => {
         wake = resolve;
