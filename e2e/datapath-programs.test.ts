@@ -31,6 +31,8 @@ const REDIRECT = 7;
 const LOOPBACK = 1;
 const REMOTE_SIDE = 1;
 const CELL_SIDE = 2;
+/** Long enough for a few runs of bpftool. */
+const WATCH_MS = 2_000;
 
 const untestable = await datapathUntestable();
 
@@ -224,6 +226,30 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
     const datagram = { protocol: 'udp', noChecksum: true } as const;
     const virtual = frame({ ...datagram, from, to: { address: old, port: 7000 } });
     await expectRun('from_wire', frame({ ...datagram, from, to }), PASS, virtual);
+  });
+
+  test('of a port that is watched, who it exchanges datagrams with is noted; of others not', async () => {
+    const own = { address: '10.77.1.2', port: 5353 };
+    const own6 = { address: 'fd00:1::2', port: 5353 };
+    const [a, b, c] = [1, 2, 3].map((port) => ({ address: '10.77.4.2', port }));
+    const six = { address: 'fd00:4::2', port: 4 };
+    const udp = (from: Endpoint | undefined, to: Endpoint | undefined, protocol: Protocol = 'udp') =>
+      frame({ protocol, from: from ?? own, to: to ?? own });
+    const watching = datapath.watch([own.port], [], WATCH_MS, new AbortController().signal);
+    await expectRun('from_wire', udp(a, own), PASS);
+    await expectRun('from_wire', udp(a, own), PASS);
+    await expectRun('to_wire', udp(own, b), PASS);
+    await expectRun('from_wire', udp(six, own6), PASS);
+    await expectRun('from_wire', udp(c, own, 'tcp'), PASS);
+    await expectRun('from_wire', udp(c, { ...own, port: 53 }), PASS);
+    const seen = await watching;
+    expect(seen.toSorted((x, y) => x.remote.port - y.remote.port)).toEqual([
+      { protocol: 'udp', local: own, remote: a },
+      { protocol: 'udp', local: own, remote: b },
+      { protocol: 'udp', local: own6, remote: six },
+    ]);
+    await expectRun('from_wire', udp(c, own), PASS);
+    expect(await datapath.watch([own.port], [], 0, new AbortController().signal)).toEqual([]);
   });
 
   describe('fenced listeners', () => {

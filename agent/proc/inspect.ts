@@ -23,6 +23,10 @@ const SS_ANSWER_MS_MAX = 5_000;
 /** include/uapi/linux/capability.h */
 const CAP_SYS_RESOURCE = 24;
 
+/** What CRIU 4.2 does not save of UDP sockets. */
+const DATAGRAM_LOSSES =
+  'UDP sockets lose their multicast groups, corked data, and these options: IP_RECVERR, IP_RECVTTL, IP_RECVTOS, IP_MTU_DISCOVER, IP_MULTICAST_*, IPv6 hop limit and traffic class, UDP_SEGMENT, UDP_GRO, SO_TIMESTAMP';
+
 export type Tree = Pick<
   Snapshot,
   'processes' | 'flows' | 'listeners' | 'addresses' | 'files' | 'outside' | 'image_bytes' | 'checks'
@@ -217,6 +221,7 @@ function socketChecks({ inet, others }: Sockets): Check[] {
       ),
     );
   }
+  if (inet.some(({ protocol }) => protocol === 'udp')) checks.push(good('datagrams', DATAGRAM_LOSSES));
   const opening = inet.find(({ state }) => state === 'syn-sent');
   if (opening !== undefined)
     checks.push(
