@@ -1,12 +1,14 @@
 /** UDP: datagrams may be lost while the process stands still, none may come twice or to the wrong place. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { execOn, LAB_HOSTS, LAB_HOSTS6 } from '../fixtures/lab/hosts.ts';
+import { execOn, LAB_HOSTS, LAB_HOSTS6, spawnOn } from '../fixtures/lab/hosts.ts';
 import { startDatagramClient, startDatagramServer } from '../fixtures/load/control.ts';
 import { move } from './cli.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const BETWEEN_MS = 500;
+const THERE = [['alpha', 'beta']] as const;
+const ROUND = [...THERE, ['beta', 'gamma'], ['gamma', 'alpha']] as const;
 const SOCKETS = 50;
 const EVERY_MS = 40;
 /** Of traffic that a busy machine may lose besides. */
@@ -19,17 +21,18 @@ describe('datagrams', () => {
   });
 
   it.each([
-    ['one socket for all clients', 'IPv4', 7201, { connected: false, listen: '0.0.0.0' }, LAB_HOSTS.alpha],
-    ['one socket for all clients', 'IPv6', 7202, { connected: false, listen: '::' }, LAB_HOSTS6.alpha],
-    ['a socket for each client', 'IPv4', 7203, { connected: true, listen: '0.0.0.0' }, LAB_HOSTS.alpha],
+    ['one socket for all clients', 'IPv4', 7201, { listen: '0.0.0.0' }, LAB_HOSTS.alpha, ROUND],
+    ['one socket for all clients', 'IPv6', 7202, { listen: '::' }, LAB_HOSTS6.alpha, THERE],
+    ['a socket for each client', 'IPv4', 7203, { connected: true }, LAB_HOSTS.alpha, THERE],
     [
       'a socket for each client',
       'IPv6',
       7204,
       { connected: true, listen: LAB_HOSTS6.alpha },
       LAB_HOSTS6.alpha,
+      ROUND,
     ],
-  ])('%s, %s: 50 clients, to two hosts and back home', async (_, __, port, server, address) => {
+  ])('%s, %s: 50 clients', async (_, __, port, server, address, route) => {
     await using running = await startDatagramServer('alpha', { port, ...server });
     await using client = await startDatagramClient({
       server: address,
@@ -40,11 +43,7 @@ describe('datagrams', () => {
     });
     let cell: string | undefined;
     let away = 0;
-    for (const [from, to] of [
-      ['alpha', 'beta'],
-      ['beta', 'gamma'],
-      ['gamma', 'alpha'],
-    ] as const) {
+    for (const [from, to] of route) {
       const moved = await move(cell ?? running.pid, from, to);
       expect(moved.flows).toEqual({ moved: SOCKETS, relayed: 0, lost: 0 });
       cell = moved.cell;
@@ -82,12 +81,33 @@ describe('datagrams', () => {
     }
   });
 
+  it.each([
+    ['connected', LAB_HOSTS.peer, 7208, ['--connected']],
+    ['not connected', LAB_HOSTS6.peer, 7209, []],
+  ])('a client that is %s moves, and its server knows nothing of it', async (_, address, port, flags) => {
+    await using _server = await startDatagramServer('peer', { port, listen: '::' });
+    const log = `/tmp/asker-${port}.log`;
+    const argv = ['python3', '/opt/osmosis/fixtures/load/datagram-asker.py', address, String(port)];
+    const { pid } = await spawnOn('alpha', [...argv, ...flags, '--log', log]);
+    await sleep(BETWEEN_MS);
+    const moved = await move(pid, 'alpha', 'beta');
+    expect(moved.flows.moved).toBe(1);
+    await sleep(BETWEEN_MS);
+    await execOn('beta', ['kill', String(moved.pid)]);
+    await sleep(BETWEEN_MS);
+    const { stdout } = await execOn('beta', ['cat', log]);
+    const counts = JSON.parse(stdout) as Record<string, number>;
+    expect(counts).toMatchObject({ wrong: 0, answered: counts.asked });
+    expect(counts.answered).toBeGreaterThan(50);
+  });
+
   it('what the process did not take in time is counted and reported', async () => {
     await using running = await startDatagramServer('alpha', { port: 7206 });
     await using client = await startDatagramClient({ server: 'alpha', port: 7206 });
-    client.pause(8_000);
-    const { datagram_bytes_lost: lost } = await move(running.pid, 'alpha', 'beta');
+    await execOn('alpha', ['kill', '-STOP', String(running.pid)]);
+    const { datagram_bytes_lost: lost, pid } = await move(running.pid, 'alpha', 'beta');
     expect(lost).toBeGreaterThan(0);
+    await execOn('beta', ['kill', '-CONT', String(pid)]);
     expect(await client.stop()).toMatchObject({ ok: true, duplicated: 0, misrouted: 0 });
   });
 

@@ -9,8 +9,8 @@ import type { H2oSocket } from './socket.ts';
 
 /** A HELLO part is sent this often before its peer counts as silent. */
 export const HELLO_TRIES_MAX = 5;
-/** The same for a peer that is known to have an agent, which may have to load its datapath before it answers. */
-export const ARM_TRIES_MAX = 25;
+/** A peer that is known to have an agent may have to load its datapath before it answers: each wait is longer, 6.2 s in all. */
+export const ARM_BACKOFF = 2;
 const HELLO_RETRY_MS = 200;
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;
@@ -52,13 +52,16 @@ export function claimsOf(flows: readonly Flow[], labels: readonly Label[]): Clai
   });
 }
 
-/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after `triesMax` tries. */
+/**
+ * Exchanges one HELLO transaction with the peer at `address`. Ends silently after HELLO_TRIES_MAX tries, each of which is
+ * given `backoff` times as long as the one before.
+ */
 export async function exchangeHello(
   socket: H2oSocket,
   address: string,
   hello: Omit<Hello, 'type' | 'part' | 'parts'>,
   signal: AbortSignal,
-  triesMax: number = HELLO_TRIES_MAX,
+  backoff: number = 1,
 ): Promise<HelloResult> {
   const waiting = new Map(splitHello(hello).map((part) => [part.part, part]));
   const claimable = new Set<string>();
@@ -76,13 +79,13 @@ export async function exchangeHello(
     if (waiting.size === 0) wake?.();
   });
   try {
-    for (let tries = 0; tries < triesMax && waiting.size > 0; tries++) {
+    for (let tries = 0; tries < HELLO_TRIES_MAX && waiting.size > 0; tries++) {
       signal.throwIfAborted();
       const answered = new Promise<void>((resolve) => {
         wake = resolve;
       });
       for (const part of waiting.values()) socket.send(encodeHello(part), address);
-      await Promise.race([answered, sleep(HELLO_RETRY_MS, undefined, { signal })]);
+      await Promise.race([answered, sleep(HELLO_RETRY_MS * backoff ** tries, undefined, { signal })]);
     }
   } finally {
     stop();

@@ -11,7 +11,7 @@ import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import { OsmosisError } from '../error.ts';
-import { ARM_TRIES_MAX, claimsOf, exchangeHello } from '../h2o/cell-side.ts';
+import { ARM_BACKOFF, claimsOf, exchangeHello } from '../h2o/cell-side.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { inetSockets } from '../proc/sockets.ts';
@@ -170,7 +170,7 @@ export class SourceMigration {
       peer,
       hello,
       signal,
-      ARM_TRIES_MAX,
+      ARM_BACKOFF,
     );
     keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
     // Also a peer that seems silent may have armed, and is to be told of the undoing.
