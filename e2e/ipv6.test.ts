@@ -31,8 +31,19 @@ describe('IPv6', () => {
       connections: 50,
       everyMs: 10,
     });
-    const { cell, flows } = await move(server.pid, 'alpha', 'beta');
+    const { cell, flows, pid } = await move(server.pid, 'alpha', 'beta');
     expect(flows).toEqual({ moved: 51, relayed: 0, lost: 0 });
+    // What came early has waited: nobody said in the cell's name that it is there.
+    const counters = [
+      'nsenter',
+      '-t',
+      `${pid}`,
+      '-n',
+      'grep',
+      'OutNeighborAdvertisements',
+      '/proc/thread-self/net/snmp6',
+    ];
+    expect((await execOn('beta', counters)).stdout.trim()).toMatch(/\s0$/);
     await sleep(BETWEEN_MS);
     await move(cell, 'beta', 'gamma');
     await sleep(BETWEEN_MS);

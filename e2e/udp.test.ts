@@ -101,6 +101,15 @@ describe('datagrams', () => {
     expect(counts.answered).toBeGreaterThan(50);
   });
 
+  it('clients that speak seldom come along where the learning is long enough', async () => {
+    await using running = await startDatagramServer('alpha', { port: 7210 });
+    await using client = await startDatagramClient({ server: 'alpha', port: 7210, everyMs: 2_000 });
+    const { flows } = await move(running.pid, 'alpha', 'beta', '--learn', '3');
+    expect(flows.moved).toBe(client.connections);
+    const summary = await client.stop();
+    expect(summary, summary.faults.join('\n')).toMatchObject({ ok: true, unanswered: 0 });
+  });
+
   it('what the process did not take in time is counted and reported', async () => {
     await using running = await startDatagramServer('alpha', { port: 7206 });
     await using client = await startDatagramClient({ server: 'alpha', port: 7206 });
