@@ -10,6 +10,16 @@ export type Endpoint = { readonly address: string; readonly port: number };
 /** One connection as the transport sees it: protocol and the two virtual endpoints, `local` being the cell's or host's own. */
 export type Flow = { readonly protocol: Protocol; readonly local: Endpoint; readonly remote: Endpoint };
 
+/**
+ * A flow of a cell, and where its remote end is on the wire now: `remote` itself unless that end has moved as well, or is
+ * reached through another host. The agent at `at.address` is the one to talk to.
+ */
+export type PlacedFlow = Flow & {
+  readonly at: Endpoint;
+  /** The host at `at` carries it on for a peer without an agent. */
+  readonly relayed?: boolean | undefined;
+};
+
 export const ADDRESS_BYTES = 16;
 
 /** 16 bytes in network order; IPv4 as ::ffff:a.b.c.d, so that both families share one layout everywhere. */
@@ -68,7 +78,7 @@ export function isLoopback(address: string): boolean {
   return address === '::1' || address.startsWith('127.');
 }
 
-/** fe80::/10: an address without its interface says nothing. */
+/** fe80::/10, 169.254.0.0/16: such an address means something on one link only. */
 export function isLinkLocal(address: string): boolean {
-  return /^fe[89ab][0-9a-f]:/i.test(address);
+  return /^fe[89ab]/i.test(address) || address.startsWith('169.254.');
 }

@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import type { Labels } from './cell/labels.ts';
 import type { Registry } from './cell/registry.ts';
 import type { Datapath } from './datapath/datapath.ts';
+import type { PeerSide } from './h2o/peer-side.ts';
 import type { H2oSocket } from './h2o/socket.ts';
 
 export type AgentPaths = {
@@ -16,6 +17,8 @@ export type AgentContext = {
   readonly paths: AgentPaths;
   readonly socket: H2oSocket;
   readonly datapath: Datapath;
+  /** What this host does for cells of other hosts. */
+  readonly peerSide: PeerSide;
   readonly registry: Registry;
   readonly labels: Labels;
   readonly log: Logger;

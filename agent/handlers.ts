@@ -1,5 +1,5 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
-import { flowKey } from './address.ts';
+import { flowKey, type PlacedFlow } from './address.ts';
 import type { Cell } from './cell/registry.ts';
 import { runCell } from './cell/run.ts';
 import type { AgentContext } from './context.ts';
@@ -8,12 +8,12 @@ import { imageSummarySchema } from './control/protocol.ts';
 import type { Call, Handlers } from './control/server.ts';
 import { OsmosisError } from './error.ts';
 import { claimsOf, exchangeHello } from './h2o/cell-side.ts';
-import type { PeerSide } from './h2o/peer-side.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
+import { placeFlows } from './migration/placed.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
@@ -23,17 +23,17 @@ import { decodeMessage } from './wire/frame.ts';
 import { newTransaction } from './wire/h2o.ts';
 import { ImageTally } from './wire/image.ts';
 
-export function createHandlers(
-  context: AgentContext,
-  coordinator: Coordinator,
-  peerSide: PeerSide,
-): Handlers {
-  const { registry, datapath, socket, paths } = context;
+export function createHandlers(context: AgentContext, coordinator: Coordinator): Handlers {
+  const { registry, datapath, peerSide, socket, paths } = context;
 
-  const snapshotOf = async (cell: Cell, tree: Tree): Promise<Snapshot> => ({
+  const snapshotOf = async (
+    cell: Cell,
+    tree: Omit<Tree, 'flows'> & { flows: PlacedFlow[] },
+  ): Promise<Snapshot> => ({
     cell: cell.id,
     name: cell.name,
     pid: cell.pid,
+    home: cell.link === undefined,
     host: await hostFacts(paths.run),
     agent_addresses: await ownAddresses(),
     ...tree,
@@ -56,14 +56,15 @@ export function createHandlers(
     inspect: async ({ target, name, learn_ms = LEARN_MS }, { signal }) => {
       const cell = registry.resolve(target, name);
       registry.checkFree(cell.id);
-      const tree = await inspectTree(cell.pid);
-      return snapshotOf(cell, withFlows(tree, await learnFlows(context, cell, tree, learn_ms, signal)));
+      const found = await inspectTree(cell.pid);
+      const tree = withFlows(found, await learnFlows(context, cell, found, learn_ms, signal));
+      return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows) });
     },
     survey: async ({ cell: id, flows }, { signal }) => {
       const cell = registry.get(id);
       if (cell === undefined)
         throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'plan' });
-      const byPeer = Map.groupBy(flows, ({ remote }) => remote.address);
+      const byPeer = Map.groupBy(flows, ({ at }) => at.address);
       const peers = await Promise.all(
         [...byPeer].map(async ([address, its]) => {
           const keys = registry.keysWith(cell, address);
@@ -76,8 +77,9 @@ export function createHandlers(
           };
           const { silent, claimable, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
           keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
+          const relayed = its.filter((flow) => flow.relayed).length;
           const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(flow)));
-          return { peer: { address, agent: !silent, flows: its.length }, unknown };
+          return { peer: { address, agent: !silent, flows: its.length, relayed }, unknown };
         }),
       );
       return { peers: peers.map(({ peer }) => peer), unknown: peers.flatMap(({ unknown }) => unknown) };
@@ -86,15 +88,13 @@ export function createHandlers(
       const host = await hostFacts(paths.run);
       return {
         host,
-        checks: preflightChecks(snapshot, host, await ownAddresses(), (path, kind) =>
-          fileFact('', path, kind),
-        ),
+        checks: preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
       };
     },
-    'source.prepare': async ({ migration: id, cell, drop, datagrams = [], key }, { signal, gone }) => {
+    'source.prepare': async ({ migration: id, cell, drop, relay, datagrams = [], key }, { signal, gone }) => {
       const migration = coordinator.beginSource(id, cell, gone);
       coordinator.remember(migration);
-      const tree = await migration.prepare(key, drop, datagrams, signal);
+      const tree = await migration.prepare({ key, drop, relay, datagrams }, signal);
       coordinator.remember(migration);
       return snapshotOf(migration.cell, tree);
     },

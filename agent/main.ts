@@ -49,16 +49,16 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
       .flatMap((cell) => cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port }))),
   );
   const socket = new H2oSocket();
-  const context: AgentContext = { paths, socket, datapath, registry, labels, log };
-  const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, log);
+  const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
+  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, log };
   const coordinator = new Coordinator(context);
   const keeper = new CellKeeper(context);
 
   await socket.open();
-  peerSide.start();
+  peerSide.start((id) => coordinator.isLeaving(id));
   await coordinator.recover();
   keeper.start();
-  const server = await serveControl(socketPath(paths), createHandlers(context, coordinator, peerSide), log);
+  const server = await serveControl(socketPath(paths), createHandlers(context, coordinator), log);
   log.info({ socket: socketPath(paths), cells: registry.all().length }, 'agent ready');
 
   await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);

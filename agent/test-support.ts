@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished, vi } from 'vitest';
-import type { Flow } from './address.ts';
+import type { PlacedFlow } from './address.ts';
 import type { HostFacts, Snapshot } from './control/protocol.ts';
 
 /** A directory of this test's own, gone when the test is over. */
@@ -19,11 +19,12 @@ export function eventually<T>(check: () => T | Promise<T>): Promise<T> {
 }
 
 /** A connection of the cell at 10.77.1.2:7000 with port `port` of the peer at `peer`, as the cell sees it. */
-export function flowWith(port: number, peer = '10.77.4.2'): Flow {
+export function flowWith(port: number, peer = '10.77.4.2'): PlacedFlow {
   return {
     protocol: 'tcp',
     local: { address: '10.77.1.2', port: 7000 },
     remote: { address: peer, port },
+    at: { address: peer, port },
   };
 }
 
@@ -45,6 +46,7 @@ export function snapshotWith(changes: Partial<Snapshot> = {}): Snapshot {
     cell: 'c0'.repeat(16),
     name: 'server',
     pid: 100,
+    home: true,
     host: hostFactsWith(),
     agent_addresses: ['10.77.1.2'],
     processes: [{ pid: 100, inner_pid: 100, command: 'server', uid: 0, resident_bytes: 4096 }],

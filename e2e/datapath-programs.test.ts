@@ -15,8 +15,9 @@ import {
   updateLine,
 } from '../agent/datapath/bpftool.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
-import { encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
-import { acceptOf, COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
+import { CELLS_MAX } from '../agent/datapath/inside.ts';
+import { encodeCell, encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
+import { acceptOf, COUNTERS, type FlowEntry, RELAY, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
 import { SEEN_MAX, WATCHED_MAX } from '../agent/datapath/seen.ts';
 import { FLOWS_MAX, FORWARDS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
@@ -84,6 +85,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       localSide: 0,
       remoteSide: REMOTE_SIDE,
       scope: 0,
+      via: 0,
     };
     /** At the new host: the same flow, in the cell. */
     const atHost: FlowEntry = {
@@ -95,6 +97,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       localSide: CELL_SIDE,
       remoteSide: 0,
       scope: LOOPBACK,
+      via: 0,
     };
     const packet = (from: Endpoint, to: Endpoint, more: Partial<Packet> = {}): Packet => ({
       protocol,
@@ -199,6 +202,48 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       const { local, remote } = virtual;
       await expectRun('from_wire', frame(packet(local, label)), REDIRECT, frame(packet(local, remote)));
       await expectVerdict('from_cell', frame(packet(remote, local)), 'fenced');
+    });
+
+    test('a peer without an agent is relayed, both ways, by a router that counts hops', async () => {
+      const legacy = { address: peer, port: 52000 };
+      const own = { address: old, port: 40101 };
+      const relayed = {
+        protocol,
+        local: legacy,
+        remote: virtual.remote,
+        wireLocal: own,
+        scope: RELAY,
+      } as const;
+      const wireRemote = [{ endpoint: label, ifindex: LOOPBACK }, undefined] as const;
+      const via = LOOPBACK + 1;
+      await datapath.putFlows([{ ...relayed, wireRemote, localSide: 0, remoteSide: CELL_SIDE, via }]);
+      const there = packet(legacy, virtual.remote, { hops: 9 });
+      await expectRun('from_wire', frame(there), REDIRECT, frame(packet(own, label, { hops: 8 })));
+      const back = packet(label, own, { hops: 9 });
+      const answer = frame(packet(virtual.remote, legacy, { hops: 8 }));
+      await expectRun('from_wire', frame(back), REDIRECT, answer);
+      await expectVerdict('from_wire', frame({ ...there, hops: 1 }), 'errors');
+      await expectVerdict('from_wire', frame({ ...back, hops: 1 }), 'errors');
+      await datapath.putSide({ id: CELL_SIDE, state: 'held', active: 0, accept: acceptOf(0), ifindex: 0 });
+      await expectVerdict('from_wire', frame(there), 'held');
+      expect((await datapath.entries()).flows).toContainEqual(expect.objectContaining({ ...relayed, via }));
+      await datapath.removeFlows([relayed]);
+      await expectRun('from_wire', frame(there), PASS, frame(there));
+    });
+
+    test('packets of an entered flow are sent out of the cell instead of round; no others', async () => {
+      const batch = new Batch();
+      // The class that packets have in a run like this.
+      const inside = { id: 0, scope: LOOPBACK, ifindex: 5 };
+      await batch.run([updateLine(pinDir(), 'cells', encodeId(inside.id), encodeCell(inside))]);
+      const out = frame(packet(virtual.remote, virtual.local));
+      await expectRun('cell_out', out, REDIRECT, out);
+      await expectRun('cell_out', frame(packet(virtual.remote, label)), PASS);
+      await expectRun('cell_out', frame(packet(virtual.remote, virtual.local, { fragment: true })), PASS);
+      await batch.run([deleteLine(pinDir(), 'cells', encodeId(inside.id))]);
+      await batch.close();
+      await expectRun('cell_out', out, PASS);
+      await expectRun('cell_in', out, PASS, out);
     });
 
     test('fragments are left alone on the wire, and do not leave a cell', async () => {
@@ -314,6 +359,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
         forwards: [LAYOUT.tuple.bytes, LAYOUT.wire_slot.bytes, FORWARDS_MAX],
         watched: [4, 4, WATCHED_MAX],
         seen: [LAYOUT.tuple.bytes, 4, SEEN_MAX],
+        cells: [4, LAYOUT.cell.bytes, CELLS_MAX],
         counters: [4, 8, COUNTERS.length],
       });
     });
@@ -400,6 +446,7 @@ function manyFlow(index: number, remoteSide: number): FlowEntry {
     localSide: 0,
     remoteSide,
     scope: 0,
+    via: 0,
   };
 }
 

@@ -9,19 +9,17 @@
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Endpoint, Protocol } from '../agent/address.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
 import { acceptOf, type FlowEntry, type Side, type WireSlot } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
+import { Echoes } from './echoes.ts';
 import { link, type Namespace, Namespaces } from './namespaces.ts';
 import { datapathUntestable } from './tools.ts';
 
-const ECHO = fileURLToPath(new URL('echo.ts', import.meta.url));
 /** Enough for segmentation offload, window scaling and a lot of acknowledgements. */
 const BULK_BYTES = 64 << 20;
 /** Long enough for a packet that is let through to have arrived, and for a first retransmission. */
@@ -43,7 +41,7 @@ const untestable = await datapathUntestable();
 
 describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestable ?? ''}`, () => {
   const namespaces = new Namespaces();
-  const started: { kill(): void }[] = [];
+  const echoes = new Echoes();
   let directory: string;
   let spaces: Record<'peer' | 'router' | 'cell' | Host, Namespace>;
   let datapaths: Record<'peer' | Host, Datapath>;
@@ -59,7 +57,7 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
   });
 
   afterEach(async () => {
-    for (const process of started.splice(0)) process.kill();
+    echoes.end();
     for (const datapath of Object.values(datapaths)) await empty(datapath);
   });
 
@@ -98,7 +96,7 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
       const slots = await enterAlpha(family, 'tcp', 51002);
       const moved = await call(family, 'tcp', 51002);
       await move(family, 'tcp', 51002, [slots.alpha, slots.beta], 1);
-      await serve(spaces.alpha, 'tcp', { address: ADDRESSES[family].alpha, port: PORT });
+      await echoes.serve(spaces.alpha, 'tcp', { address: ADDRESSES[family].alpha, port: PORT });
       const fresh = await call(family, 'tcp', 51003);
       await Promise.all([moved.echo(BULK_BYTES), fresh.echo(BULK_BYTES)]);
     });
@@ -129,7 +127,7 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
   });
 
   test('the SYN for a fenced listener waits until the fence is gone', async () => {
-    await serve(spaces.alpha, 'tcp', { address: ADDRESSES.ipv4.alpha, port: PORT });
+    await echoes.serve(spaces.alpha, 'tcp', { address: ADDRESSES.ipv4.alpha, port: PORT });
     await datapaths.alpha.attachDevice('eth0');
     await datapaths.alpha.fenceListeners([{ address: '0.0.0.0', port: PORT }]);
     const connecting = call('ipv4', 'tcp', 51006);
@@ -157,7 +155,7 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
     const label = { address: ADDRESSES.ipv4.beta, port: 40001 };
     const loopback = await spaces.beta.ifindex('lo');
     const side = await cellSide('beta');
-    const flow = { protocol: 'tcp', localSide: 0, remoteSide: 0, scope: 0 } as const;
+    const flow = { protocol: 'tcp', localSide: 0, remoteSide: 0, scope: 0, via: 0 } as const;
     await datapaths.beta.putSide(side);
     await datapaths.beta.putFlows([
       {
@@ -175,13 +173,14 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
         wireRemote: [{ endpoint: client, ifindex: loopback }, undefined],
         localSide: side.id,
         scope: side.ifindex,
+        via: 0,
       },
     ]);
     for (const device of ['lo', 'eth0']) await datapaths.beta.attachDevice(device);
     await datapaths.beta.attachCell('cell');
     await route('beta');
-    await serve(spaces.cell, 'tcp', server);
-    await (await callFrom(spaces.beta, 'tcp', server, client)).echo(BULK_BYTES);
+    await echoes.serve(spaces.cell, 'tcp', server);
+    await (await echoes.call(spaces.beta, 'tcp', server, client)).echo(BULK_BYTES);
   });
 
   test('nothing is left behind, and what is of others stays', async () => {
@@ -237,6 +236,7 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
           localSide: side.id,
           remoteSide: 0,
           scope: side.ifindex,
+          via: 0,
         },
       ]);
       await datapaths[host].attachDevice('eth0');
@@ -246,7 +246,7 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
     await datapaths.peer.putFlows([peerFlow(family, protocol, port, [slots.alpha, slots.beta])]);
     await datapaths.peer.attachDevice('eth0');
     await route('alpha');
-    await serve(spaces.cell, protocol, { address: alpha, port: PORT });
+    await echoes.serve(spaces.cell, protocol, { address: alpha, port: PORT });
     return slots;
   }
 
@@ -278,34 +278,7 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
 
   async function call(family: Family, protocol: Protocol, port: number) {
     const { alpha, peer } = ADDRESSES[family];
-    return await callFrom(spaces.peer, protocol, { address: alpha, port: PORT }, { address: peer, port });
-  }
-
-  /** `echo(n)` resolves when n bytes have come back. */
-  async function callFrom(space: Namespace, protocol: Protocol, to: Endpoint, from: Endpoint) {
-    const process = inNamespace(space, 'call', protocol, to, from);
-    const lines = createInterface(process.stdout)[Symbol.asyncIterator]();
-    expect(await lines.next()).toEqual({ done: false, value: 'ready' });
-    return {
-      async echo(bytes: number): Promise<void> {
-        process.stdin.write(`${bytes}\n`);
-        const { value } = await lines.next();
-        expect(value).toMatch(new RegExp(`^${bytes} `));
-      },
-    };
-  }
-
-  async function serve(space: Namespace, protocol: Protocol, at: Endpoint): Promise<void> {
-    const lines = createInterface(inNamespace(space, 'serve', protocol, at).stdout)[Symbol.asyncIterator]();
-    expect(await lines.next()).toEqual({ done: false, value: 'ready' });
-  }
-
-  function inNamespace(space: Namespace, role: 'serve' | 'call', protocol: Protocol, ...ends: Endpoint[]) {
-    const endpoints = ends.flatMap(({ address, port }) => [address, String(port)]);
-    const argv = [`--net=${space.path}`, '--', process.execPath, ECHO, role, protocol, ...endpoints];
-    const child = execa('nsenter', argv, { stdin: 'pipe', buffer: false, reject: false, stderr: 'inherit' });
-    started.push(child);
-    return child;
+    return await echoes.call(spaces.peer, protocol, { address: alpha, port: PORT }, { address: peer, port });
   }
 });
 
@@ -326,6 +299,7 @@ function peerFlow(
     localSide: 0,
     remoteSide: PEERS_VIEW,
     scope: 0,
+    via: 0,
   };
 }
 

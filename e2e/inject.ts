@@ -57,3 +57,9 @@ export async function onMark(host: LabHost, script: string): Promise<void> {
   const wait = `i=0; until [ -e ${MARK} ] || [ $i -ge 4000 ]; do i=$((i + 1)); sleep 0.005; done; rm -f ${MARK}`;
   await spawnOn(host, ['sh', '-c', `${wait}; ${script}`]);
 }
+
+/** Resolves once a replaced program on `host` has marked the moment. Rejects after 20 s. */
+export async function untilMarked(host: LabHost): Promise<void> {
+  const wait = `i=0; until [ -e ${MARK} ]; do i=$((i + 1)); [ $i -lt 4000 ] || exit 1; sleep 0.005; done; rm -f ${MARK}`;
+  await execOn(host, ['sh', '-c', wait]);
+}

@@ -5,6 +5,7 @@ const ETHERTYPE = { ipv4: 0x0800, ipv6: 0x86dd, arp: 0x0806 } as const;
 const PROTOCOL_NUMBERS = { tcp: 6, udp: 17 } as const;
 const DESTINATION_OPTIONS = 60;
 const IPV6_FRAGMENT = 44;
+const HOPS = 64;
 export const SYN = 0x02;
 export const RST = 0x04;
 export const ACK = 0x10;
@@ -19,6 +20,8 @@ export type Packet = {
   readonly noChecksum?: boolean;
   /** Four bytes of IPv4 options, or one IPv6 destination options header. */
   readonly options?: boolean;
+  /** Time to live, or hop limit; 64 without it. */
+  readonly hops?: number;
   /** A first fragment. */
   readonly fragment?: boolean;
 };
@@ -56,7 +59,7 @@ function ethernet(type: number): Buffer {
 }
 
 function ipv4Header(
-  { from, to, protocol, options = false, fragment = false }: Packet,
+  { from, to, protocol, hops = HOPS, options = false, fragment = false }: Packet,
   length: number,
 ): Buffer {
   const header = Buffer.alloc(options ? 24 : 20, 1);
@@ -65,7 +68,7 @@ function ipv4Header(
   header.writeUInt16BE(header.length + length, 2);
   header.writeUInt16BE(0x1234, 4);
   header.writeUInt16BE(fragment ? 0x2000 : 0x4000, 6);
-  header.writeUInt8(64, 8);
+  header.writeUInt8(hops, 8);
   header.writeUInt8(PROTOCOL_NUMBERS[protocol], 9);
   header.writeUInt16BE(0, 10);
   header.set(addressBytes(from.address).subarray(12), 12);
@@ -75,7 +78,7 @@ function ipv4Header(
 }
 
 function ipv6Header(
-  { from, to, protocol, options = false, fragment = false }: Packet,
+  { from, to, protocol, hops = HOPS, options = false, fragment = false }: Packet,
   length: number,
 ): Buffer {
   const header = Buffer.alloc(40);
@@ -88,7 +91,7 @@ function ipv6Header(
   header.writeUInt8(0x60, 0);
   header.writeUInt16BE(extension.length + length, 4);
   header.writeUInt8(extension.length > 0 ? next : PROTOCOL_NUMBERS[protocol], 6);
-  header.writeUInt8(64, 7);
+  header.writeUInt8(hops, 7);
   header.set(addressBytes(from.address), 8);
   header.set(addressBytes(to.address), 24);
   return Buffer.concat([header, extension]);

@@ -153,6 +153,7 @@ test('a client that is gone fires gone and signal', async () => {
     target: '1',
     cell: migration,
     drop: [],
+    relay: [],
     key: randomBytes(32),
   });
   const lost = expect(call).rejects.toMatchObject({ code: 'AGENT_UNREACHABLE' });

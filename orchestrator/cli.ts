@@ -28,7 +28,13 @@ program
   .requiredOption('--from <host>', 'ssh://[user@]host[:port], or local')
   .requiredOption('--to <host>', 'ssh://[user@]host[:port], or local')
   .option('--name <name>', 'what to call the cell, where the process is none yet')
-  .option('--drop-legacy', 'go on without the connections of peers that run no agent', false)
+  .addOption(
+    new Option(
+      '--relay-legacy',
+      'let the source carry on the connections of peers that run no agent, for as long as it is up',
+    ).conflicts('dropLegacy'),
+  )
+  .option('--drop-legacy', 'go on without the connections of peers that run no agent')
   .option(
     '--learn <seconds>',
     'listen for so long who exchanges datagrams with unconnected UDP sockets (default: 1)',

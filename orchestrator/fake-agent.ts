@@ -11,7 +11,7 @@ export type Answers = { readonly [M in Method]?: Answer<M> };
 /** Answers of a migration in which all goes well, with one peer and an image of 3 bytes. */
 const GOOD: Answers = {
   inspect: async () => snapshotWith(),
-  survey: async () => ({ peers: [{ address: '10.77.4.2', agent: true, flows: 1 }] }),
+  survey: async () => ({ peers: [{ address: '10.77.4.2', agent: true, flows: 1, relayed: 0 }] }),
   preflight: async () => ({ host: hostFactsWith({ machine_id: 'beta' }), checks: [] }),
   'source.prepare': async () => snapshotWith(),
   'destination.prepare': async () => ({ labels: [] }),

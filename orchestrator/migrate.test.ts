@@ -34,7 +34,7 @@ async function run(answers: Answers = {}, options: Partial<MigrationOptions> = {
   const events: MigrationEvent[] = [];
   const outcome = await migrate({
     target: '100',
-    dropLegacy: false,
+    legacy: 'refuse',
     source: hosts.source,
     destination: hosts.destination,
     emit: (event) => events.push(event),
@@ -112,8 +112,8 @@ describe('success', () => {
       {
         survey: async () => ({
           peers: [
-            { address: '10.77.4.2', agent: true, flows: 2 },
-            { address: '10.77.5.2', agent: false, flows: 3 },
+            { address: '10.77.4.2', agent: true, flows: 2, relayed: 0 },
+            { address: '10.77.5.2', agent: false, flows: 3, relayed: 0 },
           ],
         }),
         'source.prepare': async ({ drop }) => {
@@ -126,7 +126,7 @@ describe('success', () => {
         },
         'destination.confirm': async () => ({ pid: 1, silent: ['10.77.6.2'], flip_ms: [] }),
       },
-      { dropLegacy: true },
+      { legacy: 'drop' },
     );
     expect(dropped).toEqual([['10.77.5.2'], ['10.77.5.2']]);
     expect(result).toMatchObject({ flows: { moved: 2, lost: 4 }, unconfirmed: ['10.77.6.2'] });

@@ -1,11 +1,12 @@
 /** The migration: one function, a line a phase, the point of no return marked. */
 import { randomBytes } from 'node:crypto';
+import type { PlacedFlow } from '../agent/address.ts';
 import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
 import { isCommitted, PHASE_TABLE, type Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
 import type { MigrationEvent } from './events.ts';
 import { relayImage } from './image-relay.ts';
-import { checkPlan, makePlan, type Plan } from './plan.ts';
+import { checkPlan, type Legacy, makePlan, type Plan } from './plan.ts';
 
 /** Both agents undo within this, or the failure says that they go on undoing alone. */
 const UNDO_MS_MAX = 45_000;
@@ -36,7 +37,7 @@ export type Host = { readonly control: AgentClient; readonly image: AgentClient 
 export type MigrationOptions = {
   readonly target: string;
   readonly name?: string;
-  readonly dropLegacy: boolean;
+  readonly legacy: Legacy;
   /** How long the flows of unconnected UDP sockets are learnt; the agent's choice (a second) where it is not given. */
   readonly learnMs?: number | undefined;
   readonly source: Host;
@@ -65,7 +66,7 @@ export async function migrate(options: MigrationOptions): Promise<MigrationResul
 async function migrateOnce({
   target,
   name,
-  dropLegacy,
+  legacy,
   learnMs,
   source,
   destination,
@@ -81,7 +82,7 @@ async function migrateOnce({
   try {
     phases.enter('plan');
     const { plan, snapshot: seen, datagrams } = await makePlan(target, name, from, to, { ...until, learnMs });
-    checkPlan(plan, dropLegacy);
+    checkPlan(plan, legacy);
     for (const { what } of seen.outside) {
       emit({
         event: 'note',
@@ -89,17 +90,34 @@ async function migrateOnce({
         message: `${what} has its other end outside of the tree: it becomes /dev/null`,
       });
     }
-    const drop = plan.peers.filter(({ agent }) => !agent).map(({ address }) => address);
+    const without = plan.peers.filter(({ agent }) => !agent);
+    const [drop, relay] = legacy === 'relay' ? [[], without] : [without, []];
+    for (const { address, flows } of relay) {
+      emit({
+        event: 'note',
+        level: 'warn',
+        message: `${flows} connections of ${address}, which has no agent, will go by way of ${from.host}: keep that host up`,
+      });
+    }
+    const addresses = (peers: Plan['peers']) => peers.map(({ address }) => address);
 
     phases.enter('prepare');
     const snapshot = await from.call(
       'source.prepare',
-      { migration, target, cell: seen.cell, drop, datagrams: [...datagrams], key },
+      {
+        migration,
+        target,
+        cell: seen.cell,
+        drop: addresses(drop),
+        relay: addresses(relay),
+        datagrams: [...datagrams],
+        key,
+      },
       until,
     );
     const { labels } = await to.call(
       'destination.prepare',
-      { migration, snapshot, drop, source: { addresses: snapshot.agent_addresses, key } },
+      { migration, snapshot, drop: addresses(drop), source: { addresses: snapshot.agent_addresses, key } },
       until,
     );
     await from.call('source.arm', { migration, labels }, until);
@@ -132,11 +150,7 @@ async function migrateOnce({
     const { pid, silent, flip_ms } = await to.call('destination.confirm', { migration });
     await from.call('source.confirm', { migration });
     phases.finish();
-    const flows = flowCounts(
-      plan,
-      snapshot.flows.map(({ remote }) => remote.address),
-      silent,
-    );
+    const flows = flowCounts(drop, snapshot.flows, silent);
     return {
       ok: true,
       cell: snapshot.name,
@@ -161,13 +175,15 @@ function leftoverText({ sockets, bytes }: { sockets: number; bytes: number }): s
 }
 
 function flowCounts(
-  plan: Plan,
-  movedPeers: readonly string[],
+  dropped: Plan['peers'],
+  snapshot: readonly PlacedFlow[],
   silent: readonly string[],
 ): MigrationResult['flows'] {
-  const dropped = plan.peers.filter(({ agent }) => !agent).reduce((sum, { flows }) => sum + flows, 0);
-  const unconfirmed = movedPeers.filter((address) => silent.includes(address)).length;
-  return { moved: movedPeers.length - unconfirmed, relayed: 0, lost: dropped + unconfirmed };
+  const unheard = new Set(silent);
+  const confirmed = snapshot.filter(({ at }) => !unheard.has(at.address));
+  const relayed = confirmed.filter((flow) => flow.relayed).length;
+  const lost = dropped.reduce((sum, { flows }) => sum + flows, 0) + snapshot.length - confirmed.length;
+  return { moved: confirmed.length - relayed, relayed, lost };
 }
 
 /** The phase table says what a failure leads to; the first error is kept, and says who owns the process now. */

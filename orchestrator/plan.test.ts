@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { flowWith, hostFactsWith, snapshotWith } from '../agent/test-support.ts';
 import { type Answers, fakeHosts } from './fake-agent.ts';
-import { checkPlan, makePlan, type Plan } from './plan.ts';
+import { checkPlan, type Legacy, makePlan, type Plan } from './plan.ts';
 
 async function planWith(answers: Answers = {}, name?: string) {
   const { source, destination, calls } = fakeHosts(answers);
@@ -11,14 +11,22 @@ async function planWith(answers: Answers = {}, name?: string) {
 
 function planOf(changes: Partial<Plan>): Plan {
   return {
-    ...{ cell: 'server', from: 'alpha', to: 'beta', processes: [], listeners: [], image_bytes_estimate: 1 },
-    peers: [{ address: '10.77.4.2', agent: true, flows: 2 }],
+    ...{
+      cell: 'server',
+      from: 'alpha',
+      to: 'beta',
+      processes: [],
+      listeners: [],
+      image_bytes_estimate: 1,
+      home: true,
+    },
+    peers: [{ address: '10.77.4.2', agent: true, flows: 2, relayed: 0 }],
     checks: [{ name: 'kernel', ok: true, message: '6.18' }],
     ...changes,
   };
 }
 
-const legacy = { address: '10.77.5.2', agent: false, flows: 3 };
+const legacy = { address: '10.77.5.2', agent: false, flows: 3, relayed: 0 };
 const failed = { name: 'cpu', ok: false, message: 'lacks avx' };
 
 test('a plan says what moves, and asks for it without touching anything', async () => {
@@ -29,7 +37,8 @@ test('a plan says what moves, and asks for it without touching anything', async 
     from: 'alpha',
     to: 'beta',
     processes: [{ pid: 100, command: 'server', resident_bytes: 4096 }],
-    peers: [{ address: '10.77.4.2', agent: true, flows: 1 }],
+    peers: [{ address: '10.77.4.2', agent: true, flows: 1, relayed: 0 }],
+    home: true,
     listeners: ['tcp 10.77.1.2:7000'],
     image_bytes_estimate: 4096,
     checks: [{ name: 'descriptors', ok: true, message: expect.stringContaining('/dev/null') }],
@@ -81,25 +90,27 @@ test('two names of one host are SAME_HOST', async () => {
   await expect(planWith({ preflight })).rejects.toMatchObject({ code: 'SAME_HOST', phase: 'plan' });
 });
 
-test.each<[string, Partial<Plan>, boolean, string | undefined]>([
-  ['all is well', {}, false, undefined],
-  ['a check fails', { checks: [failed] }, true, 'PREFLIGHT'],
-  ['a peer has no agent', { peers: [legacy] }, false, 'LEGACY_PEERS'],
-  ['a peer has no agent and is to be dropped', { peers: [legacy] }, true, undefined],
-  ['both', { checks: [failed], peers: [legacy] }, false, 'PREFLIGHT'],
-])('%s', (_what, changes, dropLegacy, code) => {
-  const check = () => checkPlan(planOf(changes), dropLegacy);
+test.each<[string, Partial<Plan>, Legacy, string | undefined]>([
+  ['all is well', {}, 'refuse', undefined],
+  ['a check fails', { checks: [failed] }, 'drop', 'PREFLIGHT'],
+  ['a peer has no agent', { peers: [legacy] }, 'refuse', 'LEGACY_PEERS'],
+  ['a peer has no agent and is to be dropped', { peers: [legacy] }, 'drop', undefined],
+  ['a peer has no agent and is to be relayed', { peers: [legacy] }, 'relay', undefined],
+  ['a peer that appeared elsewhere has no agent', { peers: [legacy], home: false }, 'relay', 'LEGACY_PEERS'],
+  ['both', { checks: [failed], peers: [legacy] }, 'refuse', 'PREFLIGHT'],
+])('%s', (_what, changes, how, code) => {
+  const check = () => checkPlan(planOf(changes), how);
   if (code === undefined) expect(check).not.toThrow();
   else expect(check).toThrow(expect.objectContaining({ code, phase: 'plan' }));
 });
 
 test('every failed check and every legacy peer is named', () => {
   const checks = [failed, { ...failed, name: 'room', message: 'no room' }];
-  expect(() => checkPlan(planOf({ checks }), false)).toThrow(
+  expect(() => checkPlan(planOf({ checks }), 'refuse')).toThrow(
     /cpu: lacks avx; room: no room.*Nothing was touched/,
   );
   const peers = [legacy, { ...legacy, address: '10.77.6.2' }];
-  expect(() => checkPlan(planOf({ peers }), false)).toThrow(
+  expect(() => checkPlan(planOf({ peers }), 'refuse')).toThrow(
     /10\.77\.5\.2 \(3 flows\), 10\.77\.6\.2 \(3 flows\)/,
   );
 });

@@ -14,6 +14,8 @@ export type Plan = {
   readonly peers: readonly PeerFact[];
   /** Endpoints that the cell listens on, e.g. `tcp 10.0.0.1:6379`. */
   readonly listeners: readonly string[];
+  /** The process uses its host's own network: that host can relay for peers without an agent. */
+  readonly home: boolean;
   readonly image_bytes_estimate: number;
   readonly checks: readonly Check[];
 };
@@ -73,6 +75,7 @@ export async function makePlan(
     })),
     peers,
     listeners: snapshot.listeners.map((listener) => `${listener.protocol} ${endpointText(listener)}`),
+    home: snapshot.home,
     image_bytes_estimate: snapshot.image_bytes,
     checks: [...snapshot.checks, ...checks, ...outsideChecks(snapshot)],
   };
@@ -91,8 +94,11 @@ function outsideChecks(snapshot: Snapshot): Check[] {
   }));
 }
 
+/** What becomes of connections whose peers run no agent: nothing moves, they end, or the source carries them on. */
+export type Legacy = 'refuse' | 'drop' | 'relay';
+
 /** @throws OsmosisError PREFLIGHT with every failed check, LEGACY_PEERS; both before anything is touched. */
-export function checkPlan({ checks, peers }: Plan, dropLegacy: boolean): void {
+export function checkPlan({ checks, peers, home }: Plan, how: Legacy): void {
   const failed = checks.filter(({ ok }) => !ok);
   if (failed.length > 0) {
     const list = failed.map(({ name, message }) => `${name}: ${message}`).join('; ');
@@ -101,11 +107,14 @@ export function checkPlan({ checks, peers }: Plan, dropLegacy: boolean): void {
     });
   }
   const legacy = peers.filter(({ agent }) => !agent);
-  if (legacy.length > 0 && !dropLegacy) {
+  if (legacy.length > 0 && (how === 'refuse' || (how === 'relay' && !home))) {
     const list = legacy.map(({ address, flows }) => `${address} (${flows} flows)`).join(', ');
+    const remedy = home
+      ? 'let the source carry their connections on with --relay-legacy, or drop them with --drop-legacy'
+      : 'drop their connections with --drop-legacy (only the host that they were made with can carry them on)';
     throw new OsmosisError(
       'LEGACY_PEERS',
-      `these peers run no agent: ${list}. Nothing was touched. Start an agent there, or drop their connections with --drop-legacy.`,
+      `these peers run no agent, or it does not answer: ${list}. Nothing was touched. Start an agent there, or ${remedy}.`,
       { phase: 'plan' },
     );
   }

@@ -75,16 +75,19 @@ export class CellKeeper {
     });
     if (ended.length === 0) return;
     const gone = new Set(ended);
-    await this.#context.datapath.removeFlows(ended);
+    await this.#context.datapath.removeLocals(ended);
     this.#context.registry.put({ ...cell, flows: cell.flows.filter((flow) => !gone.has(flow)) });
   }
 
   async #remove(cell: Cell): Promise<void> {
     const { datapath, labels, registry, log } = this.#context;
     log.info({ cell: cell.name }, 'the cell has ended');
-    await datapath.removeFlows(cell.flows);
+    await datapath.removeLocals(cell.flows);
     if (cell.side !== 0) await datapath.removeSide(cell.side);
-    if (cell.link !== undefined) await destroyLink(cell.link.name);
+    if (cell.link !== undefined) {
+      await datapath.removeInside(cell.link.ifindex);
+      await destroyLink(cell.link.name);
+    }
     if (cell.init !== undefined) await destroyNamespaces(cell.init);
     labels.release(cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
     registry.remove(cell.id);

@@ -21,6 +21,11 @@ export class Labels {
 
   /** `known`: labels of cells that were here before the agent's restart. */
   constructor(known: Iterable<{ protocol: Protocol; port: number }> = []) {
+    this.take(known);
+  }
+
+  /** Labels that were drawn before the agent's restart. */
+  take(known: Iterable<{ protocol: Protocol; port: number }>): void {
     for (const { protocol, port } of known) this.#drawn.add(`${protocol} ${port}`);
   }
 

@@ -15,6 +15,9 @@ const INIT_POLL_MS = 5;
 const COMMAND_MS_MAX = 10_000;
 /** How long a killed cell may take until its processes are gone. */
 const GONE_MS_MAX = 5_000;
+/** Packets that come early wait for this neighbour, as osmosis.bpf.c has it: nobody has these addresses, so nobody answers. */
+const WAITING = { v4: '169.254.1.2', v6: 'fe80::2' } as const;
+/** A host that has no IPv6 for new namespaces (Docker's containers) still has cells with IPv6. */
 const IPV6_ON = ['all', 'default'].map((scope) => `net.ipv6.conf.${scope}.disable_ipv6=0`);
 /** The next hop that the cell's routes name. It exists in the cell's neighbour table only; the datapath takes over. */
 const NEXT_HOP = { v4: '169.254.1.1', v6: 'fe80::1' } as const;
@@ -97,13 +100,10 @@ export async function destroyNamespaces(init: CellInit): Promise<void> {
 
 /**
  * New processes of the cell's PID namespace (CRIU and its helpers) get pids after `pid`, so that they are never in the way
- * of the pids that a restore needs. And its network answers no ARP: its one neighbour is permanent, and packets that
- * come early wait in the host's neighbour table until `releaseQueue` resolves it. A host that has no IPv6 for new
- * namespaces (Docker's containers) still has cells with IPv6.
+ * of the pids that a restore needs.
  */
 export function setUpKernel(init: CellInit, pid: number): Promise<void> {
-  const settings = [`kernel.ns_last_pid=${pid}`, 'net.ipv4.conf.all.arp_ignore=8', ...IPV6_ON];
-  return run(insideArgv({ init: init.pid, net: true }, ['sysctl', '-eqw', ...settings]));
+  return run(insideArgv({ init: init.pid, net: false }, ['sysctl', '-qw', `kernel.ns_last_pid=${pid}`]));
 }
 
 export type CellLink = {
@@ -120,8 +120,7 @@ const QUEUE_MS_MAX = 120_000;
 
 /**
  * Joins the cell to the host with one veth that carries its virtual addresses. Neither end gets a link-local address of
- * its own: without one the host can't solicit a neighbour, whose answer would let early packets in too soon, and the cell
- * has nothing to announce.
+ * its own: they have nothing to announce to each other.
  */
 export async function createLink(
   init: CellInit,
@@ -133,15 +132,11 @@ export async function createLink(
   const peer = ['peer', 'name', 'eth0', 'address', mac, 'netns', String(init.pid)];
   await run(['ip', 'link', 'add', name, 'mtu', String(mtu), 'type', 'veth', ...peer]);
   try {
-    for (const family of ['ipv4', 'ipv6']) {
-      const settings = `/proc/sys/net/${family}/neigh/${name}`;
-      if (!existsSync(settings)) continue;
-      writeFileSync(`${settings}/unres_qlen_bytes`, String(QUEUE_BYTES_MAX));
-      writeFileSync(`${settings}/retrans_time_ms`, String(QUEUE_MS_MAX));
-    }
+    setUpQueue(name);
     await run(['ip', 'link', 'set', name, 'addrgenmode', 'none']);
     await run(['ip', 'link', 'set', name, 'up']);
     const host = await linkFacts(name);
+    await run(insideArgv({ init: init.pid, net: true }, ['sysctl', '-eqw', ...IPV6_ON]));
     const inside = insideArgv({ init: init.pid, net: true }, ['ip', '-batch', '-']);
     await run(inside, cellNetworkBatch(addresses, host.mac, mtu));
     return { name, ifindex: host.ifindex, mac };
@@ -151,9 +146,37 @@ export async function createLink(
   }
 }
 
+/**
+ * For a cell that comes home: a veth with both ends in the host's own namespace, for the queue alone. What is released
+ * comes out at the far end and goes up the host's stack.
+ */
+export async function createQueue(name: string): Promise<CellLink> {
+  const mac = localMac();
+  const far = `${name}q`;
+  await run(['ip', 'link', 'add', name, 'type', 'veth', 'peer', 'name', far, 'address', mac]);
+  try {
+    setUpQueue(name);
+    writeFileSync(`/proc/sys/net/ipv4/conf/${far}/rp_filter`, '0');
+    await run(['ip', '-batch', '-'], `link set ${name} up\nlink set ${far} up\n`);
+    return { name, ifindex: (await linkFacts(name)).ifindex, mac };
+  } catch (error) {
+    await destroyLink(name);
+    throw error;
+  }
+}
+
+function setUpQueue(name: string): void {
+  for (const family of ['ipv4', 'ipv6']) {
+    const settings = `/proc/sys/net/${family}/neigh/${name}`;
+    if (!existsSync(settings)) continue;
+    writeFileSync(`${settings}/unres_qlen_bytes`, String(QUEUE_BYTES_MAX));
+    writeFileSync(`${settings}/retrans_time_ms`, String(QUEUE_MS_MAX));
+  }
+}
+
 /** Delivers what has waited for the cell, in order. */
-export function releaseQueue({ name, mac }: CellLink, addresses: readonly string[]): Promise<void> {
-  const lines = addresses.map(
+export function releaseQueue({ name, mac }: CellLink): Promise<void> {
+  const lines = Object.values(WAITING).map(
     (address) => `neigh replace ${address} lladdr ${mac} nud permanent dev ${name}\n`,
   );
   return run(['ip', '-batch', '-'], lines.join(''));

@@ -1,7 +1,7 @@
 /** The cells of this host: those that moved in or were started by `osmosis run`, and processes about to be adopted. */
 import { randomBytes } from 'node:crypto';
 import type { Label } from '../control/protocol.ts';
-import type { FlowEntry } from '../datapath/model.ts';
+import type { LocalHalf } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
@@ -25,6 +25,9 @@ export type PeerKeys = {
   peerPublicKey: Uint8Array | undefined;
 };
 
+/** A flow of a cell that has moved, with its own end's place at this host. */
+export type CellFlow = LocalHalf & { readonly relayed?: boolean | undefined };
+
 export type Cell = {
   readonly id: string;
   readonly name: string;
@@ -39,7 +42,8 @@ export type Cell = {
   /** Its side in the datapath, 0 while it needs none. */
   readonly side: number;
   readonly labels: readonly Label[];
-  readonly flows: readonly FlowEntry[];
+  /** Empty while it uses the host's network: its flows are as they always were. */
+  readonly flows: readonly CellFlow[];
   readonly peers: readonly PeerKeys[];
 };
 
@@ -189,6 +193,15 @@ export class Registry {
     if (this.#cells.has(cell.id)) this.put(next);
     else this.#tentative.set(cell.id, next);
     return keys;
+  }
+
+  /** The peer knows the cell no more: both begin anew, as at first contact. */
+  renewKeys(cell: Cell, address: string): PeerKeys {
+    const current = this.get(cell.id) ?? cell;
+    const next = { ...current, peers: current.peers.filter((peer) => peer.address !== address) };
+    if (this.#cells.has(cell.id)) this.put(next);
+    else this.#tentative.set(cell.id, next);
+    return this.keysWith(next, address);
   }
 
   /** Writes down what was changed in a cell's keys: an epoch must never be used twice. */

@@ -16,6 +16,8 @@ export const flowSchema = z.object({
   local: endpointSchema,
   remote: endpointSchema,
 });
+/** A flow, and where its remote end is on the wire now. */
+export const placedFlowSchema = flowSchema.extend({ at: endpointSchema, relayed: z.boolean().optional() });
 const bytes = (length: number) =>
   z.custom<Uint8Array>(
     (value) => value instanceof Uint8Array && value.length === length,
@@ -60,11 +62,13 @@ export const snapshotSchema = z.object({
   cell: id,
   name: z.string(),
   pid: z.int(),
+  /** It uses the host's own network. */
+  home: z.boolean(),
   host: hostFactsSchema,
   /** Addresses at which the source's agent can be asked. */
   agent_addresses: z.array(z.string()),
   processes: z.array(processFactSchema),
-  flows: z.array(flowSchema).max(FLOWS_MAX),
+  flows: z.array(placedFlowSchema).max(FLOWS_MAX),
   listeners: z.array(endpointSchema.extend({ protocol: z.enum(PROTOCOLS) })),
   /** Addresses that the cell's namespace must own. */
   addresses: z.array(z.string()),
@@ -77,7 +81,13 @@ export const snapshotSchema = z.object({
 /** All that a plan needs to know of a process (tree) and its host. */
 export type Snapshot = z.infer<typeof snapshotSchema>;
 
-export const peerSchema = z.object({ address: z.string(), agent: z.boolean(), flows: z.int() });
+export const peerSchema = z.object({
+  address: z.string(),
+  agent: z.boolean(),
+  flows: z.int(),
+  /** Of `flows`: those that it carries on for peers without an agent. */
+  relayed: z.int(),
+});
 export type PeerFact = z.infer<typeof peerSchema>;
 
 export const labelSchema = z.object({
@@ -172,7 +182,7 @@ export const METHODS = {
     result: snapshotSchema,
   },
   survey: {
-    params: z.object({ cell: id, flows: z.array(flowSchema).max(FLOWS_MAX) }),
+    params: z.object({ cell: id, flows: z.array(placedFlowSchema).max(FLOWS_MAX) }),
     result: z.object({
       peers: z.array(peerSchema),
       /** Flows that a peer with an agent does not have. */
@@ -192,6 +202,8 @@ export const METHODS = {
       drop: z.array(z.string()).max(4096),
       /** Flows of unconnected UDP sockets that are to move: the kernel can't be asked for them. */
       datagrams: z.array(flowSchema).max(FLOWS_MAX).optional(),
+      /** Peers without an agent whose flows this host carries on. */
+      relay: z.array(z.string()).max(4096),
       key,
     }),
     /** What is to move as it is now, with new connections held off: the destination prepares for exactly this. */

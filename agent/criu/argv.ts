@@ -19,8 +19,11 @@ const COMMON = [
 /** CRIU saves a file that is open but deleted up to this size; more is a reason to refuse. */
 const GHOST_BYTES_MAX = 256 * 1024 * 1024;
 
-/** `pid` as seen in the PID namespace that CRIU runs in. */
-export function dumpArgv(pid: number, directory: string): string[] {
+/**
+ * `pid` as seen in the PID namespace that CRIU runs in. `external`: unix sockets, `socket:[INODE]`, whose other end is
+ * outside; the restore is given something else in their place.
+ */
+export function dumpArgv(pid: number, directory: string, external: readonly string[] = []): string[] {
   return [
     'criu',
     'dump',
@@ -33,6 +36,7 @@ export function dumpArgv(pid: number, directory: string): string[] {
     '--ghost-limit',
     String(GHOST_BYTES_MAX),
     ...COMMON,
+    ...external.flatMap((resource) => ['--external', resource.replace('socket:', 'unix')]),
   ];
 }
 

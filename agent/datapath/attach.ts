@@ -18,10 +18,13 @@ import {
   qdiscShowArgv,
 } from './tc.ts';
 
-const HOOK_OF = { from_wire: 'ingress', to_wire: 'egress', from_cell: 'ingress' } as const satisfies Record<
-  ProgramName,
-  Hook
->;
+export const HOOK_OF = {
+  from_wire: 'ingress',
+  to_wire: 'egress',
+  from_cell: 'ingress',
+  cell_out: 'egress',
+  cell_in: 'ingress',
+} as const satisfies Record<ProgramName, Hook>;
 
 /** A device that programs of ours hang on. */
 export type AttachedDevice = {

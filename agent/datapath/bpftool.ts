@@ -5,14 +5,15 @@ export const MAPS = [
   'sides',
   'listeners',
   'forwards',
+  'cells',
   'watched',
   'seen',
   'counters',
 ] as const;
 export type MapName = (typeof MAPS)[number];
 
-/** By the hook that it is attached to: `from_cell` is on the host end of a cell's veth. */
-export const PROGRAMS = ['from_wire', 'to_wire', 'from_cell'] as const;
+/** `from_cell` is on the host end of a cell's veth, `cell_out` and `cell_in` are on the devices inside. */
+export const PROGRAMS = ['from_wire', 'to_wire', 'from_cell', 'cell_out', 'cell_in'] as const;
 export type ProgramName = (typeof PROGRAMS)[number];
 
 /** One element of a map, as `map dump` shows it. Per-CPU maps have `values`. */

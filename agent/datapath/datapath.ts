@@ -9,12 +9,16 @@ import { OsmosisError } from '../error.ts';
 import { type AttachedDevice, attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
 import { deleteLine, type Element, type ProgramName, updateLine } from './bpftool.ts';
+import { halvesOf, putLocal, putRemote, remotePlace, removeLocal, removeRemote } from './halves.ts';
+import { attachInside, describeInside } from './inside.ts';
 import {
+  decodeCell,
   decodeCounters,
   decodeEgress,
   decodeForward,
   decodeListener,
   decodeSide,
+  encodeCell,
   encodeForwardKey,
   encodeForwardValue,
   encodeId,
@@ -23,7 +27,19 @@ import {
   LAYOUT,
   type Tuple,
 } from './layout.ts';
-import type { Counters, FlowEntry, Forward, Side } from './model.ts';
+import { Loopback } from './loopback.ts';
+import {
+  type Counters,
+  type FlowEntry,
+  type FlowId,
+  type Forward,
+  type Inside,
+  LOOPBACK,
+  type LocalHalf,
+  type RemoteHalf,
+  type Side,
+  type WireSlot,
+} from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
 import { type Run, runnerIn } from './run.ts';
 import { clearSeen, type SeenMaps, watchPorts } from './seen.ts';
@@ -59,6 +75,7 @@ export type Snapshot = {
   /** Listening TCP endpoints whose new connections are dropped. */
   readonly listeners: readonly Endpoint[];
   readonly forwards: readonly Forward[];
+  readonly insides: readonly Inside[];
   readonly counters: Counters;
   readonly devices: readonly AttachedDevice[];
 };
@@ -69,12 +86,15 @@ type Mirror = {
   readonly sides: Map<number, Side>;
   readonly listeners: Map<string, Endpoint>;
   readonly forwards: Map<string, Forward>;
+  /** By scope. */
+  readonly insides: Map<number, Inside>;
 };
 
 export class Datapath {
   readonly #options: DatapathOptions;
   readonly #run: Run;
   readonly #batch = new Batch();
+  readonly #loopback: Loopback;
   #mirror: Mirror | undefined;
   /** Calls that are under way and count on the programs being loaded. */
   #users = 0;
@@ -86,6 +106,7 @@ export class Datapath {
   private constructor(options: DatapathOptions) {
     this.#options = options;
     this.#run = runnerIn(options.netns);
+    this.#loopback = new Loopback(this.#run, options.pinDir);
   }
 
   /**
@@ -117,6 +138,31 @@ export class Datapath {
     await this.#attach(name, ['from_cell'], signal);
   }
 
+  /**
+   * What a cell with flows of `via` LOOPBACK needs inside, where `netns` is the path of its network namespace and
+   * `scope` the host end of its veth. It goes with the namespace; `removeInside` takes out what is left here.
+   */
+  async attachInside(netns: string, scope: number, signal?: AbortSignal): Promise<void> {
+    const { pinDir } = this.#options;
+    const run = runnerIn(netns);
+    const put = async ({ insides }: Mirror) => {
+      const inside = await describeInside(run, scope, [...insides.values()], signal);
+      insides.set(scope, inside);
+      await this.#write([updateLine(pinDir, 'cells', encodeId(inside.id), encodeCell(inside))]);
+      await attachInside(run, pinDir, inside, signal);
+    };
+    await this.#use((mirror) => this.#exclusive(() => put(mirror)));
+  }
+
+  /** When the cell, or the last of those flows, is gone: packets for them stay inside from now on. */
+  async removeInside(scope: number): Promise<void> {
+    await this.#use(async ({ insides }) => {
+      const inside = insides.get(scope);
+      if (inside === undefined || !insides.delete(scope)) return;
+      await this.#write([deleteLine(this.#options.pinDir, 'cells', encodeId(inside.id))]);
+    });
+  }
+
   /** Takes off whatever of ours is on the device; no harm where nothing is. */
   async detachDevice(name: string, signal?: AbortSignal): Promise<void> {
     const { pinDir } = this.#options;
@@ -133,18 +179,70 @@ export class Datapath {
    */
   async putFlows(entries: readonly FlowEntry[], signal?: AbortSignal): Promise<void> {
     await this.#use(async (mirror) => {
-      for (const entry of entries) this.#checkSides(mirror, entry);
-      await this.#change(entries, (entry) => putFlow(mirror.table, entry), signal);
+      for (const { localSide, remoteSide } of entries) this.#checkSides(mirror, [localSide, remoteSide]);
+      const change = () => this.#change(entries, (entry) => putFlow(mirror.table, entry), signal);
+      await this.#loopback.around(entries.some(isViaLoopback), change, () => needsLoopback(mirror));
     });
   }
 
-  /** Takes flows out, by scope and virtual endpoints; those that are not there are no error. */
-  async removeFlows(
-    entries: readonly Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>[],
-    signal?: AbortSignal,
-  ): Promise<void> {
+  /** What the owners of local ends say of their flows. The sides must be there. */
+  async putLocals(halves: readonly LocalHalf[]): Promise<void> {
+    await this.#use(async (mirror) => {
+      for (const { localSide } of halves) this.#checkSides(mirror, [localSide]);
+      const change = () => this.#change(halves, (half) => putLocal(mirror.table, half));
+      await this.#loopback.around(halves.some(isViaLoopback), change, () => needsLoopback(mirror));
+    });
+  }
+
+  /** What is known of remote ends. The sides must be there. */
+  async putRemotes(halves: readonly RemoteHalf[]): Promise<void> {
+    await this.#use(async (mirror) => {
+      for (const { remoteSide } of halves) this.#checkSides(mirror, [remoteSide]);
+      await this.#change(halves, (half) => putRemote(mirror.table, half));
+    });
+  }
+
+  /** A flow is gone with its last half. */
+  async removeLocals(ids: readonly FlowId[]): Promise<void> {
+    if (ids.length === 0) return;
+    await this.#use(async (mirror) => {
+      const change = () => this.#change(ids, (id) => removeLocal(mirror.table, id));
+      await this.#loopback.around(false, change, () => needsLoopback(mirror));
+    });
+  }
+
+  async removeRemotes(ids: readonly FlowId[]): Promise<void> {
+    if (ids.length === 0) return;
+    await this.#use((mirror) => this.#change(ids, (id) => removeRemote(mirror.table, id)));
+  }
+
+  /** What owners of local ends have said so far of these flows: undefined where there is nothing. */
+  async locals(ids: readonly FlowId[]): Promise<(LocalHalf | undefined)[]> {
+    const halves: (LocalHalf | undefined)[] = [];
+    if (!(await this.#isLoaded())) return ids.map(() => undefined);
+    await this.#use(async ({ table }) => {
+      for (const id of ids) halves.push(halvesOf(table, id).local);
+    });
+    return halves;
+  }
+
+  /** Where packets of each flow go now: undefined where nobody follows its remote end. */
+  async places(ids: readonly FlowId[]): Promise<(WireSlot | undefined)[]> {
+    if (!(await this.#isLoaded())) return ids.map(() => undefined);
+    const places: (WireSlot | undefined)[] = [];
+    await this.#use(async ({ table, sides }) => {
+      for (const id of ids) places.push(remotePlace(table, sides, id));
+    });
+    return places;
+  }
+
+  /** Takes flows out, whole, by scope and virtual endpoints; those that are not there are no error. */
+  async removeFlows(entries: readonly FlowId[], signal?: AbortSignal): Promise<void> {
     if (entries.length === 0) return;
-    await this.#use((mirror) => this.#change(entries, (entry) => removeFlow(mirror.table, entry), signal));
+    await this.#use(async (mirror) => {
+      const change = () => this.#change(entries, (entry) => removeFlow(mirror.table, entry), signal);
+      await this.#loopback.around(false, change, () => needsLoopback(mirror));
+    });
   }
 
   /** The flip: one element, so all flows of the side switch between two packets. */
@@ -241,6 +339,7 @@ export class Datapath {
           sides: [],
           listeners: [],
           forwards: [],
+          insides: [],
           counters: decodeCounters([]),
           devices: [],
         };
@@ -263,6 +362,7 @@ export class Datapath {
         for (const device of await attachedDevices(this.#run, pinDir, signal)) {
           await detach(this.#run, pinDir, device, signal);
         }
+        await this.#loopback.restore();
       }
       this.#mirror = undefined;
       await this.#batch.close();
@@ -287,6 +387,10 @@ export class Datapath {
     );
   }
 
+  async #isLoaded(): Promise<boolean> {
+    return this.#mirror !== undefined || (await isPinned(this.#options.pinDir));
+  }
+
   /** Runs what needs the programs: loads or adopts them first, and keeps removeIfEmpty away meanwhile. */
   async #use(action: (mirror: Mirror) => Promise<void>): Promise<void> {
     this.#users += 1;
@@ -308,9 +412,7 @@ export class Datapath {
     const { pinDir, objectFile, log } = this.#options;
     const found = await isPinned(pinDir);
     if (!found) await loadPins(this.#run, pinDir, objectFile);
-    this.#mirror = found
-      ? await this.#adopt()
-      : { table: createTable(), sides: new Map(), listeners: new Map(), forwards: new Map() };
+    this.#mirror = found ? await this.#adopt() : emptyMirror();
     // Started now, so that the flip does not wait for it.
     await this.#batch.run([]);
     log?.(`datapath ${found ? 'adopted from' : 'loaded to'} ${pinDir}`);
@@ -318,22 +420,24 @@ export class Datapath {
   }
 
   async #adopt(): Promise<Mirror> {
-    const { flows, sides, listeners, forwards } = await this.#snapshot();
+    const { flows, sides, listeners, forwards, insides } = await this.#snapshot();
     return {
       table: createTable(flows),
       sides: new Map(sides.map((side) => [side.id, side])),
       listeners: new Map(listeners.map((endpoint) => [endpointText(endpoint), endpoint])),
       forwards: new Map(forwards.map((forward) => [forwardText(forward), forward])),
+      insides: new Map(insides.map((inside) => [inside.scope, inside])),
     };
   }
 
   async #snapshot(signal?: AbortSignal): Promise<Snapshot> {
     const { pinDir } = this.#options;
-    const [egress, sides, listeners, forwards, counters, devices] = await Promise.all([
+    const [egress, sides, listeners, forwards, cells, counters, devices] = await Promise.all([
       dumpMap(this.#run, pinDir, 'egress', signal),
       dumpMap(this.#run, pinDir, 'sides', signal),
       dumpMap(this.#run, pinDir, 'listeners', signal),
       dumpMap(this.#run, pinDir, 'forwards', signal),
+      dumpMap(this.#run, pinDir, 'cells', signal),
       dumpMap(this.#run, pinDir, 'counters', signal),
       attachedDevices(this.#run, pinDir, signal),
     ]);
@@ -342,13 +446,14 @@ export class Datapath {
       sides: sides.map((element) => decodeSide(element.key, soleValue(element))),
       listeners: listeners.map(({ key }) => decodeListener(key)),
       forwards: forwards.map((element) => decodeForward(element.key, soleValue(element))),
+      insides: cells.map((element) => decodeCell(element.key, soleValue(element))),
       counters: decodeCounters(counters.map(({ values }) => values)),
       devices,
     };
   }
 
-  #checkSides({ sides }: Mirror, { localSide, remoteSide }: FlowEntry): void {
-    const missing = [localSide, remoteSide].find((id) => id !== 0 && !sides.has(id));
+  #checkSides({ sides }: Mirror, ids: readonly number[]): void {
+    const missing = ids.find((id) => id !== 0 && !sides.has(id));
     if (missing === undefined) return;
     throw new OsmosisError(
       'DATAPATH',
@@ -390,6 +495,14 @@ export class Datapath {
   }
 }
 
+function needsLoopback({ table }: Mirror): boolean {
+  return [...table.flows.values()].some(isViaLoopback);
+}
+
+function isViaLoopback({ via }: Pick<FlowEntry, 'via'>): boolean {
+  return via === LOOPBACK;
+}
+
 function lineOf(pinDir: string, { map, key, value }: Change): string {
   return value === undefined ? deleteLine(pinDir, map, key) : updateLine(pinDir, map, key, value);
 }
@@ -398,8 +511,18 @@ function forwardText({ protocol, local, peer }: Forward): string {
   return `${protocol} ${endpointText(local)} ${peer}`;
 }
 
-function isEmpty({ table, sides, listeners, forwards }: Mirror): boolean {
-  return table.flows.size + sides.size + listeners.size + forwards.size === 0;
+function emptyMirror(): Mirror {
+  return {
+    table: createTable(),
+    sides: new Map(),
+    listeners: new Map(),
+    forwards: new Map(),
+    insides: new Map(),
+  };
+}
+
+function isEmpty({ table, sides, listeners, forwards, insides }: Mirror): boolean {
+  return table.flows.size + sides.size + listeners.size + forwards.size + insides.size === 0;
 }
 
 /** Entries that were pinned with another layout are told by their size. */

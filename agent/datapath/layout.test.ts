@@ -13,7 +13,7 @@ import {
   encodeTuple,
   LAYOUT,
 } from './layout.ts';
-import { COUNTERS, type FlowEntry, type Side } from './model.ts';
+import { COUNTERS, type FlowEntry, RELAY, type Side } from './model.ts';
 
 const MOVED: FlowEntry = {
   protocol: 'tcp',
@@ -27,6 +27,7 @@ const MOVED: FlowEntry = {
   localSide: 0,
   remoteSide: 9,
   scope: 0,
+  via: 0,
 };
 
 const IN_CELL: FlowEntry = {
@@ -38,6 +39,7 @@ const IN_CELL: FlowEntry = {
   localSide: 0x01020304,
   remoteSide: 0,
   scope: 7,
+  via: 0,
 };
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
@@ -71,10 +73,11 @@ test('the value of the way in has the virtual tuple, the sides, what the checksu
       word(0x4d0a + 0x0201 - 0x4d0a - 0x0202),
       word(0x581b - 0x419c),
       '01000000',
+      '00000000',
     ].join(''),
   );
   expect(hex(encodeIngress(MOVED, 0))).toBe(
-    [virtual, '00000000', '09000000', '0000', '0000', '00000000'].join(''),
+    [virtual, '00000000', '09000000', '0000', '0000', '00000000', '00000000'].join(''),
   );
 });
 
@@ -89,6 +92,7 @@ test('the way out: key with scope, value with both slots', () => {
       '0000',
       '00000000',
       '09000000',
+      '00000000',
       '00000000000000000000ffff0a4d0102',
       '1b58',
       '0100',
@@ -110,16 +114,19 @@ test('IPv6, UDP, a cell and an unused slot', () => {
   );
   const value = encodeEgressValue(IN_CELL);
   expect(hex(value.subarray(0, LAYOUT.egress_value.slots))).toBe(
-    'fd0000020000000000000000000000029c4100000403020100000000',
+    'fd0000020000000000000000000000029c410000040302010000000000000000',
   );
   expect(value.subarray(LAYOUT.egress_value.slots + LAYOUT.wire_slot.bytes).every((byte) => byte === 0)).toBe(
     true,
   );
 });
 
-test.each([MOVED, IN_CELL])('a flow comes back from the kernel as it went in: $protocol', (flow) => {
-  expect(decodeEgress(encodeEgressKey(flow), encodeEgressValue(flow))).toEqual(flow);
-});
+test.each([MOVED, IN_CELL, { ...MOVED, scope: RELAY, via: 4 }])(
+  'a flow comes back from the kernel as it went in: $protocol',
+  (flow) => {
+    expect(decodeEgress(encodeEgressKey(flow), encodeEgressValue(flow))).toEqual(flow);
+  },
+);
 
 test('sides', () => {
   const side: Side = { id: 0x0a0b0c0d, state: 'moved', active: 1, accept: 2, ifindex: 258 };

@@ -10,7 +10,7 @@ import {
   addressBytes,
   addressText,
   type Endpoint,
-  flowKey,
+  endpointText,
   type Protocol,
 } from '../address.ts';
 import {
@@ -18,6 +18,7 @@ import {
   type Counters,
   type FlowEntry,
   type Forward,
+  type Inside,
   SIDE_STATES,
   type Side,
   type WireSlot,
@@ -28,20 +29,33 @@ export const LAYOUT = {
   tuple: { bytes: 40, address: 0, port: 32, protocol: 36, pad: 37 },
   egress_key: { bytes: 44, virtual: 0, scope: 40 },
   difference: { bytes: 4, addresses: 0, ports: 2 },
-  ingress_value: { bytes: 56, virtual: 0, local_side: 40, remote_side: 44, difference: 48, slot: 52 },
+  ingress_value: {
+    bytes: 60,
+    virtual: 0,
+    local_side: 40,
+    remote_side: 44,
+    difference: 48,
+    slot: 52,
+    via: 56,
+  },
   wire_slot: { bytes: 28, address: 0, port: 16, identity: 18, ifindex: 20, difference: 24 },
   egress_value: {
-    bytes: 84,
+    bytes: 88,
     local_address: 0,
     local_port: 16,
     pad: 18,
     local_side: 20,
     remote_side: 24,
-    slots: 28,
+    via: 28,
+    slots: 32,
   },
   side: { bytes: 8, state: 0, active: 1, accept: 2, pad: 3, ifindex: 4 },
   listener: { bytes: 20, address: 0, port: 16, protocol: 18, pad: 19 },
+  cell: { bytes: 8, scope: 0, ifindex: 4 },
 } as const;
+
+/** As in osmosis.bpf.c. */
+const FROM_RELAYED = 2;
 
 /** Assigned Internet protocol numbers (IANA). */
 const PROTOCOL_NUMBERS = { tcp: 6, udp: 17 } as const satisfies Record<Protocol, number>;
@@ -69,6 +83,15 @@ export function encodeIngress(flow: FlowEntry, slot: 0 | 1): Uint8Array {
   const wire = { protocol: flow.protocol, local: flow.wireLocal, remote };
   putDifference(bytes, LAYOUT.ingress_value.difference, wire, flow);
   putU32(bytes, LAYOUT.ingress_value.slot, slot);
+  putU32(bytes, LAYOUT.ingress_value.via, flow.via);
+  return bytes;
+}
+
+/** Value of map `ingress`, for packets that come from the peer that a flow is relayed for. */
+export function encodeRelayed(flow: FlowEntry): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.ingress_value.bytes);
+  putTuple(bytes, flow);
+  putU32(bytes, LAYOUT.ingress_value.slot, FROM_RELAYED);
   return bytes;
 }
 
@@ -86,15 +109,25 @@ export function encodeEgressValue(flow: FlowEntry): Uint8Array {
   putPort(bytes, at.local_port, flow.wireLocal.port);
   putU32(bytes, at.local_side, flow.localSide);
   putU32(bytes, at.remote_side, flow.remoteSide);
+  putU32(bytes, at.via, flow.via);
   flow.wireRemote.forEach((slot, index) => {
     if (slot === undefined) return;
     const offset = at.slots + index * LAYOUT.wire_slot.bytes;
     const wire = { protocol: flow.protocol, local: flow.wireLocal, remote: slot.endpoint };
     putWireSlot(bytes, offset, slot);
     putDifference(bytes, offset + LAYOUT.wire_slot.difference, flow, wire);
-    putU16(bytes, offset + LAYOUT.wire_slot.identity, flowKey(flow) === flowKey(wire) ? 1 : 0);
+    putU16(bytes, offset + LAYOUT.wire_slot.identity, isPlain(flow, slot) ? 1 : 0);
   });
   return bytes;
+}
+
+/**
+ * Nothing is to be changed on the way out by this slot. An end that no cell of this host has is where it always was while
+ * the other one is: a label that it was given is for the way to another place.
+ */
+function isPlain(flow: FlowEntry, { endpoint }: WireSlot): boolean {
+  const plainRemote = endpointText(endpoint) === endpointText(flow.remote);
+  return plainRemote && (flow.localSide === 0 || endpointText(flow.wireLocal) === endpointText(flow.local));
 }
 
 /** The flow entry that one element of map `egress` stands for. */
@@ -107,6 +140,7 @@ export function decodeEgress(key: Uint8Array, value: Uint8Array): FlowEntry {
     localSide: u32At(value, at.local_side),
     remoteSide: u32At(value, at.remote_side),
     scope: u32At(key, LAYOUT.egress_key.scope),
+    via: u32At(value, at.via),
   };
 }
 
@@ -135,7 +169,7 @@ export function decodeForward(key: Uint8Array, value: Uint8Array): Forward {
   return { protocol, local, peer: remote.address, to };
 }
 
-/** Key of maps `sides`, and `watched` (a port). */
+/** Key of maps `sides`, `cells` and `watched` (a port). */
 export function encodeId(id: number): Uint8Array {
   const bytes = new Uint8Array(4);
   putU32(bytes, 0, id);
@@ -160,6 +194,21 @@ export function decodeSide(key: Uint8Array, value: Uint8Array): Side {
     active: value[LAYOUT.side.active] === 1 ? 1 : 0,
     accept: value[LAYOUT.side.accept] ?? 0,
     ifindex: u32At(value, LAYOUT.side.ifindex),
+  };
+}
+
+export function encodeCell(cell: Inside): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.cell.bytes);
+  putU32(bytes, LAYOUT.cell.scope, cell.scope);
+  putU32(bytes, LAYOUT.cell.ifindex, cell.ifindex);
+  return bytes;
+}
+
+export function decodeCell(key: Uint8Array, value: Uint8Array): Inside {
+  return {
+    id: u32At(key, 0),
+    scope: u32At(value, LAYOUT.cell.scope),
+    ifindex: u32At(value, LAYOUT.cell.ifindex),
   };
 }
 

@@ -7,6 +7,7 @@ const EMPTY = {
   sides: [],
   listeners: [],
   forwards: [],
+  insides: [],
   devices: [],
   counters: decodeCounters([]),
 };
@@ -35,6 +36,7 @@ test('sections are there where they have something to show', () => {
         localSide: 0,
         remoteSide: 3,
         scope: 0,
+        via: 0,
       },
       {
         protocol: 'udp',
@@ -45,6 +47,7 @@ test('sections are there where they have something to show', () => {
         localSide: 12,
         remoteSide: 0,
         scope: 7,
+        via: 0,
       },
     ],
     listeners: [{ address: '::', port: 443 }],

@@ -1,12 +1,20 @@
 /** What the datapath holds, as text for people: `osmosis datapath`. Pure. */
 import { type Endpoint, endpointText } from '../address.ts';
 import type { Snapshot } from './datapath.ts';
-import type { FlowEntry, Side, WireSlot } from './model.ts';
+import { type FlowEntry, RELAY, type Side, type WireSlot } from './model.ts';
 
 const GAP = '  ';
 
 /** Sections for sides, flows, fenced listeners, forwards, devices and the counters that are not zero. */
-export function listText({ flows, sides, listeners, forwards, devices, counters }: Snapshot): string {
+export function listText({
+  flows,
+  sides,
+  listeners,
+  forwards,
+  insides,
+  devices,
+  counters,
+}: Snapshot): string {
   const counted = Object.entries(counters).filter(([, packets]) => packets > 0);
   const sections = [
     section('SIDE', ['STATE', 'ACTIVE', 'ACCEPTS', 'IFINDEX'], sides.map(sideRow)),
@@ -20,6 +28,11 @@ export function listText({ flows, sides, listeners, forwards, devices, counters 
       'FORWARD',
       ['OF PEER', 'TO'],
       forwards.map(({ local, peer, to }) => [endpointText(local), peer, slotText(to)]),
+    ),
+    section(
+      'INSIDE',
+      ['OF CELL AT', 'IFINDEX'],
+      insides.map(({ id, scope, ifindex }) => [String(id), String(scope), String(ifindex)]),
     ),
     section(
       'DEVICE',
@@ -62,7 +75,7 @@ function flowRow(sides: readonly Side[]): (flow: FlowEntry) => string[] {
         : [index === active && flow.remoteSide !== 0 ? `${slotText(slot)}*` : slotText(slot)],
     );
     return [
-      flow.scope === 0 ? flow.protocol : `${flow.protocol}%${flow.scope}`,
+      `${flow.protocol}${scopeText(flow)}`,
       endpointText(flow.local),
       endpointText(flow.remote),
       sameEndpoint(flow.wireLocal, flow.local) ? '=' : endpointText(flow.wireLocal),
@@ -70,6 +83,12 @@ function flowRow(sides: readonly Side[]): (flow: FlowEntry) => string[] {
       `${flow.localSide || '-'}/${flow.remoteSide || '-'}`,
     ];
   };
+}
+
+/** `%n`: of the cell behind that device; `>n`: packets for the local end leave by that device; `relay`: to a legacy peer. */
+function scopeText({ scope, via }: FlowEntry): string {
+  if (scope === RELAY) return ` relay>${via}`;
+  return `${scope === 0 ? '' : `%${scope}`}${via === 0 ? '' : `>${via}`}`;
 }
 
 function slotText({ endpoint, ifindex }: WireSlot): string {

@@ -42,9 +42,45 @@ export type FlowEntry = {
   /** Side of the local, of the remote cell; 0: none. */
   readonly localSide: number;
   readonly remoteSide: number;
-  /** Whose socket it is: ifindex of the host end of the cell's veth, or 0 for the host's own namespace. */
+  /** Whose socket it is: ifindex of the host end of the cell's veth, 0 for the host's own namespace, or `RELAY`. */
   readonly scope: number;
+  /**
+   * The device that packets for the local end leave by. 0: into the cell, or up the host's stack where there is none.
+   * `LOOPBACK`: the same by way of the cell's, or the host's, own loopback device, where `remote` is an address of that
+   * cell's, or host's, own. With `RELAY`: the device towards the peer.
+   */
+  readonly via: number;
 };
+
+/** Scope of a flow that this host carries on for a peer without an agent: `local` is that peer. */
+export const RELAY = 0xffffffff;
+/** Index of the loopback device in every network namespace: LOOPBACK_IFINDEX of the kernel. */
+export const LOOPBACK = 1;
+
+/** A cell that has programs inside, for its flows with `via` LOOPBACK. */
+export type Inside = {
+  /** 1..2^16-1: class of its filters. */
+  readonly id: number;
+  /** Host end of its veth, as in `FlowEntry.scope`. */
+  readonly scope: number;
+  /** The end inside, as it is numbered there. */
+  readonly ifindex: number;
+};
+
+/** Which flow of which socket: key of an entry. */
+export type FlowId = Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 'scope'>;
+
+/**
+ * An entry has two halves, and each has an owner of its own: the cell that holds the socket says where its own end is,
+ * and whoever follows the cell at the other end says where that is. Either may be missing: that end is where it always
+ * was.
+ */
+export type LocalHalf = FlowId &
+  Pick<FlowEntry, 'wireLocal' | 'localSide' | 'via'> & {
+    /** Device of the route to the remote endpoint, for as long as there is no remote half. */
+    readonly path: number;
+  };
+export type RemoteHalf = FlowId & Pick<FlowEntry, 'wireRemote' | 'remoteSide'>;
 
 /** Where packets of `peer` for the wire endpoint `local` go while its side is fenced: to the destination of a move. */
 export type Forward = {
@@ -68,6 +104,7 @@ export const COUNTERS = [
   'errors',
   'forwarded',
   'queued',
+  'relayed',
 ] as const;
 export type Counters = Record<(typeof COUNTERS)[number], number>;
 

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * The datapath: three tc programs that rewrite the addresses and ports of exactly the flows that they are told about.
+ * The datapath: tc programs that rewrite the addresses and ports of exactly the flows that they are told about.
  *
  *   from_wire  ingress of a physical device   wire tuple    -> virtual tuple, then into the cell or up the host's stack
  *   to_wire    egress of a physical device    virtual tuple -> wire tuple, for sockets in the host's own namespace
  *   from_cell  ingress of a cell's host end   virtual tuple -> wire tuple, for sockets in the cell
+ *
+ * and two inside a cell, for flows whose other end has an address of the cell's own, though it is elsewhere:
+ *
+ *   cell_out   egress of the cell's lo        out of the cell, instead of round
+ *   cell_in    ingress of the cell's eth0     up the cell's stack by way of its lo
  *
  * docs/datapath.md has the model. The layouts below are repeated in layout.ts; e2e/datapath.test.ts compares the two.
  */
@@ -38,6 +43,7 @@ char LICENSE[] SEC("license") = "GPL";
 #define FORWARDS_MAX 16384
 #define WATCHED_MAX 1024
 #define SEEN_MAX 16384
+#define CELLS_MAX 4096
 
 #define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
 #define PORTS_BYTES 4
@@ -47,6 +53,10 @@ char LICENSE[] SEC("license") = "GPL";
 #define TCP_FLAG_BITS_RST 0x04
 #define TCP_FLAG_BITS_ACK 0x10
 
+/* The neighbour that packets for a cell wait for while it is restored, as in cell/namespaces.ts; nobody has it. */
+#define WAITING_IPV4 0xa9fe0102 /* 169.254.1.2 */
+#define WAITING_IPV6_LAST 2 /* fe80::2 */
+
 /* Since Linux 6.16: the checksum of an IPv6 packet that the device has summed up (CHECKSUM_COMPLETE) stays as it is. */
 #define L4_CSUM_IPV6 (1ULL << 7)
 
@@ -55,6 +65,15 @@ char LICENSE[] SEC("license") = "GPL";
 
 /* In skb->tc_index: translated already, so that the device it leaves by does not look it up a second time. */
 #define TRANSLATED 0x05e0
+/* In skb->tc_index: translated already, and on its way up the host's stack by way of the loopback device. */
+#define DELIVERED 0x05e1
+
+/* The kernel gives the loopback device this index in every network namespace. */
+#define LOOPBACK_IFINDEX 1
+/* In egress_key.scope: a flow that this host carries on for a peer without an agent. */
+#define RELAY 0xffffffff
+/* In ingress_value.slot: from the peer that is relayed for, not from either slot of the remote side. */
+#define FROM_RELAYED 2
 
 enum { LOCAL, REMOTE, ENDS };
 
@@ -67,7 +86,7 @@ struct tuple {
 
 struct egress_key {
 	struct tuple virtual;
-	__u32 scope; /* 0: the host's own sockets; otherwise the host end of the veth of the cell that has the socket */
+	__u32 scope; /* 0: the host's own sockets; RELAY; otherwise the host end of the veth of the cell that has the socket */
 };
 
 /*
@@ -84,7 +103,8 @@ struct ingress_value {
 	__u32 local_side;
 	__u32 remote_side;
 	struct difference difference;
-	__u32 slot; /* which of the two wire endpoints of the remote side this key has */
+	__u32 slot; /* which of the two wire endpoints of the remote side this key has, or FROM_RELAYED */
+	__u32 via; /* device that packets for the local end leave by; 0: into the cell, or up the host's stack */
 };
 
 struct wire_slot {
@@ -101,6 +121,7 @@ struct egress_value {
 	__u16 pad;
 	__u32 local_side;
 	__u32 remote_side;
+	__u32 via; /* as in struct ingress_value: so that the whole flow can be read from here */
 	struct wire_slot slots[2];
 };
 
@@ -121,6 +142,12 @@ struct listener {
 	__u8 pad;
 };
 
+/* A cell, as the programs inside it need to know it. */
+struct cell {
+	__u32 scope; /* host end of its veth */
+	__u32 ifindex; /* the end inside */
+};
+
 enum counter {
 	TRANSLATED_IN,
 	TRANSLATED_OUT,
@@ -133,15 +160,17 @@ enum counter {
 	ERRORS,
 	FORWARDED,
 	QUEUED_IN,
+	RELAYED,
 	COUNTERS
 };
 
 _Static_assert(sizeof(struct tuple) == 40, "layout.ts");
 _Static_assert(sizeof(struct egress_key) == 44, "layout.ts");
-_Static_assert(sizeof(struct ingress_value) == 56, "layout.ts");
-_Static_assert(sizeof(struct egress_value) == 84, "layout.ts");
+_Static_assert(sizeof(struct ingress_value) == 60, "layout.ts");
+_Static_assert(sizeof(struct egress_value) == 88, "layout.ts");
 _Static_assert(sizeof(struct side) == 8, "layout.ts");
 _Static_assert(sizeof(struct listener) == 20, "layout.ts");
+_Static_assert(sizeof(struct cell) == 8, "layout.ts");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -201,6 +230,15 @@ struct {
 	__type(key, struct tuple);
 	__type(value, __u32);
 } seen SEC(".maps");
+
+/* By the class that the filter inside the cell has: nothing else tells a program which namespace it runs in. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, CELLS_MAX);
+	__type(key, __u32);
+	__type(value, struct cell);
+} cells SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -445,15 +483,17 @@ static __always_inline int forward(struct __sk_buff *skb, const struct packet *p
  * A packet for a process that is being restored: it waits in the queue of a neighbour that is not resolved yet (the
  * agent resolves it once the process runs), bounded by the device's neighbour table settings.
  */
-static __always_inline int queue(const struct packet *packet, const struct tuple *virtual, __u32 cell)
+static __always_inline int queue(const struct packet *packet, __u32 cell)
 {
 	struct bpf_redir_neigh next = {};
 
 	next.nh_family = packet->ipv6 ? AF_INET6 : AF_INET;
-	if (packet->ipv6)
-		__builtin_memcpy(next.ipv6_nh, virtual->address[LOCAL], sizeof(next.ipv6_nh));
-	else
-		next.ipv4_nh = virtual->address[LOCAL][3];
+	if (packet->ipv6) {
+		next.ipv6_nh[0] = bpf_htonl(0xfe800000);
+		next.ipv6_nh[3] = bpf_htonl(WAITING_IPV6_LAST);
+	} else {
+		next.ipv4_nh = bpf_htonl(WAITING_IPV4);
+	}
 	count(QUEUED_IN);
 	return bpf_redirect_neigh(cell, &next, sizeof(next), 0);
 }
@@ -477,6 +517,67 @@ static __always_inline bool is_reset(struct __sk_buff *skb, const struct packet 
 	       (flags & TCP_FLAG_BITS_RST);
 }
 
+static __always_inline int leave(struct __sk_buff *skb, __u32 scope);
+
+/* A router takes one from the time to live, so that no packet goes round for ever. False: it was the last. */
+static __always_inline bool is_alive(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct iphdr *ip;
+	__u8 hops;
+
+	if (packet->ipv6) {
+		__u32 offset = ETH_HLEN + offsetof(struct ipv6hdr, hop_limit);
+
+		if (bpf_skb_load_bytes(skb, offset, &hops, sizeof(hops)) || hops <= 1)
+			return false;
+		hops--;
+		return !bpf_skb_store_bytes(skb, offset, &hops, sizeof(hops), BPF_F_RECOMPUTE_CSUM);
+	}
+	ip = headers(skb, ETH_HLEN + sizeof(*ip));
+	if (!ip)
+		return false;
+	ip = (void *)ip + ETH_HLEN;
+	if (ip->ttl <= 1)
+		return false;
+	ip->ttl--;
+	ip->check = checksum_changed(ip->check, (__u16)~bpf_htons(0x0100));
+	return true;
+}
+
+/* From a peer without an agent, for a cell that is no longer here: on to where the cell is now. */
+static __always_inline int relay(struct __sk_buff *skb, const struct packet *packet)
+{
+	if (!is_alive(skb, packet))
+		return drop(ERRORS);
+	count(RELAYED);
+	return leave(skb, RELAY);
+}
+
+/*
+ * Up the stack by way of the loopback device, for a source that is an address of this namespace's own, which the kernel
+ * believes of no other device.
+ */
+static __always_inline int deliver(struct __sk_buff *skb, __u16 mark)
+{
+	__u8 loopback_mac[ETH_ALEN] = {};
+
+	/* Else the kernel would take it for another host's. */
+	if (bpf_skb_store_bytes(skb, 0, loopback_mac, sizeof(loopback_mac), 0))
+		return drop(ERRORS);
+	skb->tc_index = mark;
+	return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
+}
+
+/* Translated, for a peer without an agent. */
+static __always_inline int relay_back(struct __sk_buff *skb, const struct packet *packet, __u32 via)
+{
+	if (!is_alive(skb, packet))
+		return drop(ERRORS);
+	count(RELAYED);
+	skb->tc_index = TRANSLATED;
+	return bpf_redirect_neigh(via, NULL, 0, 0);
+}
+
 SEC("tc")
 int from_wire(struct __sk_buff *skb)
 {
@@ -487,6 +588,10 @@ int from_wire(struct __sk_buff *skb)
 	bool queued = false;
 	__u32 cell = 0;
 
+	if (skb->tc_index == DELIVERED) {
+		skb->tc_index = 0;
+		return PASS;
+	}
 	/* What is passing by another host's MAC address (a promiscuous device) is not ours. */
 	if (skb->pkt_type != PACKET_HOST)
 		return PASS;
@@ -503,6 +608,8 @@ int from_wire(struct __sk_buff *skb)
 	note_datagram(flow ? &flow->virtual : &wire);
 	if (!flow)
 		return is_fenced_syn(skb, &packet, &wire) ? drop(DROPPED_SYN) : PASS;
+	if (flow->slot == FROM_RELAYED)
+		return relay(skb, &packet);
 	if (flow->local_side) {
 		side = bpf_map_lookup_elem(&sides, &flow->local_side);
 		if (!side)
@@ -527,10 +634,113 @@ int from_wire(struct __sk_buff *skb)
 	}
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
+	if (flow->via && flow->via != LOOPBACK_IFINDEX)
+		return relay_back(skb, &packet, flow->via);
+	/* For cell_in, which it passes next. */
+	if (flow->via && cell)
+		skb->tc_index = DELIVERED;
 	if (queued)
-		return queue(&packet, &flow->virtual, cell);
+		return queue(&packet, cell);
 	count(TRANSLATED_IN);
+	if (flow->via && !cell && skb->ifindex != LOOPBACK_IFINDEX)
+		return deliver(skb, DELIVERED);
 	return cell ? bpf_redirect_peer(cell, 0) : PASS;
+}
+
+/* How much of a packet's transport header is quoted: all that TCP wants, and what a checksum yet to be made is in. */
+#define QUOTED_BYTES 20
+
+struct too_big_ipv4 {
+	struct iphdr ip;
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__be16 unused;
+	__be16 mtu;
+	__u8 quoted[sizeof(struct iphdr) + QUOTED_BYTES];
+};
+
+struct too_big_ipv6 {
+	struct ipv6hdr ip;
+	__u8 type;
+	__u8 code;
+	__u16 check;
+	__be32 mtu;
+	__u8 quoted[sizeof(struct ipv6hdr) + QUOTED_BYTES];
+};
+
+#define ICMP_UNREACHABLE 3
+#define ICMP_FRAGMENTATION_NEEDED 4
+#define ICMPV6_TOO_BIG 2
+#define ERROR_HOPS 64
+
+static __always_inline __u16 checksum_of(__s64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* Puts an error in the place of the packet that it is about: its first `header` bytes go before what it quotes. */
+static __always_inline int answer(struct __sk_buff *skb, const void *error, __u32 header, __u32 quoted)
+{
+	if (bpf_skb_change_tail(skb, ETH_HLEN + quoted, 0) || bpf_skb_adjust_room(skb, header, BPF_ADJ_ROOM_MAC, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN, error, header, 0))
+		return drop(ERRORS);
+	return deliver(skb, DELIVERED);
+}
+
+static __always_inline int answer_ipv4(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
+{
+	struct too_big_ipv4 error = { .type = ICMP_UNREACHABLE, .code = ICMP_FRAGMENTATION_NEEDED };
+	__u32 header = offsetof(struct too_big_ipv4, quoted);
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, error.quoted, sizeof(error.quoted)))
+		return drop(ERRORS);
+	error.mtu = bpf_htons(mtu);
+	error.check = checksum_of(bpf_csum_diff(NULL, 0, (__be32 *)&error.type, sizeof(error) - sizeof(error.ip), 0));
+	error.ip.version = 4;
+	error.ip.ihl = sizeof(error.ip) / 4;
+	error.ip.tot_len = bpf_htons(sizeof(error));
+	error.ip.ttl = ERROR_HOPS;
+	error.ip.protocol = IPPROTO_ICMP;
+	error.ip.saddr = virtual->address[REMOTE][3];
+	error.ip.daddr = virtual->address[LOCAL][3];
+	error.ip.check = checksum_of(bpf_csum_diff(NULL, 0, (__be32 *)&error.ip, sizeof(error.ip), 0));
+	return answer(skb, &error, header, sizeof(error.quoted));
+}
+
+static __always_inline int answer_ipv6(struct __sk_buff *skb, const struct tuple *virtual, __u32 mtu)
+{
+	struct too_big_ipv6 error = { .type = ICMPV6_TOO_BIG };
+	__u32 header = offsetof(struct too_big_ipv6, quoted);
+	__u32 length = sizeof(error) - sizeof(error.ip);
+	__be32 pseudo[2] = { bpf_htonl(length), bpf_htonl(IPPROTO_ICMPV6) };
+	__s64 sum;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, error.quoted, sizeof(error.quoted)))
+		return drop(ERRORS);
+	error.mtu = bpf_htonl(mtu);
+	__builtin_memcpy(&error.ip.saddr, virtual->address[REMOTE], sizeof(error.ip.saddr));
+	__builtin_memcpy(&error.ip.daddr, virtual->address[LOCAL], sizeof(error.ip.daddr));
+	sum = bpf_csum_diff(NULL, 0, pseudo, sizeof(pseudo), 0);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&error.ip.saddr, 2 * sizeof(error.ip.saddr), sum);
+	error.check = checksum_of(bpf_csum_diff(NULL, 0, (__be32 *)&error.type, length, sum));
+	error.ip.version = 6;
+	error.ip.payload_len = bpf_htons(length);
+	error.ip.nexthdr = IPPROTO_ICMPV6;
+	error.ip.hop_limit = ERROR_HOPS;
+	return answer(skb, &error, header, sizeof(error.quoted));
+}
+
+/* The loopback device takes packets of 64 KiB; the one that a packet leaves by instead may not. Its MTU if so, or 0. */
+static __always_inline __u32 exceeded_mtu(struct __sk_buff *skb, __u32 ifindex)
+{
+	__u32 mtu = 0;
+
+	if (skb->ifindex != LOOPBACK_IFINDEX || ifindex == LOOPBACK_IFINDEX)
+		return 0;
+	return bpf_check_mtu(skb, ifindex, &mtu, 0, skb->gso_size ? BPF_MTU_CHK_SEGS : 0) > 0 ? mtu : 0;
 }
 
 /* ARP and neighbour discovery are between a cell and its host; nothing else may get from a cell into its host. */
@@ -551,6 +761,7 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	struct wire_slot *slot;
 	struct side *side;
 	__u32 active = 0;
+	__u32 mtu;
 
 	switch (parse(skb, &packet, &key.virtual)) {
 	case FOREIGN:
@@ -587,8 +798,13 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	if (!slot->port)
 		return drop(ERRORS);
 
-	if (slot->identity && !scope)
+	if (slot->identity && (!scope || scope == RELAY))
 		return PASS;
+	if (!scope) {
+		mtu = exceeded_mtu(skb, slot->ifindex);
+		if (mtu)
+			return packet.ipv6 ? answer_ipv6(skb, &key.virtual, mtu) : answer_ipv4(skb, &key.virtual, mtu);
+	}
 	__builtin_memcpy(wire.address[LOCAL], flow->local_address, sizeof(flow->local_address));
 	__builtin_memcpy(wire.address[REMOTE], slot->address, sizeof(slot->address));
 	wire.port[LOCAL] = flow->local_port;
@@ -615,4 +831,30 @@ SEC("tc")
 int from_cell(struct __sk_buff *skb)
 {
 	return leave(skb, skb->ifindex);
+}
+
+/* A flow that goes round inside the cell has no entry. */
+SEC("tc")
+int cell_out(struct __sk_buff *skb)
+{
+	struct packet packet = { .source = LOCAL };
+	struct egress_key key = {};
+	__u32 class = skb->tc_classid;
+	struct cell *cell;
+
+	if (parse(skb, &packet, &key.virtual) != WHOLE)
+		return PASS;
+	cell = bpf_map_lookup_elem(&cells, &class);
+	if (!cell)
+		return PASS;
+	key.scope = cell->scope;
+	if (!bpf_map_lookup_elem(&egress, &key))
+		return PASS;
+	return bpf_redirect(cell->ifindex, 0);
+}
+
+SEC("tc")
+int cell_in(struct __sk_buff *skb)
+{
+	return skb->tc_index == DELIVERED ? deliver(skb, 0) : PASS;
 }

@@ -15,6 +15,7 @@ import {
   programArgv,
   programPath,
 } from './bpftool.ts';
+import { LOOPBACK_NOTES } from './loopback.ts';
 import type { Run } from './run.ts';
 
 /** BPF_FS_MAGIC of linux/magic.h. */
@@ -88,7 +89,7 @@ export async function forgetOwnClsact(pinDir: string, ifindex: number): Promise<
 }
 
 async function removePinned(pinDir: string): Promise<void> {
-  for (const name of ['programs', 'maps', OWN_CLSACT]) {
+  for (const name of ['programs', 'maps', OWN_CLSACT, LOOPBACK_NOTES]) {
     await removeDirectory(join(pinDir, name));
   }
 }

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { encodeTuple } from './layout.ts';
-import type { FlowEntry, WireSlot } from './model.ts';
+import { type FlowEntry, RELAY, type WireSlot } from './model.ts';
 import { type Change, createTable, putFlow, removeFlow } from './table.ts';
 
 const HOME: WireSlot = { endpoint: { address: '10.77.1.2', port: 7000 }, ifindex: 2 };
@@ -58,9 +58,47 @@ test.each([
   expect(table.flows.size).toBe(0);
 });
 
+const RELAYED: FlowEntry = {
+  ...flow(AT_B),
+  wireLocal: { address: '10.77.1.2', port: 40101 },
+  scope: RELAY,
+  via: 3,
+};
+const HERE: FlowEntry = {
+  ...flow({ endpoint: RELAYED.local, ifindex: 3 }),
+  local: RELAYED.remote,
+  remote: RELAYED.local,
+  wireLocal: RELAYED.remote,
+};
+
+test('a relayed flow has a way in for the peer too, and one that leaves its home hands that over', () => {
+  const table = createTable();
+  expect(summary(putFlow(table, HERE))).toEqual(['+ingress', '+egress']);
+  expect(summary(putFlow(table, RELAYED))).toEqual(['+ingress', '+ingress', '+egress']);
+  // What was handed over stays, also for an agent that has read both from the kernel.
+  for (const each of [table, createTable([RELAYED, HERE])]) {
+    expect(summary(removeFlow(each, HERE))).toEqual(['-egress']);
+    expect(summary(removeFlow(each, RELAYED))).toEqual(['-egress', '-ingress', '-ingress']);
+  }
+});
+
+test('a flow that is back home takes its way in back', () => {
+  const table = createTable([RELAYED]);
+  putFlow(table, HERE);
+  expect(summary(removeFlow(table, RELAYED))).toEqual(['-egress', '-ingress']);
+  expect(summary(removeFlow(table, HERE))).toEqual(['-egress', '-ingress']);
+});
+
+test('two relays of the same flow are refused, and one to nowhere', () => {
+  const table = createTable([RELAYED]);
+  const other = { ...RELAYED, local: { address: '10.77.5.2', port: 1 } };
+  expect(() => putFlow(table, other)).toThrow('belongs to flow');
+  expect(() => putFlow(createTable(), { ...RELAYED, via: 0 })).toThrow('relayed to nowhere');
+});
+
 function flow(first: WireSlot | undefined, second?: WireSlot): FlowEntry {
   const local = { address: '10.77.4.2', port: 51000 };
-  const ids = { localSide: 0, remoteSide: 1, scope: 0 };
+  const ids = { localSide: 0, remoteSide: 1, scope: 0, via: 0 };
   return {
     protocol: 'tcp',
     local,

@@ -4,8 +4,15 @@
  */
 import { endpointText, flowKey } from '../address.ts';
 import { OsmosisError } from '../error.ts';
-import { encodeEgressKey, encodeEgressValue, encodeIngress, encodeTuple, type Tuple } from './layout.ts';
-import type { FlowEntry } from './model.ts';
+import {
+  encodeEgressKey,
+  encodeEgressValue,
+  encodeIngress,
+  encodeRelayed,
+  encodeTuple,
+  type Tuple,
+} from './layout.ts';
+import { type FlowEntry, LOOPBACK, RELAY } from './model.ts';
 
 /** As in osmosis.bpf.c. */
 export const FLOWS_MAX = 65_536;
@@ -29,7 +36,9 @@ export type FlowTable = {
 
 export function createTable(flows: readonly FlowEntry[] = []): FlowTable {
   const table: FlowTable = { flows: new Map(), wires: new Map() };
-  for (const flow of flows) record(table, flow);
+  // Of two that claim a wire tuple the relay has it: see mayTakeOver.
+  for (const flow of flows) if (flow.scope !== RELAY) record(table, flow);
+  for (const flow of flows) if (flow.scope === RELAY) record(table, flow);
   return table;
 }
 
@@ -37,13 +46,13 @@ export function createTable(flows: readonly FlowEntry[] = []): FlowTable {
 export function putFlow(table: FlowTable, flow: FlowEntry): Change[] {
   const key = keyOf(flow);
   checkFlow(flow);
-  for (const [wire] of wiresOf(flow)) checkFree(table, key, wire);
+  for (const [wire] of wiresOf(flow)) checkFree(table, key, flow, wire);
   if (!table.flows.has(key) && table.flows.size >= FLOWS_MAX) throw full(`${FLOWS_MAX} flows`);
   const stale = forget(table, key);
   record(table, flow);
   // The way in is there before the first packet goes out that could be answered.
   return [
-    ...wiresOf(flow).map(([wire, slot]) => write('ingress', encodeTuple(wire), encodeIngress(flow, slot))),
+    ...wiresOf(flow).map(([wire, from]) => write('ingress', encodeTuple(wire), wayIn(flow, from))),
     write('egress', encodeEgressKey(flow), encodeEgressValue(flow)),
     ...stale
       .filter((wire) => !table.wires.has(flowKey(wire)))
@@ -78,20 +87,31 @@ function record(table: FlowTable, flow: FlowEntry): void {
   for (const [wire] of wiresOf(flow)) table.wires.set(flowKey(wire), keyOf(flow));
 }
 
+/** Answers with the wire tuples that were the flow's: another may have taken one over. */
 function forget(table: FlowTable, key: string): Tuple[] {
   const known = table.flows.get(key);
   const wires = known === undefined ? [] : wiresOf(known).map(([wire]) => wire);
-  for (const wire of wires) table.wires.delete(flowKey(wire));
+  const own = wires.filter((wire) => table.wires.get(flowKey(wire)) === key);
+  for (const wire of own) table.wires.delete(flowKey(wire));
   table.flows.delete(key);
-  return wires;
+  return own;
 }
 
-function wiresOf({ protocol, wireLocal, wireRemote }: FlowEntry): [Tuple, 0 | 1][] {
-  const tuples: [Tuple, 0 | 1][] = [];
+type From = 0 | 1 | 'relayed';
+
+function wayIn(flow: FlowEntry, from: From): Uint8Array {
+  return from === 'relayed' ? encodeRelayed(flow) : encodeIngress(flow, from);
+}
+
+/** All that packets of the flow can have as wire tuple where they come in, and where those come from. */
+function wiresOf({ protocol, local, remote, scope, wireLocal, wireRemote }: FlowEntry): [Tuple, From][] {
+  const tuples: [Tuple, From][] = [];
   for (const slot of [0, 1] as const) {
-    const remote = wireRemote[slot]?.endpoint;
-    if (remote !== undefined) tuples.push([{ protocol, local: wireLocal, remote }, slot]);
+    const endpoint = wireRemote[slot]?.endpoint;
+    if (endpoint !== undefined) tuples.push([{ protocol, local: wireLocal, remote: endpoint }, slot]);
   }
+  // The peer that is relayed for knows only the virtual endpoints, and is the remote end as this host sees it.
+  if (scope === RELAY) tuples.push([{ protocol, local: remote, remote: local }, 'relayed']);
   return tuples;
 }
 
@@ -104,15 +124,24 @@ function checkFlow(flow: FlowEntry): void {
   if (first === second) throw bad(flow, 'has the same wire endpoint in both slots');
   if (families.size !== 1) throw bad(flow, 'mixes IPv4 and IPv6');
   if (endpoints.some(({ port }) => port === 0)) throw bad(flow, 'has port 0');
+  if (flow.scope === RELAY && [0, LOOPBACK].includes(flow.via)) throw bad(flow, 'is relayed to nowhere');
 }
 
-function checkFree(table: FlowTable, key: string, wire: Tuple): void {
+function checkFree(table: FlowTable, key: string, flow: FlowEntry, wire: Tuple): void {
   const owner = table.wires.get(flowKey(wire));
-  if (owner === undefined || owner === key) return;
+  if (owner === undefined || owner === key || mayTakeOver(flow, table.flows.get(owner))) return;
   throw new OsmosisError(
     'DATAPATH',
     `${flowKey(wire)} on the wire belongs to flow ${owner} already, not to ${key}`,
   );
+}
+
+/**
+ * The flow of a process that leaves its home is relayed from the next packet on, and the other way round when it is back:
+ * one element changes hands, so that no packet finds none. The other flow is to be taken out then.
+ */
+function mayTakeOver(flow: FlowEntry, owner: FlowEntry | undefined): boolean {
+  return owner !== undefined && (flow.scope === RELAY) !== (owner.scope === RELAY);
 }
 
 function bad(flow: FlowEntry, problem: string): OsmosisError {

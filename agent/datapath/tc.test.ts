@@ -2,6 +2,7 @@ import { expect, test } from 'vitest';
 import {
   filterAddArgv,
   filterDeleteArgv,
+  filterReplaceArgv,
   filterShowArgv,
   hasClsact,
   isHookEmpty,
@@ -9,6 +10,7 @@ import {
   parseLink,
   qdiscAddArgv,
   qdiscDeleteArgv,
+  qdiscReplaceArgv,
   qdiscShowArgv,
 } from './tc.ts';
 
@@ -26,9 +28,17 @@ test('argv', () => {
   expect(linkArgv('eth0')).toEqual(['-j', 'link', 'show', 'dev', 'eth0']);
 });
 
+test('the programs inside a cell have a class', () => {
+  expect(qdiscReplaceArgv('lo').join(' ')).toBe('qdisc replace dev lo clsact');
+  expect(filterReplaceArgv('lo', 'egress', '/p/cell_out', 4095).slice(-6).join(' ')).toBe(
+    'bpf direct-action object-pinned /p/cell_out classid 1:fff',
+  );
+});
+
 test('links', () => {
-  const link = (link_type: string) => JSON.stringify([{}, { ifindex: 3, ifname: 'eth0', link_type }]);
-  expect(parseLink(link('ether'))).toEqual({ name: 'eth0', ifindex: 3, ethernet: true });
+  const link = (link_type: string) =>
+    JSON.stringify([{}, { ifindex: 3, ifname: 'eth0', mtu: 1400, link_type }]);
+  expect(parseLink(link('ether'))).toEqual({ name: 'eth0', ifindex: 3, mtu: 1400, ethernet: true });
   expect(parseLink(link('loopback'))?.ethernet).toBe(true);
   expect(parseLink(link('none'))?.ethernet).toBe(false);
   expect(parseLink('[{}]')).toBeUndefined();

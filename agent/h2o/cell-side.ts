@@ -8,9 +8,7 @@ import { type Ack, consumeAck, type Session } from '../wire/h2o-session.ts';
 import type { H2oSocket } from './socket.ts';
 
 /** A HELLO part is sent this often before its peer counts as silent. */
-export const HELLO_TRIES_MAX = 5;
-/** A peer that is known to have an agent may have to load its datapath before it answers: each wait is longer, 6.2 s in all. */
-export const ARM_BACKOFF = 2;
+export const HELLO_TRIES_MAX = 10;
 const HELLO_RETRY_MS = 200;
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;
@@ -52,16 +50,12 @@ export function claimsOf(flows: readonly Flow[], labels: readonly Label[]): Clai
   });
 }
 
-/**
- * Exchanges one HELLO transaction with the peer at `address`. Ends silently after HELLO_TRIES_MAX tries, each of which is
- * given `backoff` times as long as the one before.
- */
+/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after HELLO_TRIES_MAX tries. */
 export async function exchangeHello(
   socket: H2oSocket,
   address: string,
   hello: Omit<Hello, 'type' | 'part' | 'parts'>,
   signal: AbortSignal,
-  backoff: number = 1,
 ): Promise<HelloResult> {
   const waiting = new Map(splitHello(hello).map((part) => [part.part, part]));
   const claimable = new Set<string>();
@@ -85,7 +79,7 @@ export async function exchangeHello(
         wake = resolve;
       });
       for (const part of waiting.values()) socket.send(encodeHello(part), address);
-      await Promise.race([answered, sleep(HELLO_RETRY_MS * backoff ** tries, undefined, { signal })]);
+      await Promise.race([answered, sleep(HELLO_RETRY_MS, undefined, { signal })]);
     }
   } finally {
     stop();

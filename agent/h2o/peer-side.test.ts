@@ -5,8 +5,9 @@ import { type AddressInfo, connect, createServer } from 'node:net';
 import { execaSync } from 'execa';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { Flow } from '../address.ts';
+import { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import type { FlowEntry, Side } from '../datapath/model.ts';
+import type { FlowId, RemoteHalf, Side } from '../datapath/model.ts';
 import { temporaryDirectory } from '../test-support.ts';
 import { encodeHello, newCellId, newTransaction, splitHello, type Welcome } from '../wire/h2o.ts';
 import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
@@ -48,8 +49,10 @@ class FakeDatapath {
   attachDevice = (name: string) => this.#note('attachDevice', name);
   putSide = (side: Side) => this.#note('putSide', side);
   removeSide = (id: number) => this.#note('removeSide', id);
-  putFlows = (entries: readonly FlowEntry[]) => this.#note('putFlows', entries);
-  removeFlows = (entries: readonly FlowEntry[]) => this.#note('removeFlows', entries);
+  putRemotes = (halves: readonly RemoteHalf[]) => this.#note('putRemotes', halves);
+  putLocals = async () => undefined;
+  removeLocals = async () => undefined;
+  removeRemotes = (ids: readonly FlowId[]) => this.#note('removeRemotes', ids);
   removeIfEmpty = () => this.#note('removeIfEmpty');
 }
 
@@ -78,8 +81,15 @@ async function withPeer(flowCount = 2) {
   const directory = temporaryDirectory();
   const log = { info: vi.fn(), warn: vi.fn() };
   const start = () => {
-    const made = new PeerSide(socket.asH2o(), datapath.asDatapath(), directory, log);
-    made.start();
+    const made = new PeerSide(
+      socket.asH2o(),
+      datapath.asDatapath(),
+      directory,
+      { all: () => [] },
+      new Labels(),
+      log,
+    );
+    made.start(() => false);
     onTestFinished(() => made.stop());
     return made;
   };
@@ -196,11 +206,11 @@ describe.skipIf(!hasIp)('peer side', () => {
     const peer = await withPeer();
     const cell = new FakeCell();
     await arm(peer, cell);
-    expect([...new Set(peer.datapath.names())]).toEqual(['attachDevice', 'putSide', 'putFlows']);
+    expect([...new Set(peer.datapath.names())]).toEqual(['attachDevice', 'putSide', 'putRemotes']);
     const [, [, side], [, entries]] = peer.datapath.calls.slice(-3) as [
       unknown,
       [string, Side],
-      [string, FlowEntry[]],
+      [string, RemoteHalf[]],
     ];
     expect(side).toMatchObject({ state: 'armed', active: 0, accept: 0b11, ifindex: 0 });
     expect(entries).toEqual(
@@ -208,14 +218,13 @@ describe.skipIf(!hasIp)('peer side', () => {
         protocol: 'tcp',
         local: remote,
         remote: local,
-        wireLocal: remote,
         wireRemote: [
           { endpoint: local, ifindex: 1 },
           { endpoint: { address: AWAY, port: 40_001 }, ifindex: 1 },
         ],
-        localSide: 0,
         remoteSide: side.id,
         scope: 0,
+        via: 0,
       })),
     );
     expect(peer.peer.list()).toMatchObject([{ state: 'armed', epoch: 0, flows: 2, wire: [HOME] }]);
@@ -267,12 +276,12 @@ describe.skipIf(!hasIp)('peer side', () => {
     const session = await arm(peer, cell);
     const ack = await peer.say(createBye(session, { epoch: 1, reason: 'aborted' }));
     expect(ack?.message.type).toBe('ack');
-    expect(peer.datapath.names()).toEqual(['removeFlows', 'removeSide', 'removeIfEmpty']);
+    expect(peer.datapath.names()).toEqual(['removeRemotes', 'removeSide', 'removeIfEmpty']);
     expect(peer.datapath.calls[0]?.[1]).toHaveLength(2);
     expect(peer.peer.list()).toMatchObject([{ flows: 0 }]);
     // The next try is armed as the first one was.
     const again = await arm(peer, cell);
-    expect(peer.datapath.names()).toContain('putFlows');
+    expect(peer.datapath.names()).toContain('putRemotes');
     await peer.say(cell.move(again, peer.labels, 2), AWAY);
     expect(peer.peer.list()).toMatchObject([{ state: 'moved', epoch: 2, wire: [AWAY] }]);
   });

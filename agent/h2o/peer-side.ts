@@ -2,23 +2,30 @@
  * The peer side of H2O: what this host does for cells of other hosts that its own processes talk to. It arms, flips and
  * forgets flows in the datapath; whether a message is to be believed is decided in wire/h2o-peer.ts.
  */
-import { randomInt } from 'node:crypto';
-import { type Endpoint, type Flow, flowKey } from '../address.ts';
+import { endpointText, type Flow, isLoopback, type PlacedFlow } from '../address.ts';
+import type { Labels } from '../cell/labels.ts';
+import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { acceptOf, type FlowEntry, type WireSlot } from '../datapath/model.ts';
-import { routeTo } from '../host/routes.ts';
-import { Store } from '../state/store.ts';
+import {
+  acceptOf,
+  type FlowId,
+  LOOPBACK,
+  type LocalHalf,
+  RELAY,
+  type RemoteHalf,
+  type WireSlot,
+} from '../datapath/model.ts';
+import { isOwnAddress, ownAddressLike, routeTo } from '../host/routes.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
 import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
 import { type Accepted, arm, consumeFromCell, type PeerState, pairFor, stateFor } from '../wire/h2o-peer.ts';
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
-import { KernelFlows } from './kernel-flows.ts';
+import { KernelFlows, type NetworkView } from './kernel-flows.ts';
+import { idKey, type PeerFlow, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
 import type { H2oSocket, Sender } from './socket.ts';
 import { TokenBucket } from './token-bucket.ts';
 
-/** Cells of other hosts that this host knows at once. */
-const CELLS_MAX = 4_096;
 /** Datagrams that wait for their turn; more are dropped, and their senders send again. */
 const QUEUE_MAX = 1_024;
 /** HELLO parts a second that are looked at, and the burst: each may cost a look at the kernel's socket table. */
@@ -28,63 +35,64 @@ const HELLO_BURST_MAX = 1_000;
 const ARMED_MS_MAX = 600_000;
 /** Keys of a cell with no flow here are kept this long for its next HELLO. */
 const IDLE_MS_MAX = 10_000;
+/** A cell that is back where its flows began: late packets of the place that it left are still understood for this long. */
+const PLAIN_AFTER_MS = 5_000;
 const SWEEP_MS = 2_000;
 /** A flow is forgotten when its socket is missing in this many sweeps in a row. */
 const SWEEPS_MISSING_MAX = 2;
+/** A flow that arrives with a cell gets this many more: its process has to be restored first. */
+const ARRIVAL_LOOKS_MAX = 120;
 const BOTH_SLOTS = acceptOf(0, 1);
 const ROUTE_AGE_MS_MAX = 500;
-
-type PeerFlow = { entry: FlowEntry; missing: number };
-
-/** What this host keeps of one cell (and one of its own addresses): keys, a side in the datapath, flows. */
-type PeerRecord = {
-  cell: string;
-  state: PeerState;
-  side: number;
-  active: 0 | 1;
-  /** By flowKey of this host's view. */
-  flows: Map<string, PeerFlow>;
-  armedAt: number | undefined;
-  touchedAt: number;
-};
-type StoredState = Omit<PeerRecord, 'flows'>;
-type StoredFlows = { side: number; flows: PeerFlow[] };
 
 type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
 
 export class PeerSide {
   readonly #socket: H2oSocket;
   readonly #datapath: Datapath;
-  /** Apart, so that a MOVE, which changes the state only, writes little before its ACK. */
-  readonly #states: Store<StoredState>;
-  readonly #flows: Store<StoredFlows>;
+  readonly #labels: Labels;
   readonly #log: Log;
-  readonly #records = new Map<number, PeerRecord>();
+  /** Own ends that a cell of this host may claim when it leaves, by idKey. */
+  readonly #offers = new Map<string, LocalHalf>();
+  readonly #records: PeerRecords;
   #turn: Promise<void> = Promise.resolve();
   #queued = 0;
+  #isLeaving: (id: FlowId) => boolean = () => false;
   readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
-  readonly #kernel = new KernelFlows();
+  readonly #kernel: KernelFlows;
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new Map<number, KeyPair>();
   readonly #routes = new Map<string, { at: number; ifindex: number }>();
   #sweeper: NodeJS.Timeout | undefined;
 
-  constructor(socket: H2oSocket, datapath: Datapath, directory: string, log: Log) {
+  constructor(
+    socket: H2oSocket,
+    datapath: Datapath,
+    directory: string,
+    registry: Pick<Registry, 'all'>,
+    labels: Labels,
+    log: Log,
+  ) {
     this.#socket = socket;
     this.#datapath = datapath;
-    this.#states = new Store(directory);
-    this.#flows = new Store(`${directory}/flows`);
+    this.#records = new PeerRecords(directory);
+    this.#kernel = new KernelFlows(() => viewsOf(registry.all()));
+    this.#labels = labels;
     this.#log = log;
   }
 
-  start(): void {
-    const flowsOf = new Map(this.#flows.all().map(({ side, flows }) => [side, flows]));
-    for (const state of this.#states.all()) {
-      const flows = (flowsOf.get(state.side) ?? []).map((flow) => [flowKey(flow.entry), flow] as const);
-      this.#records.set(state.side, { ...state, flows: new Map(flows) });
-    }
+  /** `isLeaving`: whether a flow of this host belongs to a cell that is being moved away just now. */
+  start(isLeaving: (id: FlowId) => boolean): void {
+    this.#isLeaving = isLeaving;
+    this.#records.load();
+    const own = this.#records
+      .all()
+      .flatMap(({ flows }) => [...flows.values()].flatMap((flow) => flow.own ?? []));
+    this.#labels.take(
+      own.filter(needsLabel).map(({ protocol, wireLocal }) => ({ protocol, port: wireLocal.port })),
+    );
     this.#socket.listen((message, from) => this.#enqueue(message, from));
-    this.#sweeper = setInterval(() => this.#inTurn(() => this.#sweep()), SWEEP_MS);
+    this.#sweeper = setInterval(() => void this.#inTurn(() => this.#sweep()), SWEEP_MS);
     this.#sweeper.unref();
   }
 
@@ -95,15 +103,167 @@ export class PeerSide {
 
   /** One row a cell, for `osmosis ps` and `osmosis datapath`. */
   list(): { cell: string; epoch: number; flows: number; state: string; wire: string[] }[] {
-    return [...this.#records.values()].map(({ cell, state, flows, active, armedAt }) => ({
-      cell,
-      epoch: state.pair.epoch,
-      flows: flows.size,
-      state: armedAt !== undefined ? 'armed' : state.pair.epoch > 0 ? 'moved' : 'home',
-      wire: [
-        ...new Set([...flows.values()].map(({ entry }) => entry.wireRemote[active]?.endpoint.address ?? '')),
-      ],
+    return this.#records.all().map((record) => {
+      const { cell, state, flows, armedAt, plainAt } = record;
+      const epoch = state?.pair.epoch ?? 0;
+      const away = armedAt !== undefined ? 'armed' : epoch > 0 || cell === '' ? 'moved' : 'home';
+      return {
+        cell,
+        epoch,
+        flows: flows.size,
+        state: plainAt === undefined ? away : 'home',
+        wire: [...new Set([...flows.values()].map((flow) => placeOf(flow, record)?.endpoint.address ?? ''))],
+      };
+    });
+  }
+
+  /** Whether a cell at the other end of one of these flows has announced a move that has not happened yet. */
+  async isAwaitingMove(ids: readonly FlowId[]): Promise<boolean> {
+    let awaiting = false;
+    await this.#inTurn(async () => {
+      awaiting = ids.some((id) => this.#records.owner(id)?.armedAt !== undefined);
+    });
+    return awaiting;
+  }
+
+  /**
+   * Flows that arrive here with a cell, and whose other ends have moved: from now on this host follows those. Their cells
+   * come and claim them when they move again.
+   */
+  async place(scope: number, flows: readonly PlacedFlow[]): Promise<void> {
+    const away = flows.filter(({ at, remote }) => endpointText(at) !== endpointText(remote));
+    const byHost = Map.groupBy(away, ({ at }) => at.address);
+    for (const there of byHost.values()) await this.#inTurn(() => this.#placeOn(scope, there));
+  }
+
+  async #placeOn(scope: number, flows: readonly PlacedFlow[]): Promise<void> {
+    const record = this.#records.create('', undefined);
+    if (record === undefined) return;
+    await this.#datapath.putSide({
+      id: record.side,
+      state: 'moved',
+      active: 0,
+      accept: acceptOf(0),
+      ifindex: 0,
+    });
+    for (const { protocol, local, remote, at } of flows) {
+      const wireRemote = [await this.#slot(at), undefined] as const;
+      this.#records.take(record, {
+        id: { protocol, local, remote, scope },
+        wireRemote,
+        missing: -ARRIVAL_LOOKS_MAX,
+      });
+    }
+    await this.#put(record, [...record.flows.values()]);
+    this.#records.save(record);
+  }
+
+  /**
+   * Flows of a cell of this host whose other ends will not go with it: they are on this host too, or, to be relayed, on a
+   * host without an agent. Answers with the flows as the cell has to claim them from this host then. What is not claimed
+   * is to be withdrawn.
+   */
+  async offer(flows: readonly PlacedFlow[], relay: boolean): Promise<PlacedFlow[]> {
+    const ids = flows.map(({ protocol, local, remote }) => ({
+      protocol,
+      local: remote,
+      remote: local,
+      scope: relay ? RELAY : 0,
     }));
+    const known = ids.map((id) => this.#records.owner(id)?.flows.get(idKey(id))?.own);
+    const labelled = ids.filter((id, index) => known[index] === undefined && needsLabel(id));
+    const ports = labelled.length === 0 ? [] : this.#labels.draw(labelled.map(({ protocol }) => protocol));
+    const port = new Map(labelled.map((id, index) => [idKey(id), ports[index] ?? 0]));
+    const offered: PlacedFlow[] = [];
+    for (const [index, id] of ids.entries()) {
+      const label = port.get(idKey(id));
+      const wireLocal =
+        label === undefined ? id.local : { address: ownAddressLike(id.remote.address), port: label };
+      const via = relay ? (await this.#slot(id.local)).ifindex : LOOPBACK;
+      const half = known[index] ?? { ...id, wireLocal, localSide: 0, via, path: LOOPBACK };
+      this.#offers.set(idKey(id), half);
+      const { protocol, local, remote } = id;
+      const flow = { protocol, local: remote, remote: local, at: half.wireLocal };
+      offered.push(relay ? { ...flow, relayed: true } : flow);
+    }
+    return offered;
+  }
+
+  /** The migration has ended, one way or the other: labels of flows that nobody has claimed are free again. */
+  async withdraw(flows: readonly Flow[]): Promise<void> {
+    await this.#inTurn(async () => {
+      for (const { protocol, local, remote } of flows) {
+        for (const scope of [0, RELAY]) {
+          const key = idKey({ protocol, local: remote, remote: local, scope });
+          const half = this.#offers.get(key);
+          this.#offers.delete(key);
+          if (half !== undefined && this.#records.owner(half)?.flows.get(key)?.own === undefined)
+            this.#release([half]);
+        }
+      }
+    });
+  }
+
+  /** The cell is frozen here: what this host's own processes, and those it relays for, say goes on to where it will be. */
+  async engage(cell: string): Promise<void> {
+    for (const { side: id, active, armedAt } of this.#records.of(cell)) {
+      const next = active === 0 ? 1 : 0;
+      if (armedAt !== undefined)
+        await this.#datapath.putSide({ id, state: 'moved', active: next, accept: BOTH_SLOTS, ifindex: 0 });
+    }
+  }
+
+  /**
+   * The flows of a cell that has come home: those that need an entry because their other ends are elsewhere, though they
+   * have an address or a label of this host's, are looked after from here on. Answers with the others.
+   */
+  async keep<Half extends LocalHalf>(halves: readonly Half[]): Promise<Half[]> {
+    const kept: LocalHalf[] = [];
+    await this.#inTurn(async () => {
+      for (const half of halves.filter(({ via }) => via !== 0)) {
+        const { protocol, local, remote, scope, wireLocal, via, path } = half;
+        const record = this.#records.owner(half);
+        const flow = record?.flows.get(idKey(half));
+        if (record === undefined || flow === undefined) continue;
+        flow.own = { protocol, local, remote, scope, wireLocal, localSide: 0, via, path };
+        kept.push(flow.own);
+        this.#records.saveFlows(record);
+      }
+      await this.#datapath.putLocals(kept);
+    });
+    const keys = new Set(kept.map((half) => idKey(half)));
+    return halves.filter((half) => !keys.has(idKey(half)));
+  }
+
+  /** Whether that place is a label of this host for an end that is here, and so needs none for a cell that comes home. */
+  isOwnLabel({ protocol, local, remote, at }: PlacedFlow): boolean {
+    return [0, RELAY].some((scope) => {
+      const id = { protocol, local: remote, remote: local, scope };
+      const own = this.#records.owner(id)?.flows.get(idKey(id))?.own;
+      return own !== undefined && endpointText(own.wireLocal) === endpointText(at);
+    });
+  }
+
+  #release(halves: readonly LocalHalf[]): void {
+    this.#labels.release(
+      halves.filter(needsLabel).map(({ protocol, wireLocal }) => ({ protocol, port: wireLocal.port })),
+    );
+  }
+
+  /** The cell did not come after all: its flows are nobody's here. */
+  async unplace(ids: readonly FlowId[]): Promise<void> {
+    await this.#inTurn(async () => {
+      const byRecord = Map.groupBy(ids, (id) => this.#records.owner(id));
+      for (const [record, its] of byRecord) {
+        if (record === undefined) continue;
+        await this.#dropFlows(
+          record,
+          its.flatMap((id) => record.flows.get(idKey(id)) ?? []),
+        );
+        if (record.flows.size === 0) await this.#forget(record);
+        else this.#records.save(record);
+      }
+    });
   }
 
   #enqueue(message: Message, from: Sender): void {
@@ -114,7 +274,7 @@ export class PeerSide {
       message.type === 'bye';
     if (!forUs || this.#queued >= QUEUE_MAX) return;
     this.#queued++;
-    this.#inTurn(async () => {
+    void this.#inTurn(async () => {
       this.#queued--;
       if (message.type === 'hello') await this.#hello(message, from);
       else await this.#sealed(message as Sealed, from);
@@ -122,26 +282,27 @@ export class PeerSide {
   }
 
   /** One after the other: two messages about one cell must not meet half done. */
-  #inTurn(step: () => Promise<void>): void {
+  #inTurn(step: () => Promise<void>): Promise<void> {
     this.#turn = this.#turn.then(step).catch((error: unknown) => {
       this.#log.warn(
         { error: error instanceof Error ? error.message : String(error) },
         'a datagram could not be served',
       );
     });
+    return this.#turn;
   }
 
   async #hello(hello: Hello, from: Sender): Promise<void> {
     // Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it.
     if (from.port !== H2O_PORT || !this.#hellos.take()) return;
     const cell = hex(hello.cell);
-    const known = this.#recordsOf(cell);
+    const known = this.#records.of(cell);
     const flows = claimedFlows(hello.claims);
-    const claimable = flows.map((flow) => this.#isClaimable(flow, cell, from.address));
-    const state = claimable.includes(true)
+    const ids = flows.map((flow) => this.#claimable(flow, cell, from.address));
+    const state = ids.some((id) => id !== undefined)
       ? pairFor(
           hello,
-          known.map((record) => record.state),
+          known.flatMap((record) => record.state ?? []),
         )
       : undefined;
     if (state === undefined)
@@ -151,29 +312,37 @@ export class PeerSide {
         new Uint8Array(KEY_BYTES),
         from,
       );
-    const record = known.find((each) => each.state === state) ?? this.#newRecord(cell, state);
+    const record = known.find((each) => each.state === state) ?? this.#records.create(cell, state);
     if (record === undefined) return;
-    record.state = arm(state, hello);
+    const armed = arm(state, hello);
+    record.state = armed;
     record.touchedAt = Date.now();
-    const taken = flows.filter((_flow, index) => claimable[index]);
-    const arms = new Map(
+    const wires = new Map(
       hello.claims.flatMap(({ arm: wire, local }) =>
-        wire === undefined ? [] : [[endpointKey(local), wire]],
+        wire === undefined ? [] : [[endpointText(local), wire] as const],
       ),
     );
-    if (arms.size > 0) await this.#arm(record, taken, arms);
-    this.#save(record);
-    this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
-    if (arms.size > 0) this.#makeReady(record);
+    if (wires.size > 0) {
+      const taken = ids.flatMap((id) => id ?? []);
+      await this.#arm(record, taken, wires);
+    }
+    this.#records.save(record);
+    this.#welcome(
+      hello,
+      ids.map((id) => id !== undefined),
+      armed.pair.peerPublicKey,
+      from,
+    );
+    if (wires.size > 0) this.#makeReady(record, armed);
   }
 
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
-  #makeReady(record: PeerRecord): void {
+  #makeReady(record: PeerRecord, state: PeerState): void {
     this.#nextKeys.set(record.side, this.#nextKeys.get(record.side) ?? generateKeyPair());
-    if (record.state.session !== undefined) return;
-    const { pair, secretKey } = record.state;
+    if (state.session !== undefined) return;
+    const { pair, secretKey } = state;
     const session = deriveSession({ ...pair, secretKey, role: 'peer' });
-    if (!isDrop(session)) record.state = { ...record.state, session };
+    if (!isDrop(session)) record.state = { ...state, session };
   }
 
   #welcome(hello: Hello, claimable: boolean[], publicKey: Uint8Array, { address, port }: Sender): void {
@@ -185,66 +354,48 @@ export class PeerSide {
     );
   }
 
-  /** `flow` is the cell's view: its remote endpoint is ours. It must exist here, and be now where the HELLO came from. */
-  #isClaimable(flow: Flow, cell: string, from: string): boolean {
-    const mine = ownView(flow);
-    const key = flowKey(mine);
-    if (!this.#kernel.has(mine)) return false;
-    for (const record of this.#records.values()) {
-      const found = record.flows.get(key);
-      if (found === undefined) continue;
-      if (record.cell !== cell && record.state.pair.epoch > 0) return false;
-      if (record.state.pair.epoch > 0)
-        return found.entry.wireRemote[record.active]?.endpoint.address === from;
+  /**
+   * The flow as this host has it, where the cell may claim it: it exists here, its remote end is now where the HELLO came
+   * from, no other cell has moved with it, and its local end is not on the move itself.
+   * @param flow the cell's view: its remote endpoint is ours
+   */
+  #claimable({ protocol, local, remote }: Flow, cell: string, from: string): FlowId | undefined {
+    const mine = { protocol, local: remote, remote: local };
+    const relayed = { ...mine, scope: RELAY };
+    const isRelayed = this.#offers.has(idKey(relayed)) || this.#records.owner(relayed) !== undefined;
+    for (const scope of [...this.#kernel.scopesOf(mine), ...(isRelayed ? [RELAY] : [])]) {
+      const id = { ...mine, scope };
+      const owner = this.#records.owner(id);
+      const anothers = owner !== undefined && owner.cell !== cell && (owner.state?.pair.epoch ?? 0) > 0;
+      const flow = owner?.flows.get(idKey(id));
+      const place = owner === undefined || flow === undefined ? undefined : placeOf(flow, owner)?.endpoint;
+      const isThere = place === undefined ? isSameHost(local.address, from) : place.address === from;
+      if (anothers || !isThere) continue;
+      if (!this.#isLeaving(id)) return id;
     }
-    return flow.local.address === from;
-  }
-
-  #newRecord(cell: string, state: PeerState): PeerRecord | undefined {
-    if (this.#records.size >= CELLS_MAX) return undefined;
-    const side = randomInt(1, 2 ** 31);
-    const record: PeerRecord = {
-      cell,
-      state,
-      side,
-      active: 0,
-      flows: new Map(),
-      armedAt: undefined,
-      touchedAt: Date.now(),
-    };
-    this.#records.set(side, record);
-    return record;
+    return undefined;
   }
 
   /** The new place is understood from here on; packets to the cell still go to the old one. */
   async #arm(
     record: PeerRecord,
-    flows: readonly Flow[],
-    wires: ReadonlyMap<string, Endpoint>,
+    ids: readonly FlowId[],
+    wires: ReadonlyMap<string, Label['wire']>,
   ): Promise<void> {
     // A label may have belonged to a cell that has ended: its flows must not be in the way.
     await this.#dropEnded(1);
-    const armed = new Map<string, PeerFlow>();
-    for (const flow of flows) {
-      const wire = wires.get(endpointKey(flow.local));
+    const armed: PeerFlow[] = [];
+    for (const id of ids) {
+      const wire = wires.get(endpointText(id.remote));
       if (wire === undefined) continue;
-      const mine = ownView(flow);
-      const key = flowKey(mine);
-      for (const other of this.#records.values()) if (other !== record) other.flows.delete(key);
-      const current =
-        record.flows.get(key)?.entry.wireRemote[record.active] ?? (await this.#slot(mine.remote));
+      const owner = this.#records.owner(id);
+      const known = owner?.flows.get(idKey(id));
+      const current = (owner && known && placeOf(known, owner)) ?? (await this.#slot(id.remote));
       const next = await this.#slot(wire);
       const wireRemote = record.active === 0 ? ([current, next] as const) : ([next, current] as const);
-      const entry = {
-        ...mine,
-        wireLocal: mine.local,
-        wireRemote,
-        localSide: 0,
-        remoteSide: record.side,
-        scope: 0,
-      };
-      armed.set(key, { missing: 0, entry });
+      armed.push({ id, wireRemote, missing: 0, own: this.#offers.get(idKey(id)) ?? known?.own });
     }
+    record.plainAt = undefined;
     await this.#datapath.putSide({
       id: record.side,
       state: 'armed',
@@ -252,13 +403,19 @@ export class PeerSide {
       accept: BOTH_SLOTS,
       ifindex: 0,
     });
-    await this.#datapath.putFlows([...armed.values()].map(({ entry }) => entry));
-    for (const [key, flow] of armed) record.flows.set(key, flow);
+    for (const flow of armed) this.#records.take(record, flow);
+    await this.#datapath.putLocals(armed.flatMap(({ own }) => own ?? []));
+    await this.#put(record, armed);
     record.armedAt = Date.now();
   }
 
+  async #put({ side }: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
+    const half = ({ id, wireRemote }: PeerFlow): RemoteHalf => ({ ...id, wireRemote, remoteSide: side });
+    await this.#datapath.putRemotes(flows.map(half));
+  }
+
   /** Routes are asked for once an address and a while: 10,000 flows have one place to go. */
-  async #slot(endpoint: Endpoint): Promise<WireSlot> {
+  async #slot(endpoint: Label['wire']): Promise<WireSlot> {
     const known = this.#routes.get(endpoint.address);
     if (known !== undefined && Date.now() - known.at < ROUTE_AGE_MS_MAX)
       return { endpoint, ifindex: known.ifindex };
@@ -269,10 +426,10 @@ export class PeerSide {
   }
 
   async #sealed(sealed: Sealed, from: Sender): Promise<void> {
-    const known = this.#recordsOf(hex(sealed.cell));
+    const known = this.#records.of(hex(sealed.cell));
     const state = stateFor(
       sealed,
-      known.map((record) => record.state),
+      known.flatMap((record) => record.state ?? []),
     );
     const record = known.find((each) => each.state === state);
     if (state === undefined || record === undefined) return this.#socket.drop('session');
@@ -289,9 +446,9 @@ export class PeerSide {
       await this.#apply(record, consumed.message);
       record.state = consumed.state;
       record.touchedAt = Date.now();
-      const kept = this.#records.has(record.side);
-      if (kept && consumed.message.type === 'move') this.#saveState(record);
-      else if (kept) this.#save(record);
+      const kept = this.#records.has(record);
+      if (kept && consumed.message.type === 'move') this.#records.saveState(record);
+      else if (kept) this.#records.save(record);
     }
     this.#socket.send(consumed.ack, from.address, from.port);
   }
@@ -309,16 +466,15 @@ export class PeerSide {
       case 'hold':
         // Suspended for any length of time: what is armed stays so.
         record.armedAt = undefined;
-        return this.#datapath.putSide({
-          id: record.side,
-          state: 'held',
-          active: record.active,
-          accept: acceptOf(record.active),
-          ifindex: 0,
-        });
+        return this.#switch(record, 'held');
       case 'bye':
         return message.reason === 'aborted' ? this.#disarm(record) : this.#forget(record);
     }
+  }
+
+  /** Packets to the cell go to its active slot, and come from there only. */
+  async #switch({ side: id, active }: PeerRecord, state: 'moved' | 'held'): Promise<void> {
+    await this.#datapath.putSide({ id, state, active, accept: acceptOf(active), ifindex: 0 });
   }
 
   /** One update flips every flow of the cell. Labels other than the armed ones, which nobody had proved, come first. */
@@ -326,66 +482,65 @@ export class PeerSide {
     const next = record.active === 0 ? 1 : 0;
     const started = performance.now();
     await this.#correct(record, labels, next);
-    await this.#datapath.putSide({
-      id: record.side,
-      state: 'moved',
-      active: next,
-      accept: acceptOf(next),
-      ifindex: 0,
-    });
+    await this.#switch({ ...record, active: next }, 'moved');
     const flip_ms = performance.now() - started;
     record.active = next;
     record.armedAt = undefined;
+    record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];
     this.#log.info({ cell: record.cell, flows: record.flows.size, to, flip_ms }, 'cell moved');
   }
 
   async #correct(record: PeerRecord, labels: readonly Label[], next: 0 | 1): Promise<void> {
-    const wires = new Map(labels.map(({ virtual, wire }) => [endpointKey(virtual), wire]));
+    const wires = new Map(labels.map(({ virtual, wire }) => [endpointText(virtual), wire]));
     const wrong: PeerFlow[] = [];
     for (const flow of record.flows.values()) {
-      const wire = wires.get(endpointKey(flow.entry.remote));
-      const armed = flow.entry.wireRemote[next]?.endpoint;
-      if (wire === undefined || (armed !== undefined && endpointKey(armed) === endpointKey(wire))) continue;
+      const wire = wires.get(endpointText(flow.id.remote));
+      const armed = flow.wireRemote[next]?.endpoint;
+      if (wire === undefined || (armed !== undefined && endpointText(armed) === endpointText(wire))) continue;
       const slot = await this.#slot(wire);
-      const current = flow.entry.wireRemote[record.active];
-      flow.entry = { ...flow.entry, wireRemote: next === 0 ? [slot, current] : [current, slot] };
+      const current = flow.wireRemote[record.active];
+      flow.wireRemote = next === 0 ? [slot, current] : [current, slot];
       wrong.push(flow);
     }
     if (wrong.length === 0) return;
-    await this.#datapath.putFlows(wrong.map(({ entry }) => entry));
-    this.#saveFlows(record);
+    await this.#put(record, wrong);
+    this.#records.saveFlows(record);
   }
 
-  /** The move will not happen: the cell goes on where it is. */
+  /** The move will not happen: the cell goes on where it is, and flows that are where they began need no entries. */
   async #disarm(record: PeerRecord): Promise<void> {
     if (record.armedAt === undefined) return;
     record.armedAt = undefined;
-    if (record.state.pair.epoch === 0) return this.#dropFlows(record, [...record.flows.values()]);
-    for (const flow of record.flows.values())
-      flow.entry = withoutSlot(flow.entry, record.active === 0 ? 1 : 0);
-    await this.#datapath.putSide({
-      id: record.side,
-      state: 'moved',
-      active: record.active,
-      accept: acceptOf(record.active),
-      ifindex: 0,
-    });
-    await this.#datapath.putFlows([...record.flows.values()].map(({ entry }) => entry));
+    const flows = [...record.flows.values()];
+    await this.#dropFlows(
+      record,
+      flows.filter((flow) => !isAway(flow, record)),
+    );
+    if (record.flows.size === 0) return;
+    for (const flow of record.flows.values()) flow.wireRemote = onlySlot(flow.wireRemote, record.active);
+    await this.#switch(record, 'moved');
+    await this.#put(record, [...record.flows.values()]);
   }
 
   async #forget(record: PeerRecord): Promise<void> {
     await this.#dropFlows(record, [...record.flows.values()]);
-    this.#records.delete(record.side);
+    this.#records.forget(record);
     this.#nextKeys.delete(record.side);
-    this.#unsave(record);
   }
 
   async #dropFlows(record: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
-    await this.#datapath.removeFlows(flows.map(({ entry }) => entry));
-    for (const { entry } of flows) record.flows.delete(flowKey(entry));
-    if (record.flows.size > 0) return;
-    await this.#datapath.removeSide(record.side);
+    await this.#datapath.removeRemotes(flows.map(({ id }) => id));
+    const own = flows.flatMap((flow) => flow.own ?? []);
+    await this.#datapath.removeLocals(own);
+    // What is offered again, to a migration that tries once more, keeps its label.
+    this.#release(own.filter((half) => !this.#offers.has(idKey(half))));
+    this.#records.drop(record, flows);
+    if (record.flows.size === 0) await this.#removeSide(record);
+  }
+
+  async #removeSide({ side }: PeerRecord): Promise<void> {
+    await this.#datapath.removeSide(side);
     await this.#datapath.removeIfEmpty();
     // The devices may be detached now: whoever arms next attaches them anew.
     this.#routes.clear();
@@ -393,67 +548,72 @@ export class PeerSide {
 
   /** Ended connections, moves that never came, keys that nobody used: nothing of ours outlives its use. */
   async #sweep(): Promise<void> {
-    if (this.#records.size === 0) return;
+    const records = this.#records.all();
+    if (records.length === 0) return;
+    const now = Date.now();
     await this.#dropEnded(SWEEPS_MISSING_MAX);
-    for (const record of [...this.#records.values()]) {
-      if (record.armedAt !== undefined && Date.now() - record.armedAt > ARMED_MS_MAX)
-        await this.#disarm(record);
-      if (record.flows.size === 0 && Date.now() - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
+    for (const record of records) {
+      if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
+      if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
+      if (record.flows.size === 0 && now - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
     }
+  }
+
+  /** The flows are where they began, and nothing of another place is on its way any more: entries are of no use. */
+  async #plain(record: PeerRecord): Promise<void> {
+    record.plainAt = undefined;
+    await this.#dropFlows(record, [...record.flows.values()]);
+    this.#records.save(record);
+  }
+
+  /** The sockets of a relayed flow are elsewhere. */
+  #isAlive(id: FlowId): boolean {
+    return id.scope === RELAY || this.#kernel.scopesOf(id).includes(id.scope);
   }
 
   /** Forgets flows whose socket was missing so many times in a row. */
   async #dropEnded(missingMax: number): Promise<void> {
-    const alive = this.#kernel.read();
-    for (const record of [...this.#records.values()]) {
-      for (const flow of record.flows.values()) flow.missing = alive.has(flow.entry) ? 0 : flow.missing + 1;
+    this.#kernel.read();
+    for (const record of this.#records.all()) {
+      for (const flow of record.flows.values()) flow.missing = this.#isAlive(flow.id) ? 0 : flow.missing + 1;
       const ended = [...record.flows.values()].filter(({ missing }) => missing >= missingMax);
       if (ended.length === 0) continue;
       await this.#dropFlows(record, ended);
-      this.#save(record);
+      this.#records.save(record);
     }
   }
-
-  /** What a restart must not lose: flows and epochs. Keys that nothing was done with are offered anew. */
-  #save(record: PeerRecord): void {
-    if (record.flows.size === 0 && record.state.pair.epoch === 0) {
-      this.#unsave(record);
-      return;
-    }
-    this.#saveFlows(record);
-    this.#saveState(record);
-  }
-
-  #saveState({ flows: _flows, ...state }: PeerRecord): void {
-    this.#states.put(String(state.side), state);
-  }
-
-  #saveFlows({ side, flows }: PeerRecord): void {
-    this.#flows.put(String(side), { side, flows: [...flows.values()] });
-  }
-
-  #unsave({ side }: PeerRecord): void {
-    this.#states.remove(String(side));
-    this.#flows.remove(String(side));
-  }
-
-  #recordsOf(cell: string): PeerRecord[] {
-    return [...this.#records.values()].filter((record) => record.cell === cell);
-  }
 }
 
-/** The same flow as this host's sockets see it. */
-function ownView({ protocol, local, remote }: Flow): Flow {
-  return { protocol, local: remote, remote: local };
+/** This host's own network namespace, and those of its cells. */
+function viewsOf(cells: readonly Cell[]): NetworkView[] {
+  const inside = cells.flatMap(({ init, link }) =>
+    init === undefined || link === undefined ? [] : [{ pid: init.pid, scope: link.ifindex }],
+  );
+  return [{ pid: 'self', scope: 0 }, ...inside];
 }
 
-function endpointKey({ address, port }: Endpoint): string {
-  return `${address} ${port}`;
+/** An end that its own endpoint can't stand for on the wire. */
+function needsLabel({ scope, local }: FlowId): boolean {
+  return scope === RELAY || isLoopback(local.address);
 }
 
-function withoutSlot(entry: FlowEntry, slot: 0 | 1): FlowEntry {
-  const [first, second] = entry.wireRemote;
-  return { ...entry, wireRemote: slot === 0 ? [undefined, second] : [first, undefined] };
+/** Not where the flow began. */
+function isAway(flow: PeerFlow, record: PeerRecord): boolean {
+  const place = placeOf(flow, record)?.endpoint;
+  return place !== undefined && endpointText(place) !== endpointText(flow.id.remote);
+}
+
+function isPlain(record: PeerRecord): boolean {
+  return [...record.flows.values()].every((flow) => !isAway(flow, record));
+}
+
+function onlySlot([first, second]: RemoteHalf['wireRemote'], slot: 0 | 1): RemoteHalf['wireRemote'] {
+  return slot === 0 ? [first, undefined] : [undefined, second];
+}
+
+/** A loopback address stands for whatever address the host says it from. */
+function isSameHost(address: string, from: string): boolean {
+  return address === from || (isLoopback(address) && isOwnAddress(from));
 }
 
 function hex(bytes: Uint8Array): string {

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import type { FileFact, HostFacts, Snapshot } from '../control/protocol.ts';
-import { flowWith, hostFactsWith, snapshotWith } from '../test-support.ts';
+import { hostFactsWith, snapshotWith } from '../test-support.ts';
 import { compareVersions, criuMin, preflightChecks } from './preflight.ts';
 
 const GIB = 1024 ** 3;
@@ -10,15 +10,14 @@ type Case = {
   readonly source: Partial<HostFacts>;
   readonly own: Partial<HostFacts>;
   readonly there: readonly FileFact[];
-  readonly addresses: readonly string[];
 };
 
 /** Names and messages of the checks that fail when beta takes what alpha has. */
-function failures({ at = {}, source = {}, own = {}, there = [], addresses = [] }: Partial<Case>): string[] {
+function failures({ at = {}, source = {}, own = {}, there = [] }: Partial<Case>): string[] {
   const snapshot = snapshotWith({ host: hostFactsWith(source), ...at });
   const beta = hostFactsWith({ hostname: 'beta', machine_id: 'beta', ...own });
   const lookup = (path: string) => there.find((fact) => fact.path === path);
-  return preflightChecks(snapshot, beta, addresses, lookup)
+  return preflightChecks(snapshot, beta, lookup)
     .filter(({ ok }) => !ok)
     .map(({ name, message }) => `${name}: ${message}`);
 }
@@ -26,7 +25,7 @@ function failures({ at = {}, source = {}, own = {}, there = [], addresses = [] }
 const binary: FileFact = { path: '/usr/bin/server', kind: 'executable', size: 100, build_id: 'aa' };
 
 test('two equal hosts: nothing fails, and every check says what it found', () => {
-  const checks = preflightChecks(snapshotWith({ files: [binary] }), hostFactsWith(), [], () => binary);
+  const checks = preflightChecks(snapshotWith({ files: [binary] }), hostFactsWith(), () => binary);
   expect(checks.map(({ name }) => name)).toEqual([
     'CRIU at the source',
     'CRIU at the destination',
@@ -34,7 +33,6 @@ test('two equal hosts: nothing fails, and every check says what it found', () =>
     'cpu',
     'room',
     'files',
-    'peers',
   ]);
   expect(checks.every(({ ok, message }) => ok && message !== '')).toBe(true);
 });
@@ -87,11 +85,6 @@ test.each<[string, Partial<Case>, string]>([
     'a file in place of a directory',
     { at: { files: [{ path: '/d', kind: 'directory' }] }, there: [{ path: '/d', kind: 'open', size: 0 }] },
     'files: the destination has another size or build of /d (directory)',
-  ],
-  [
-    'a peer that is the destination itself',
-    { at: { flows: [flowWith(51_000), flowWith(51_001, '10.77.2.2')] }, addresses: ['10.77.2.2'] },
-    'peers: 1 flows have their other end on beta itself',
   ],
 ])('%s fails with what to do about it', (_what, given, expected) => {
   expect(failures(given)).toEqual([expect.stringContaining(expected)]);

@@ -18,7 +18,6 @@ const NAMED_MAX = 5;
 export function preflightChecks(
   snapshot: Snapshot,
   own: HostFacts,
-  addresses: readonly string[],
   lookup: (path: string, kind: FileFact['kind']) => FileFact | undefined,
 ): Check[] {
   return [
@@ -28,7 +27,6 @@ export function preflightChecks(
     cpuCheck(snapshot.host, own),
     roomCheck(snapshot, own),
     ...fileChecks(snapshot.files, lookup),
-    peersCheck(snapshot, own, addresses),
   ];
 }
 
@@ -139,14 +137,6 @@ function nameOf(file: FileFact): string {
 function isOther(file: FileFact, here: FileFact): boolean {
   if (file.kind === 'directory' || here.kind === 'directory') return file.kind !== here.kind;
   return file.size !== here.size || (file.build_id !== undefined && file.build_id !== here.build_id);
-}
-
-function peersCheck(snapshot: Snapshot, own: HostFacts, addresses: readonly string[]): Check {
-  const there = snapshot.flows.filter(({ remote }) => addresses.includes(remote.address));
-  const message = `${there.length} flows have their other end on ${own.hostname} itself, which is not supported yet; choose another host`;
-  return there.length === 0
-    ? { name: 'peers', ok: true, message: `${snapshot.flows.length} flows` }
-    : { name: 'peers', ok: false, message };
 }
 
 function some(names: readonly string[]): string {

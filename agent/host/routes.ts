@@ -1,4 +1,5 @@
 /** Where packets to an address leave this host, and with which address of ours; from ip-route(8). */
+import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os';
 import { execa } from 'execa';
 import { OsmosisError } from '../error.ts';
 
@@ -43,17 +44,6 @@ async function linkNamed(name: string): Promise<{ ifindex: number; mtu: number }
   return link;
 }
 
-/** Devices that a datagram for this host may come by: Ethernet, up, with an address of their own. */
-export async function addressedDevices(): Promise<string[]> {
-  const { stdout } = await execa('ip', ['-json', 'addr', 'show', 'up', 'scope', 'global'], {
-    timeout: ANSWER_MS_MAX,
-  });
-  const links = JSON.parse(stdout) as { ifname?: string; link_type?: string; addr_info?: object[] }[];
-  return links.flatMap(({ ifname, link_type, addr_info = [] }) =>
-    ifname !== undefined && link_type === 'ether' && addr_info.length > 0 ? [ifname] : [],
-  );
-}
-
 /** Every address of this host, loopback ones left out. */
 export async function ownAddresses(): Promise<string[]> {
   const { stdout } = await execa('ip', ['-json', 'addr', 'show', 'scope', 'global'], {
@@ -61,4 +51,47 @@ export async function ownAddresses(): Promise<string[]> {
   });
   const links = JSON.parse(stdout) as { addr_info?: { local?: string }[] }[];
   return links.flatMap(({ addr_info = [] }) => addr_info.flatMap(({ local }) => local ?? []));
+}
+
+/** Devices with Ethernet headers that are up and have an address of this host. */
+export async function ethernetDevices(): Promise<string[]> {
+  const { stdout } = await execa('ip', ['-json', 'addr', 'show', 'up', 'scope', 'global'], {
+    timeout: ANSWER_MS_MAX,
+  });
+  return parseEthernetDevices(stdout);
+}
+
+/** Of the JSON of ip-address(8). */
+export function parseEthernetDevices(text: string): string[] {
+  const links = JSON.parse(text) as { ifname?: string; link_type?: string; addr_info?: unknown[] }[];
+  return links.flatMap(({ ifname, link_type, addr_info = [] }) =>
+    ifname !== undefined && link_type === 'ether' && addr_info.length > 0 ? ifname : [],
+  );
+}
+
+/** Asked of the kernel at each call; cheap. */
+export function isOwnAddress(address: string): boolean {
+  return ownInterfaceAddresses().some((own) => own.address === address);
+}
+
+/**
+ * An address of this host that others can reach: `address` itself where it is one, otherwise the first of its family.
+ * OsmosisError DATAPATH where there is none.
+ */
+export function ownAddressLike(address: string): string {
+  const others = ownInterfaceAddresses().filter(({ internal, scopeid }) => !internal && !scopeid);
+  const isV6 = address.includes(':');
+  const found =
+    others.find((own) => own.address === address) ?? others.find((own) => (own.family === 'IPv6') === isV6);
+  if (found !== undefined) return found.address;
+  const family = isV6 ? 'IPv6' : 'IPv4';
+  throw new OsmosisError(
+    'DATAPATH',
+    `this host has no ${family} address that other hosts can reach; a connection over its loopback device can't be carried on`,
+    { phase: 'prepare' },
+  );
+}
+
+function ownInterfaceAddresses(): NetworkInterfaceInfo[] {
+  return Object.values(networkInterfaces()).flatMap((each) => each ?? []);
 }

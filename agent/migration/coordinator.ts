@@ -3,6 +3,7 @@ import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import { clearOldDecisions, Decision, type Verdict } from '../criu/decision.ts';
+import type { FlowId } from '../datapath/model.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { isAlive } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
@@ -34,6 +35,11 @@ export class Coordinator {
     this.#context = context;
     this.#store = new Store(`${context.paths.run}/migrations`);
     answerQueries(context, (migration) => this.#sources.has(migration));
+  }
+
+  /** Whether a flow of this host belongs to a cell that is being moved away just now. */
+  isLeaving(id: FlowId): boolean {
+    return [...this.#sources.values()].some((migration) => migration.isLeaving(id));
   }
 
   stop(): void {
@@ -227,7 +233,7 @@ export class Coordinator {
       registry.remove(cell.id);
     }
     if (cell.link === undefined || verdict === 'commit') {
-      await datapath.removeFlows(cell.link === undefined ? flows : cell.flows);
+      await datapath.removeLocals(cell.link === undefined ? flows : cell.flows);
       if (side !== 0) await datapath.removeSide(side);
     } else if (side !== 0) {
       await datapath.putSide({ id: side, state: 'home', active: 0, accept: 1, ifindex: cell.link.ifindex });

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { endpointText, type Flow, flowKey, isLinkLocal } from '../address.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
-import { addressedDevices } from '../host/routes.ts';
+import { ethernetDevices } from '../host/routes.ts';
 import { descriptorsOf, socketInode } from '../proc/descriptors.ts';
 import type { Tree } from '../proc/inspect.ts';
 import { isUnconnected, socketIndex } from '../proc/socket-index.ts';
@@ -27,7 +27,7 @@ export type Leftover = {
 };
 
 /**
- * The flows of the tree's unconnected UDP sockets: of a cell that has moved before, those that it came with; at home,
+ * The flows of the tree's unconnected UDP sockets: those that a moved cell came with, and in the host's own network also
  * whoever is heard or spoken to within `ms`. Nothing is left in the datapath.
  */
 export async function learnFlows(
@@ -42,8 +42,8 @@ export async function learnFlows(
   if (cell.link !== undefined) return unconnectedFlows(cell.pid, cell.flows, tree);
   const { datapath } = context;
   try {
-    const seen = await datapath.watch([...new Set(ports)], await addressedDevices(), ms, signal);
-    return unconnectedFlows(cell.pid, seen, tree);
+    const seen = await datapath.watch([...new Set(ports)], await ethernetDevices(), ms, signal);
+    return unconnectedFlows(cell.pid, [...cell.flows, ...seen], tree);
   } finally {
     await datapath.removeIfEmpty();
   }
@@ -59,7 +59,7 @@ export function unconnectedFlows(pid: number, flows: readonly Flow[], tree: Tree
   );
   const index = socketIndex(bound);
   const connected = new Set(tree.flows.map((flow) => flowKey(flow)));
-  return flows
+  return [...new Map(flows.map((flow) => [flowKey(flow), flow])).values()]
     .filter((flow) => index.has(flow) && !connected.has(flowKey(flow)) && !isLinkLocal(flow.local.address))
     .map(({ protocol, local, remote }) => ({ protocol, local, remote }));
 }

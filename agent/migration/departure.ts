@@ -1,16 +1,16 @@
 /** What a migration puts into the source's datapath, and takes out again: the flows as they are, the fence, the forwards. */
 import { randomInt } from 'node:crypto';
-import { endpointText, type Flow, flowKey } from '../address.ts';
+import { type Endpoint, endpointText, flowKey, type PlacedFlow } from '../address.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { Label, Snapshot } from '../control/protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { acceptOf, type FlowEntry, type Forward, type Side } from '../datapath/model.ts';
-import { routeTo } from '../host/routes.ts';
+import { acceptOf, type Forward, type LocalHalf, type Side } from '../datapath/model.ts';
+import { ethernetDevices, routeTo } from '../host/routes.ts';
 
 /** For an agent that comes back. */
 export type DepartureRecord = {
   readonly side: number;
-  readonly flows: readonly FlowEntry[];
+  readonly flows: readonly LocalHalf[];
   readonly listeners: Snapshot['listeners'];
   readonly forwards: readonly Forward[];
 };
@@ -20,7 +20,9 @@ export class Departure {
   /** As it was when the migration began: its place here does not change. */
   readonly #cell: Cell;
   #side: Side | undefined;
-  #entries: FlowEntry[] = [];
+  #entries: LocalHalf[] = [];
+  /** Of `#entries`, what was said of them before: flows that go by a label of this host already. */
+  #before: LocalHalf[] = [];
   #heldOff: Snapshot['listeners'] = [];
   #forwards: Forward[] = [];
 
@@ -40,53 +42,65 @@ export class Departure {
 
   /** Every flow that is entered, by flowKey. */
   knownFlows(): Set<string> {
-    return new Set(
-      (this.#entries.length > 0 ? this.#entries : this.#cell.flows).map((flow) => flowKey(flow)),
-    );
+    return new Set(this.#own.map((flow) => flowKey(flow)));
   }
 
-  /** New connections have to wait. A cell with a network of its own is reached through its flows only. */
-  async holdOff(listeners: Snapshot['listeners'], flows: readonly Flow[]): Promise<void> {
-    if (this.#cell.link !== undefined || flows.length === 0) return;
-    this.#heldOff = listeners.filter(({ protocol }) => protocol === 'tcp');
+  /**
+   * New connections have to wait, whoever they come from and also where there is none yet. A cell with a network of its own
+   * is reached through its flows only.
+   */
+  async holdOff(listeners: Snapshot['listeners'], flows: readonly PlacedFlow[]): Promise<void> {
+    const held = listeners.filter(({ protocol }) => protocol === 'tcp');
+    if (this.#cell.link !== undefined || held.length === 0) return;
+    this.#heldOff = held;
     for (const address of peersOf(flows)) await this.#attachTowards(address);
-    await this.#datapath.fenceListeners(this.#heldOff);
+    for (const device of await ethernetDevices()) await this.#datapath.attachDevice(device);
+    await this.#datapath.fenceListeners(held);
   }
 
   /** At home the flows are entered as they are, so that one update can switch them all. */
-  async enterFlows(flows: readonly Flow[]): Promise<void> {
+  async enterFlows(flows: readonly PlacedFlow[]): Promise<void> {
     const { link, side } = this.#cell;
     const id = link === undefined ? randomInt(1, 2 ** 31) : side;
     this.#side = { id, state: 'home', active: 0, accept: acceptOf(0), ifindex: link?.ifindex ?? 0 };
     if (link !== undefined || flows.length === 0) return;
     const devices = new Map<string, number>();
     for (const address of peersOf(flows)) devices.set(address, await this.#attachTowards(address));
-    this.#entries = flows.map((flow) => ({
+    const ids = flows.map(({ protocol, local, remote }) => ({ protocol, local, remote, scope: 0 }));
+    const before = await this.#datapath.locals(ids);
+    this.#before = before.flatMap((half) => half ?? []);
+    this.#entries = ids.map((flow, index) => ({
       ...flow,
-      wireLocal: flow.local,
-      wireRemote: [{ endpoint: flow.remote, ifindex: devices.get(flow.remote.address) ?? 0 }, undefined],
+      wireLocal: before[index]?.wireLocal ?? flow.local,
       localSide: id,
-      remoteSide: 0,
-      scope: 0,
+      via: before[index]?.via ?? 0,
+      path: devices.get(flows[index]?.at.address ?? '') ?? 0,
     }));
     await this.#datapath.putSide(this.#side);
-    await this.#datapath.putFlows(this.#entries);
+    await this.#datapath.putLocals(this.#entries);
   }
 
   /** What peers say while the process is frozen goes on to the destination, and waits there for it. */
-  async enterForwards(labels: readonly Label[]): Promise<void> {
+  async enterForwards(labels: readonly Label[], flows: readonly PlacedFlow[]): Promise<void> {
     if (!this.#hasFlows) return;
     const routes = new Map<string, number>();
     for (const { wire } of labels) {
       if (!routes.has(wire.address)) routes.set(wire.address, (await routeTo(wire.address)).ifindex);
     }
-    this.#forwards = labels.map(({ protocol, virtual, peer, wire }) => {
-      const here = this.#cell.labels.find(
-        (label) => label.peer === peer && endpointText(label.virtual) === endpointText(virtual),
-      );
+    const here = new Map(this.#own.map((half) => [flowKey(half), half.wireLocal]));
+    const there = new Map(
+      labels.map((label) => [labelKey(label.protocol, label.virtual, label.peer), label]),
+    );
+    const forwards = flows.flatMap((flow): Forward[] => {
+      const { protocol, local, at } = flow;
+      const wire = there.get(labelKey(protocol, local, at.address))?.wire;
+      if (wire === undefined) return [];
       const to = { endpoint: wire, ifindex: routes.get(wire.address) ?? 0 };
-      return { protocol, local: here?.wire ?? virtual, peer, to };
+      return [{ protocol, local: here.get(flowKey(flow)) ?? local, peer: at.address, to }];
     });
+    this.#forwards = [
+      ...new Map(forwards.map((each) => [labelKey(each.protocol, each.local, each.peer), each])).values(),
+    ];
     await this.#datapath.putForwards(this.#forwards);
   }
 
@@ -97,7 +111,13 @@ export class Departure {
 
   /** The process goes on here: only what serves the cell itself stays. */
   async takeBack(): Promise<void> {
-    if (this.#cell.link === undefined) return this.remove();
+    if (this.#cell.link === undefined) {
+      const before = this.#before;
+      await this.remove();
+      // Whoever entered these before looks after them again.
+      if (before.length > 0) await this.#datapath.putLocals(before);
+      return;
+    }
     await this.#datapath.removeForwards(this.#forwards);
     this.#forwards = [];
   }
@@ -106,11 +126,16 @@ export class Departure {
   async remove(): Promise<void> {
     await this.#datapath.unfenceListeners(this.#heldOff);
     await this.#datapath.removeForwards(this.#forwards);
-    await this.#datapath.removeFlows(this.#cell.link === undefined ? this.#entries : this.#cell.flows);
+    await this.#datapath.removeLocals(this.#own);
     if (this.#side !== undefined && this.#side.id !== 0) await this.#datapath.removeSide(this.#side.id);
     this.#heldOff = [];
     this.#forwards = [];
     this.#entries = [];
+    this.#before = [];
+  }
+
+  get #own(): readonly LocalHalf[] {
+    return this.#cell.link === undefined ? this.#entries : this.#cell.flows;
   }
 
   get #hasFlows(): boolean {
@@ -124,6 +149,10 @@ export class Departure {
   }
 }
 
-function peersOf(flows: readonly Flow[]): Set<string> {
-  return new Set(flows.map(({ remote }) => remote.address));
+function labelKey(protocol: string, endpoint: Endpoint, peer: string): string {
+  return `${protocol} ${endpointText(endpoint)} ${peer}`;
+}
+
+function peersOf(flows: readonly PlacedFlow[]): Set<string> {
+  return new Set(flows.map(({ at }) => at.address));
 }

@@ -1,33 +1,21 @@
 /** The destination's half of one migration: make room, take the image, restore behind a fence, and let run once decided. */
-import { randomInt } from 'node:crypto';
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statfsSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
-import { endpointText, type Protocol } from '../address.ts';
-import {
-  type CellInit,
-  type CellLink,
-  createLink,
-  createNamespaces,
-  destroyLink,
-  destroyNamespaces,
-  releaseQueue,
-  setUpKernel,
-} from '../cell/namespaces.ts';
+import { type CellInit, createNamespaces, destroyNamespaces, setUpKernel } from '../cell/namespaces.ts';
 import type { Cell } from '../cell/registry.ts';
 import { type AgentContext, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
-import { acceptOf, type FlowEntry } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import { TMPFS_MAGIC } from '../host/facts.ts';
-import { type Route, routeTo } from '../host/routes.ts';
 import { ImageWriter } from '../image/writer.ts';
 import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
 import { generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Announcement } from './announcement.ts';
+import { Arrival, type ArrivalRecord } from './arrival.ts';
 
 /** First descriptor that CRIU is handed for what stayed behind. */
 const FIRST_FD = 3;
@@ -50,10 +38,7 @@ export type DestinationRecord = {
   readonly drop: readonly string[];
   readonly source: { readonly addresses: readonly string[]; readonly key: Uint8Array };
   readonly init: CellInit | undefined;
-  readonly link: CellLink | undefined;
-  readonly side: number;
-  readonly labels: readonly Label[];
-  readonly entries: readonly FlowEntry[];
+  readonly arrival: ArrivalRecord;
   readonly announcements: readonly ReturnType<Announcement['record']>[];
 };
 
@@ -67,10 +52,7 @@ export class DestinationMigration {
   readonly #save: (record: DestinationRecord) => void;
   #stage: Stage = 'new';
   #init: CellInit | undefined;
-  #link: CellLink | undefined;
-  #side: number;
-  #labels: Label[] = [];
-  #entries: FlowEntry[] = [];
+  readonly #arrival: Arrival;
   #announcements: Announcement[] = [];
   /** By peer; made ahead, because making them takes longer than all else in the restore phase but CRIU. */
   readonly #nextKeys = new Map<string, KeyPair>();
@@ -81,13 +63,14 @@ export class DestinationMigration {
     id: string,
     request: Request,
     save: (record: DestinationRecord) => void,
+    arrival?: ArrivalRecord,
   ) {
     this.#context = context;
     this.id = id;
     this.#request = request;
     this.#save = save;
-    this.#side = randomInt(1, 2 ** 31);
     this.#directory = imageDirectory(context, id);
+    this.#arrival = new Arrival(context, `osm${id.slice(0, 8)}`, request.snapshot, arrival);
   }
 
   /** What an agent before this one had come to. */
@@ -96,13 +79,9 @@ export class DestinationMigration {
     record: DestinationRecord,
     save: (record: DestinationRecord) => void,
   ): DestinationMigration {
-    const migration = new DestinationMigration(context, record.migration, record, save);
+    const migration = new DestinationMigration(context, record.migration, record, save, record.arrival);
     migration.#stage = record.stage;
     migration.#init = record.init;
-    migration.#link = record.link;
-    migration.#side = record.side;
-    migration.#labels = [...record.labels];
-    migration.#entries = [...record.entries];
     migration.#announcements = record.announcements.map((one) => Announcement.adopt(context.socket, one));
     return migration;
   }
@@ -122,10 +101,7 @@ export class DestinationMigration {
       stage: this.#stage,
       ...this.#request,
       init: this.#init,
-      link: this.#link,
-      side: this.#side,
-      labels: this.#labels,
-      entries: this.#entries,
+      arrival: this.#arrival.record,
       announcements: this.#announcements.map((one) => one.record()),
     };
   }
@@ -135,29 +111,21 @@ export class DestinationMigration {
     const { snapshot } = this.#request;
     this.#makeDirectory();
     await execa('mkfifo', ['-m', '0600', join(this.#directory, 'verdict')], { timeout: MKFIFO_MS_MAX });
-    for (const { remote } of snapshot.flows) {
-      if (!this.#nextKeys.has(remote.address)) this.#nextKeys.set(remote.address, generateKeyPair());
+    for (const { at } of snapshot.flows) {
+      if (!this.#nextKeys.has(at.address)) this.#nextKeys.set(at.address, generateKeyPair());
     }
-    const routes = new Map<string, Route>();
-    for (const address of new Set(snapshot.flows.map(({ remote }) => remote.address)))
-      routes.set(address, await routeTo(address));
-    this.#drawLabels(routes);
+    await this.#arrival.drawLabels();
     this.#enter('prepared');
-    const mtu = Math.min(...[...routes.values()].map((route) => route.mtu), 65_535);
-    this.#init = await createNamespaces(true);
-    await setUpKernel(
-      this.#init,
-      Math.max(...snapshot.processes.map(({ inner_pid }) => inner_pid)) + PID_GAP,
-    );
-    this.#link = await createLink(
-      this.#init,
-      `osm${this.id.slice(0, 8)}`,
-      snapshot.addresses,
-      routes.size === 0 ? 1500 : mtu,
-    );
-    await this.#fenceFlows(routes);
+    this.#init = await createNamespaces(this.#hasNetwork);
+    const highest = Math.max(...snapshot.processes.map(({ inner_pid }) => inner_pid));
+    await setUpKernel(this.#init, highest + PID_GAP);
     this.#enter('prepared');
-    return this.#labels;
+    try {
+      await this.#arrival.enter(this.#init);
+    } finally {
+      this.#enter('prepared');
+    }
+    return [...this.#arrival.labels];
   }
 
   #makeDirectory(): void {
@@ -171,70 +139,9 @@ export class DestinationMigration {
     }
   }
 
-  #drawLabels(routes: ReadonlyMap<string, Route>): void {
-    const { flows } = this.#request.snapshot;
-    const endpoints = [
-      ...new Map(
-        flows.map(({ protocol, local }) => [`${protocol} ${endpointText(local)}`, { protocol, local }]),
-      ).values(),
-    ];
-    const ports = this.#context.labels.draw(endpoints.map(({ protocol }) => protocol));
-    const port = new Map(
-      endpoints.map(({ protocol, local }, index) => [
-        `${protocol} ${endpointText(local)}`,
-        ports[index] ?? 0,
-      ]),
-    );
-    const rows = new Map<string, Label>();
-    for (const { protocol, local, remote } of flows) {
-      const wire = {
-        address: routes.get(remote.address)?.source ?? '',
-        port: port.get(`${protocol} ${endpointText(local)}`) ?? 0,
-      };
-      rows.set(`${protocol} ${endpointText(local)} ${remote.address}`, {
-        protocol,
-        virtual: local,
-        peer: remote.address,
-        wire,
-      });
-    }
-    this.#labels = [...rows.values()];
-  }
-
-  async #fenceFlows(routes: ReadonlyMap<string, Route>): Promise<void> {
-    const { datapath } = this.#context;
-    const link = this.#link;
-    const { flows } = this.#request.snapshot;
-    if (link === undefined || flows.length === 0) return;
-    const wires = new Map(
-      this.#labels.map(({ protocol, virtual, peer, wire }) => [
-        `${protocol} ${endpointText(virtual)} ${peer}`,
-        wire,
-      ]),
-    );
-    this.#entries = flows.map((flow) => ({
-      ...flow,
-      wireLocal:
-        wires.get(`${flow.protocol} ${endpointText(flow.local)} ${flow.remote.address}`) ?? flow.local,
-      wireRemote: [
-        { endpoint: flow.remote, ifindex: routes.get(flow.remote.address)?.ifindex ?? 0 },
-        undefined,
-      ],
-      localSide: this.#side,
-      remoteSide: 0,
-      scope: link.ifindex,
-    }));
-    await datapath.putSide({
-      id: this.#side,
-      state: 'queued',
-      active: 0,
-      accept: acceptOf(0),
-      ifindex: link.ifindex,
-    });
-    await datapath.putFlows(this.#entries);
-    await datapath.attachCell(link.name);
-    for (const device of new Set([...routes.values()].map((route) => route.device)))
-      await datapath.attachDevice(device);
+  /** A cell that comes home uses the host's own network. */
+  get #hasNetwork(): boolean {
+    return !this.#arrival.record.home;
   }
 
   imageWriter(): ImageWriter {
@@ -252,7 +159,7 @@ export class DestinationMigration {
       Announcement.create(
         this.#context.socket,
         session,
-        this.#labels,
+        this.#arrival.labels,
         this.#nextKeys.get(session.peer) ?? generateKeyPair(),
       ),
     );
@@ -262,7 +169,7 @@ export class DestinationMigration {
     try {
       const inherited = outside.map(({ resource }) => resource);
       const argv = insideArgv(
-        { init: init.pid, net: true },
+        { init: init.pid, net: this.#hasNetwork },
         inOwnSession(restoreArgv(this.#directory, inherited, FIRST_FD)),
       );
       const run = startCriu(argv, { env: { OSMOSIS_WORK: this.#directory }, descriptors: nulls });
@@ -292,7 +199,7 @@ export class DestinationMigration {
     // "commit", and does the same again with the same datagrams.
     const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
     this.#stage = 'committed';
-    await this.#openFence();
+    await this.#arrival.open();
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
     await Promise.race([turned, sleep(HEAD_START_MS_MAX, undefined, { ref: false })]);
     this.#letRun();
@@ -302,26 +209,15 @@ export class DestinationMigration {
       this.#criu ?? sleep(RESTORE_END_MS_MAX),
       AbortSignal.timeout(RESTORE_END_MS_MAX),
     );
-    if (this.#link !== undefined) await releaseQueue(this.#link, this.#request.snapshot.addresses);
+    await this.#arrival.release();
     this.#stage = 'running';
-  }
-
-  async #openFence(): Promise<void> {
-    if (this.#link === undefined || this.#entries.length === 0) return;
-    await this.#context.datapath.putSide({
-      id: this.#side,
-      state: 'home',
-      active: 0,
-      accept: acceptOf(0),
-      ifindex: this.#link.ifindex,
-    });
   }
 
   /** Connections of peers that were left behind end now, not after minutes of silence. */
   async #killDropped(): Promise<void> {
     if (this.#init === undefined) return;
     for (const peer of this.#request.drop) {
-      const argv = insideArgv({ init: this.#init.pid, net: true }, [
+      const argv = insideArgv({ init: this.#init.pid, net: this.#hasNetwork }, [
         'ss',
         '--kill',
         '--tcp',
@@ -341,17 +237,19 @@ export class DestinationMigration {
       return;
     }
     const { snapshot } = this.#request;
+    const { home, link, side, labels, entries } = this.#arrival.record;
     const cell: Cell = {
       id: snapshot.cell,
       name: snapshot.name,
       pid,
       ticks: startTicks(pid) ?? 0,
       init: this.#init,
-      link: this.#link,
-      addresses: snapshot.addresses,
-      side: this.#entries.length > 0 ? this.#side : 0,
-      labels: this.#labels,
-      flows: this.#entries,
+      link,
+      // At home they are those of the host.
+      addresses: home ? [] : snapshot.addresses,
+      side: entries.length > 0 ? side : 0,
+      labels,
+      flows: entries,
       peers: this.#announcements.map((one) => one.keys()),
     };
     registry.put(cell);
@@ -370,6 +268,7 @@ export class DestinationMigration {
     await this.#killDropped();
     const late = sleep(timeoutMs, undefined, { ref: false });
     await Promise.race([Promise.all(this.#announcements.map((one) => one.acknowledged)), late]);
+    await this.#arrival.settle();
     this.#register();
     return {
       silent: this.#announcements.filter((one) => !one.isAcknowledged).map(({ peer }) => peer),
@@ -387,18 +286,8 @@ export class DestinationMigration {
   async undo(): Promise<void> {
     if (this.#stage === 'committed' || this.#stage === 'running')
       throw new OsmosisError('ABORTED', 'the process runs here already', { owner: 'destination' });
-    const { datapath, labels } = this.#context;
-    if (this.#link !== undefined) await destroyLink(this.#link.name);
     if (this.#init !== undefined) await destroyNamespaces(this.#init);
-    await datapath.removeFlows(this.#entries);
-    if (this.#entries.length > 0) await datapath.removeSide(this.#side);
-    await datapath.removeIfEmpty();
-    labels.release(
-      this.#labels.map(({ protocol, wire }): { protocol: Protocol; port: number } => ({
-        protocol,
-        port: wire.port,
-      })),
-    );
+    await this.#arrival.undo();
     this.end();
   }
 

@@ -2,19 +2,22 @@
 
 import { mkdirSync, rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Flow, flowKey } from '../address.ts';
+import { endpointText, type Flow, flowKey, isLoopback, type PlacedFlow } from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
-import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
+import type { Label, PeerSession } from '../control/protocol.ts';
 import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
+import { cutShort } from '../criu/unsaved.ts';
+import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
-import { ARM_BACKOFF, claimsOf, exchangeHello } from '../h2o/cell-side.ts';
+import { claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
+import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
-import { inetSockets } from '../proc/sockets.ts';
+import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
@@ -22,17 +25,19 @@ import { deriveSession } from '../wire/h2o-session.ts';
 import { sayBye } from './bye.ts';
 import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
+import { flowIds, placeFlows } from './placed.ts';
+import { quiesce } from './quiesce.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
 const HOOK_TICK_MS = 20;
 /** The last pieces of the image leave before anything else is done at the source. */
 const LOOK_AFTER_MS = 10;
-/** New connections are held off while those that wait to be accepted are; after this the process is too busy to move. */
-const QUIESCE_MS_MAX = 2_000;
-const QUIESCE_POLL_MS = 5;
 /** CRIU ends its copy, or resumes it, within this after the decision. */
 const CRIU_END_MS_MAX = 30_000;
+
+/** A tree whose flows are known to be where they are. */
+type PlacedTree = Omit<Tree, 'flows'> & { readonly flows: PlacedFlow[] };
 
 type Stage = 'prepared' | 'armed' | 'frozen' | 'committed' | 'ended';
 
@@ -45,6 +50,14 @@ export type SourceRecord = DepartureRecord & {
   readonly keys: readonly PeerKeys[];
 };
 
+type Request = {
+  readonly key: Uint8Array;
+  /** Peers without an agent: their flows are left behind, or carried on by this host. */
+  readonly drop: readonly string[];
+  readonly relay: readonly string[];
+  readonly datagrams: readonly Flow[];
+};
+
 export class SourceMigration {
   readonly id: string;
   readonly #context: AgentContext;
@@ -55,13 +68,16 @@ export class SourceMigration {
   #drop: ReadonlySet<string> = new Set();
   #stage: Stage = 'prepared';
   readonly #departure: Departure;
-  #flows: Flow[] = [];
-  #listeners: Snapshot['listeners'] = [];
+  #flows: PlacedFlow[] = [];
   #labels: Label[] = [];
+  /** Unix sockets that are to be left out. */
+  #external: string[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
   #queues: DatagramQueues | undefined;
   #frozen = false;
+  /** The tree's flows, by flowKey, once they are settled. */
+  #leaving: ReadonlySet<string> = new Set();
   #flowsLookedAt = false;
   #changed: unknown;
   #criu: Promise<CriuExit> | undefined;
@@ -99,58 +115,90 @@ export class SourceMigration {
   }
 
   /** Holds off new connections and says what exactly is to move. `datagrams`: flows of unconnected sockets, as planned. */
-  async prepare(
-    key: Uint8Array,
-    drop: readonly string[],
-    datagrams: readonly Flow[],
-    signal: AbortSignal,
-  ): Promise<Tree> {
+  async prepare({ key, drop, relay, datagrams }: Request, signal: AbortSignal): Promise<PlacedTree> {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
     const tree = await inspectTree(this.#cell.pid);
-    this.#listeners = tree.listeners;
-    await this.#departure.holdOff(tree.listeners, tree.flows);
-    await this.#quiesce(signal);
+    await this.#departure.holdOff(tree.listeners, await this.#place(tree.flows));
+    await quiesce(this.#cell.pid, tree.listeners, signal);
     const found = await inspectTree(this.#cell.pid);
     const settled = withFlows(found, unconnectedFlows(this.#cell.pid, datagrams, found));
     this.#queues = new DatagramQueues(this.#cell.pid);
-    this.#flows = settled.flows.filter(({ remote }) => !this.#drop.has(remote.address));
-    await this.#departure.enterFlows(settled.flows);
+    this.#leaving = new Set(settled.flows.map((flow) => flowKey(flow)));
+    await this.#checkOtherEnds(settled.flows);
+    const flows = await this.#offer(await this.#place(settled.flows), new Set(relay));
+    this.#flows = flows.filter(({ at }) => !this.#drop.has(at.address));
+    this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
+    await this.#departure.enterFlows(flows);
     return { ...settled, flows: this.#flows };
   }
 
-  /** Until every connection that the kernel has finished for a listening socket is in the process's hands. */
-  async #quiesce(signal: AbortSignal): Promise<void> {
-    const listening = new Set(this.#listeners.map(({ address, port }) => `${address} ${port}`));
-    for (let waited = 0; waited < QUIESCE_MS_MAX; waited += QUIESCE_POLL_MS) {
-      signal.throwIfAborted();
-      const waiting = inetSockets(this.#cell.pid).filter(
-        ({ state, local, receiveQueue }) =>
-          state === 'listen' && receiveQueue > 0 && listening.has(`${local.address} ${local.port}`),
-      );
-      if (waiting.length === 0) return;
-      await sleep(QUIESCE_POLL_MS, undefined, { signal });
-    }
+  #place(flows: readonly Flow[]): Promise<PlacedFlow[]> {
+    return placeFlows(this.#context.datapath, this.#cell, flows);
+  }
+
+  /**
+   * At home, flows whose other ends are on this host as well, or on a host without an agent: this host is the peer then,
+   * and carries them on.
+   */
+  async #offer(flows: readonly PlacedFlow[], relay: ReadonlySet<string>): Promise<PlacedFlow[]> {
+    if (this.#cell.link !== undefined) return [...flows];
+    const { peerSide } = this.#context;
+    const kind = ({ remote, at }: PlacedFlow) => {
+      if (endpointText(at) !== endpointText(remote)) return 'elsewhere';
+      if (isLoopback(remote.address) || isOwnAddress(remote.address)) return 'here';
+      return relay.has(remote.address) ? 'relayed' : 'elsewhere';
+    };
+    const { here = [], relayed = [], elsewhere = [] } = Object.groupBy(flows, kind);
+    return [...elsewhere, ...(await peerSide.offer(here, false)), ...(await peerSide.offer(relayed, true))];
+  }
+
+  /** Both ends of a flow can move, one after the other: from here on no cell may announce a move to this one's flows. */
+  async #checkOtherEnds(flows: readonly Flow[]): Promise<void> {
+    if (!(await this.#context.peerSide.isAwaitingMove(flowIds(this.#cell, flows)))) return;
     throw new OsmosisError(
       'FLOWS_CHANGED',
-      `the process has not accepted its waiting connections within ${QUIESCE_MS_MAX} ms; it goes on at the source. Try again when it is less busy.`,
+      'a process at the other end of a connection is being moved just now; this one goes on at the source. Try again.',
       { phase: 'prepare' },
     );
+  }
+
+  /** Whether a flow of this host is one of this cell's, and so on its way to another host. */
+  isLeaving({ scope, ...flow }: FlowId): boolean {
+    return scope === (this.#cell.link?.ifindex ?? 0) && this.#leaving.has(flowKey(flow));
   }
 
   /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
   async arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
     this.#labels = [...labels];
-    await this.#departure.enterForwards(labels);
-    const byPeer = Map.groupBy(this.#flows, ({ remote }) => remote.address);
+    await this.#departure.enterForwards(labels, this.#flows);
+    const byPeer = Map.groupBy(this.#flows, ({ at }) => at.address);
     await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#stage = 'armed';
   }
 
-  async #armPeer(peer: string, flows: readonly Flow[], signal: AbortSignal): Promise<void> {
+  async #armPeer(peer: string, flows: readonly PlacedFlow[], signal: AbortSignal): Promise<void> {
+    const { registry } = this.#context;
+    const known = registry.keysWith(this.#cell, peer);
+    const first = await this.#announce(peer, known, flows, signal);
+    // A peer that knows nothing of a cell that has been there before has forgotten it: its last flow had ended.
+    const forgotten = known.epoch > 0 && !first.silent && first.peerPublicKey === undefined;
+    const keys = forgotten ? registry.renewKeys(this.#cell, peer) : known;
+    const { silent, claimable } = forgotten ? await this.#announce(peer, keys, flows, signal) : first;
+    if (silent) throw this.#silent(peer);
+    const refused = flows.filter((flow) => !claimable.has(flowKey(flow)));
+    const still = refused.length === 0 ? [] : this.#stillThere(refused);
+    if (still.length > 0) throw this.#refused(peer, still, flows.length);
+  }
+
+  async #announce(
+    peer: string,
+    keys: PeerKeys,
+    flows: readonly PlacedFlow[],
+    signal: AbortSignal,
+  ): Promise<HelloResult> {
     const { socket, registry } = this.#context;
-    const keys = registry.keysWith(this.#cell, peer);
     this.#cell = registry.get(this.#cell.id) ?? this.#cell;
     const transaction = newTransaction();
     this.#transactions.set(peer, transaction);
@@ -165,31 +213,25 @@ export class SourceMigration {
       publicKey: keys.publicKey,
       claims,
     };
-    const { silent, claimable, peerPublicKey } = await exchangeHello(
-      socket,
-      peer,
-      hello,
-      signal,
-      ARM_BACKOFF,
-    );
-    keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
+    const result = await exchangeHello(socket, peer, hello, signal);
+    keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
     // Also a peer that seems silent may have armed, and is to be told of the undoing.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
-    if (silent) throw this.#silent(peer);
-    const refused = flows.filter((flow) => !claimable.has(flowKey(flow)));
-    const still = refused.length === 0 ? [] : this.#stillThere(refused);
-    if (still.length > 0) {
-      throw new OsmosisError(
-        'PEER_SILENT',
-        `the peer ${peer} does not know ${still.length} of ${flows.length} flows as ours (such as from its port ${still[0]?.remote.port}); ` +
-          'the process goes on at the source. Is there address translation between the hosts?',
-        { phase: 'prepare' },
-      );
-    }
+    return result;
+  }
+
+  /** It may be that the process there is on the move itself: worth another try, after it. */
+  #refused(peer: string, flows: readonly Flow[], all: number): OsmosisError {
+    return new OsmosisError(
+      'FLOWS_CHANGED',
+      `the peer ${peer} does not know ${flows.length} of ${all} flows as ours (such as from its port ${flows[0]?.remote.port}); ` +
+        'the process goes on at the source. Either the process there is being moved just now, then try again; or there is address translation between the hosts.',
+      { phase: 'prepare' },
+    );
   }
 
   /** A flow that ended in the meantime is missing at its peer with good reason; of UDP, nobody tells the other end. */
-  #stillThere(flows: readonly Flow[]): Flow[] {
+  #stillThere(flows: readonly PlacedFlow[]): PlacedFlow[] {
     const now = new Set(
       inetSockets(this.#cell.pid)
         .filter(({ protocol, state }) => protocol === 'tcp' && state === 'established')
@@ -212,13 +254,14 @@ export class SourceMigration {
   ): Promise<{ sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover }> {
     if (!this.#isAlive()) throw this.#exited();
     await this.#departure.switchTo('leaving');
+    await this.#context.peerSide.engage(this.#cell.id);
     await this.#queues?.drain(signal);
     const started = performance.now();
     const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
     const run = startCriu(
       insideArgv(
         this.#namespaces(),
-        dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory),
+        dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory, this.#external),
       ),
       {
         env: {
@@ -293,11 +336,13 @@ export class SourceMigration {
 
   /** A connection that came up between the announcement and the freeze is unknown to its peer: go back and try again. */
   #checkFlows(): void {
+    const sockets = inetSockets(this.#cell.pid);
+    this.#checkUnsaved(sockets);
     const known = this.#departure.knownFlows();
-    const others = inetSockets(this.#cell.pid).filter(
+    const others = sockets.filter(
       (socket) =>
         socket.protocol === 'tcp' &&
-        socket.state === 'established' &&
+        (socket.state === 'established' || socket.state === 'syn-sent') &&
         socket.inode !== 0 &&
         !known.has(flowKey(socket)),
     );
@@ -310,6 +355,17 @@ export class SourceMigration {
       {
         phase: 'freeze',
       },
+    );
+  }
+
+  #checkUnsaved(sockets: readonly InetSocket[]): void {
+    const cut = cutShort(this.#directory, sockets);
+    if (cut === undefined) return;
+    throw new OsmosisError(
+      'FLOWS_CHANGED',
+      `the process has not read urgent data of its connection with ${endpointText(cut.remote)}, and CRIU does not save what ` +
+        'follows it; the process goes on at the source. Try again once it has read that.',
+      { phase: 'freeze' },
     );
   }
 
@@ -356,7 +412,11 @@ export class SourceMigration {
   async release(): Promise<void> {
     await this.#criuEnd();
     await this.#departure.remove();
+    const { peerSide, datapath } = this.#context;
+    await peerSide.unplace(flowIds(this.#cell, this.#flows));
+    await peerSide.withdraw(this.#flows);
     const { init, link, id } = this.#cell;
+    if (link !== undefined) await datapath.removeInside(link.ifindex);
     if (link !== undefined) await destroyLink(link.name);
     if (init !== undefined) await destroyNamespaces(init);
     this.#context.labels.release(
@@ -381,6 +441,7 @@ export class SourceMigration {
     const { socket, registry } = this.#context;
     await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     await this.#departure.takeBack();
+    await this.#context.peerSide.withdraw(this.#flows);
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';
     return true;

@@ -1,4 +1,5 @@
 /** A process tree as a plan needs it: processes, flows, files, and everything that would keep it from moving. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import {
   type Endpoint,
@@ -18,8 +19,12 @@ import { socketProtocols } from './socket-protocols.ts';
 import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
 import { procText } from './text.ts';
 import { commandLine, PROCESSES_MAX, type ProcessStatus, processTree } from './tree.ts';
+import { unixOutside } from './unix.ts';
 
 const SS_ANSWER_MS_MAX = 5_000;
+/** A connection that the process is opening is open, or refused, within this: one lost SYN is said again after a second. */
+const OPENING_MS_MAX = 2_000;
+const OPENING_POLL_MS = 20;
 /** include/uapi/linux/capability.h */
 const CAP_SYS_RESOURCE = 24;
 
@@ -29,8 +34,10 @@ const DATAGRAM_LOSSES =
 
 export type Tree = Pick<
   Snapshot,
-  'processes' | 'flows' | 'listeners' | 'addresses' | 'files' | 'outside' | 'image_bytes' | 'checks'
->;
+  'processes' | 'listeners' | 'addresses' | 'files' | 'outside' | 'image_bytes' | 'checks'
+> & {
+  readonly flows: Flow[];
+};
 
 /** @throws OsmosisError NO_SUCH_TARGET where `root` is no process. */
 export async function inspectTree(root: number): Promise<Tree> {
@@ -42,9 +49,13 @@ export async function inspectTree(root: number): Promise<Tree> {
       { phase: 'plan' },
     );
   }
+  const opening = await stillOpening(root);
   const descriptors = processes.flatMap(({ pid }) => descriptorsOf(pid));
   const sockets = socketsOf(root, descriptors);
   const { flows, listeners } = flowsOf(sockets.inet);
+  const unix = sockets.others.includes('unix')
+    ? await unixOutside(root, descriptors)
+    : { checks: [], outside: [] };
   return {
     processes: processes.map((one) => ({
       pid: one.pid,
@@ -57,18 +68,23 @@ export async function inspectTree(root: number): Promise<Tree> {
     listeners,
     addresses: localAddresses(flows, listeners),
     files: filesOf(processes.map(({ pid }) => pid)),
-    outside: outsidePipes(descriptors).map((resource) => ({
-      resource,
-      external: false,
-      what: `one end of a pipe (${describePipe(resource, descriptors)})`,
-    })),
+    outside: [
+      ...outsidePipes(descriptors).map((resource) => ({
+        resource,
+        external: false,
+        what: `one end of a pipe (${describePipe(resource, descriptors)})`,
+      })),
+      ...unix.outside,
+    ],
     image_bytes: processes.reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     checks: [
       ...processChecks(processes),
       ...descriptorChecks(descriptors),
       ...socketChecks(sockets),
+      ...openingChecks(opening),
       ...unlistedChecks(await socketProtocols(sockets.unlisted)),
       ...(await mptcpChecks(root, descriptors)),
+      ...unix.checks,
     ],
   };
 }
@@ -80,8 +96,12 @@ type Sockets = {
   readonly unlisted: readonly Descriptor[];
 };
 
+function socketInodes(descriptors: readonly Descriptor[]): Set<number> {
+  return new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
+}
+
 function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
-  const inodes = new Set(descriptors.flatMap(({ link }) => socketInode(link) ?? []));
+  const inodes = socketInodes(descriptors);
   if (inodes.size === 0) return { inet: [], others: [], unlisted: [] };
   const inet = inetSockets(root).filter(({ inode }) => inodes.has(inode));
   for (const { inode } of inet) inodes.delete(inode);
@@ -98,6 +118,24 @@ function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
 export function currentFlows(root: number): Flow[] {
   const descriptors = processTree(root).flatMap(({ pid }) => descriptorsOf(pid));
   return flowsOf(socketsOf(root, descriptors).inet).flows;
+}
+
+/** A connection that a process of the tree is opening and that nobody has answered yet. */
+export function openingSocket(root: number): InetSocket | undefined {
+  const opening = inetSockets(root).filter(({ state, inode }) => state === 'syn-sent' && inode !== 0);
+  if (opening.length === 0) return undefined;
+  const inodes = socketInodes(processTree(root).flatMap(({ pid }) => descriptorsOf(pid)));
+  return opening.find(({ inode }) => inodes.has(inode));
+}
+
+/** The same, after it has had its time. */
+async function stillOpening(root: number): Promise<InetSocket | undefined> {
+  const started = performance.now();
+  while (performance.now() - started < OPENING_MS_MAX) {
+    if (openingSocket(root) === undefined) return undefined;
+    await sleep(OPENING_POLL_MS);
+  }
+  return openingSocket(root);
 }
 
 /** A socket has a flow once both its endpoints are set, whatever of its closing is still to come. */
@@ -199,35 +237,24 @@ function socketChecks({ inet, others }: Sockets): Check[] {
       checks.push(bad('sockets', `the process has a ${kind} socket, which can't be moved; close it first`));
   }
   const { flows, listeners } = flowsOf(inet);
-  const scoped = [...flows.map(({ local }) => local), ...listeners].find(({ address }) =>
-    isLinkLocal(address),
+  const linkLocal = [...flows.flatMap(({ local, remote }) => [local, remote]), ...listeners].find(
+    ({ address }) => isLinkLocal(address),
   );
-  if (scoped !== undefined)
+  if (linkLocal !== undefined)
     checks.push(
       bad(
         'sockets',
-        `the process uses the link-local address ${endpointText(scoped)}, which means something on this link only; connect over a global address`,
+        `the process uses the link-local address ${endpointText(linkLocal)}, which means nothing on another link; close that socket first`,
       ),
     );
-  const loop = flows.find(
-    ({ local, remote }) => isLoopback(local.address) || local.address === remote.address,
-  );
-  if (loop !== undefined) {
-    const where = `${loop.local.address}:${loop.local.port} with port ${loop.remote.port}`;
-    checks.push(
-      bad(
-        'sockets',
-        `a connection (${where}) has its other end on this same host, outside of the tree; close it first`,
-      ),
-    );
-  }
   if (inet.some(({ protocol }) => protocol === 'udp')) checks.push(good('datagrams', DATAGRAM_LOSSES));
-  const opening = inet.find(({ state }) => state === 'syn-sent');
-  if (opening !== undefined)
-    checks.push(
-      bad('sockets', `a connection to ${opening.remote.address} is still opening (SYN sent); try again`),
-    );
   return checks;
+}
+
+function openingChecks(opening: InetSocket | undefined): Check[] {
+  if (opening === undefined) return [];
+  const what = `a connection to ${endpointText(opening.remote)} is still opening (SYN sent, no answer in ${OPENING_MS_MAX} ms)`;
+  return [bad('sockets', `${what}, which can't be moved; try again once it is open or given up`)];
 }
 
 /** CRIU takes these also while they are not bound. */

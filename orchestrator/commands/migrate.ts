@@ -5,14 +5,15 @@ import { startDisplay } from '../display/display.ts';
 import { planText } from '../display/plan.ts';
 import { resultText } from '../display/result.ts';
 import { type Host, migrate } from '../migrate.ts';
-import { checkPlan, makePlan } from '../plan.ts';
+import { checkPlan, type Legacy, makePlan } from '../plan.ts';
 import { type HostOptions, type Hosts, printJson, withHosts } from './hosts.ts';
 
 export type MigrateOptions = HostOptions & {
   readonly from: string;
   readonly to: string;
   readonly name?: string;
-  readonly dropLegacy: boolean;
+  readonly dropLegacy?: boolean;
+  readonly relayLegacy?: boolean;
   readonly dryRun: boolean;
   /** Seconds. */
   readonly learn?: number;
@@ -40,7 +41,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
       const result = await migrate({
         target,
         ...name,
-        dropLegacy: options.dropLegacy,
+        legacy: legacyOf(options),
         learnMs: learnMsOf(options),
         source,
         destination,
@@ -55,14 +56,6 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
       await display.stop();
     }
   });
-}
-
-/** @throws OsmosisError USAGE */
-function learnMsOf({ learn }: MigrateOptions): number | undefined {
-  if (learn === undefined) return undefined;
-  const ms = Math.round(learn * 1_000);
-  if (ms >= 0 && ms <= LEARN_MS_MAX) return ms;
-  throw new OsmosisError('USAGE', `--learn is 0 to ${LEARN_MS_MAX / 1_000} seconds`);
 }
 
 async function openHost(hosts: Hosts, name: string): Promise<Host> {
@@ -84,5 +77,17 @@ async function dryRun(
   });
   if (options.json) printJson({ ok: true, dry_run: true, plan });
   else process.stdout.write(planText(plan));
-  checkPlan(plan, options.dropLegacy);
+  checkPlan(plan, legacyOf(options));
+}
+
+/** @throws OsmosisError USAGE */
+function learnMsOf({ learn }: MigrateOptions): number | undefined {
+  if (learn === undefined) return undefined;
+  const ms = Math.round(learn * 1_000);
+  if (ms >= 0 && ms <= LEARN_MS_MAX) return ms;
+  throw new OsmosisError('USAGE', `--learn is 0 to ${LEARN_MS_MAX / 1_000} seconds`);
+}
+
+function legacyOf({ dropLegacy, relayLegacy }: MigrateOptions): Legacy {
+  return dropLegacy ? 'drop' : relayLegacy ? 'relay' : 'refuse';
 }

@@ -11,9 +11,10 @@ const PLAN: Plan = {
     { pid: 4711, command: `sh\u001b[2J -c ${'x'.repeat(80)}`, resident_bytes: 900_000 },
   ],
   peers: [
-    { address: '10.77.4.2', agent: true, flows: 12 },
-    { address: '10.77.5.2', agent: false, flows: 1 },
+    { address: '10.77.4.2', agent: true, flows: 12, relayed: 0 },
+    { address: '10.77.5.2', agent: false, flows: 1, relayed: 0 },
   ],
+  home: true,
   listeners: ['tcp 10.77.1.2:6379'],
   image_bytes_estimate: 13_200_000,
   checks: [

@@ -1,0 +1,212 @@
+/**
+ * What a migration puts into the destination's datapath: labels, the device of the cell, its side and its flows, first so
+ * that packets wait, then so that they pass. A cell that comes home needs all of it only until it runs.
+ */
+import { randomInt } from 'node:crypto';
+import { type Endpoint, endpointText, isLoopback, type PlacedFlow, type Protocol } from '../address.ts';
+import {
+  type CellInit,
+  type CellLink,
+  createLink,
+  createQueue,
+  destroyLink,
+  releaseQueue,
+} from '../cell/namespaces.ts';
+import type { CellFlow } from '../cell/registry.ts';
+import type { AgentContext } from '../context.ts';
+import type { Label, Snapshot } from '../control/protocol.ts';
+import { acceptOf, LOOPBACK, type Side } from '../datapath/model.ts';
+import { isOwnAddress, type Route, routeTo } from '../host/routes.ts';
+import { isComingHome } from './homecoming.ts';
+
+const MTU_MAX = 65_535;
+/** Of a cell without flows: Ethernet's. */
+const MTU_DEFAULT = 1_500;
+
+/** Written down: what an agent that comes back must know to finish or undo. */
+export type ArrivalRecord = {
+  /** It will use the host's own network. */
+  readonly home: boolean;
+  readonly link: CellLink | undefined;
+  readonly side: number;
+  readonly labels: readonly Label[];
+  readonly entries: readonly CellFlow[];
+};
+
+type Needs = Pick<AgentContext, 'datapath' | 'labels' | 'peerSide'>;
+type Coming = Pick<Snapshot, 'flows' | 'listeners' | 'addresses'>;
+
+export class Arrival {
+  readonly #context: Needs;
+  readonly #device: string;
+  readonly #snapshot: Coming;
+  #record: ArrivalRecord;
+  /** By the address where a peer is. */
+  readonly #routes = new Map<string, Route>();
+
+  /** `device`: name for the cell's veth. `record`: what an agent before this one had come to. */
+  constructor(context: Needs, device: string, snapshot: Coming, record?: ArrivalRecord) {
+    this.#context = context;
+    this.#device = device;
+    this.#snapshot = snapshot;
+    this.#record = record ?? {
+      home: isComingHome(snapshot),
+      link: undefined,
+      side: randomInt(1, 2 ** 31),
+      labels: [],
+      entries: [],
+    };
+  }
+
+  get record(): ArrivalRecord {
+    return this.#record;
+  }
+
+  get labels(): readonly Label[] {
+    return this.#record.labels;
+  }
+
+  /** One label a local endpoint; its address may differ from peer to peer, as routes do. */
+  async drawLabels(): Promise<void> {
+    const { flows } = this.#snapshot;
+    for (const address of new Set(flows.map(({ at }) => at.address)))
+      this.#routes.set(address, await routeTo(address));
+    const ports = this.#drawPorts();
+    const rows = new Map<string, Label>();
+    for (const flow of flows) {
+      const { protocol, local, at } = flow;
+      const key = endpointKey(protocol, local);
+      const label = { address: this.#routes.get(at.address)?.source ?? '', port: ports.get(key) ?? 0 };
+      const wire = this.#needsLabel(flow) ? label : local;
+      rows.set(`${key} ${at.address}`, { protocol, virtual: local, peer: at.address, wire });
+    }
+    this.#record = { ...this.#record, labels: [...rows.values()] };
+  }
+
+  #drawPorts(): Map<string, number> {
+    const labelled = this.#snapshot.flows.filter((flow) => this.#needsLabel(flow));
+    const endpoints = new Map(
+      labelled.map(({ protocol, local }) => [endpointKey(protocol, local), protocol]),
+    );
+    const ports = endpoints.size === 0 ? [] : this.#context.labels.draw([...endpoints.values()]);
+    return new Map([...endpoints.keys()].map((key, index) => [key, ports[index] ?? 0]));
+  }
+
+  /** At home an endpoint stands for itself, unless it is a loopback one and the other end is on another host. */
+  #needsLabel({ local, at }: PlacedFlow): boolean {
+    return !this.#record.home || (isLoopback(local.address) && !isOwnAddress(at.address));
+  }
+
+  /** Whether its packets come from an address that the cell, or at home the host, has itself. */
+  #isViaLoopback({ remote, at }: PlacedFlow): boolean {
+    if (!this.#record.home)
+      return isLoopback(remote.address) || this.#snapshot.addresses.includes(remote.address);
+    const isAway = endpointText(at) !== endpointText(remote);
+    return isAway && (isLoopback(remote.address) || isOwnAddress(remote.address));
+  }
+
+  /** The cell's device, and a queue for what comes before the process runs. */
+  async enter(init: CellInit): Promise<void> {
+    const { home } = this.#record;
+    const { flows, addresses } = this.#snapshot;
+    const mtus = [...this.#routes.values()].map((route) => route.mtu);
+    const mtu = mtus.length === 0 ? MTU_DEFAULT : Math.min(...mtus, MTU_MAX);
+    if (home && flows.length === 0) return;
+    const link = home
+      ? await createQueue(this.#device)
+      : await createLink(init, this.#device, addresses, mtu);
+    this.#record = { ...this.#record, link };
+    if (flows.length > 0) await this.#enterFlows(init, link);
+  }
+
+  async #enterFlows(init: CellInit, link: CellLink): Promise<void> {
+    const { datapath, peerSide } = this.#context;
+    const { home } = this.#record;
+    const scope = home ? 0 : link.ifindex;
+    const flows = this.#snapshot.flows.map((flow) => this.#besideIt(flow));
+    const entries = this.#entriesOf(flows, scope);
+    this.#record = { ...this.#record, entries };
+    await datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });
+    await peerSide.place(scope, flows);
+    await datapath.putLocals(entries);
+    const devices = new Set([...this.#routes.values()].map((route) => route.device));
+    for (const device of devices) await datapath.attachDevice(device);
+    if (home) return;
+    await datapath.attachCell(link.name);
+    if (entries.some(({ via }) => via === LOOPBACK))
+      await datapath.attachInside(`/proc/${init.pid}/ns/net`, scope);
+  }
+
+  /** At home, what was reached through a label of this host's own needs none any more. */
+  #besideIt(flow: PlacedFlow): PlacedFlow {
+    const beside = this.#record.home && this.#context.peerSide.isOwnLabel(flow);
+    return beside ? { ...flow, at: flow.remote } : flow;
+  }
+
+  #entriesOf(flows: readonly PlacedFlow[], scope: number): CellFlow[] {
+    const wires = new Map(
+      this.labels.map((row) => [`${endpointKey(row.protocol, row.virtual)} ${row.peer}`, row.wire]),
+    );
+    return flows.map((flow, index) => {
+      const { protocol, local, remote, relayed } = flow;
+      const peer = this.#snapshot.flows[index]?.at.address ?? '';
+      return {
+        protocol,
+        local,
+        remote,
+        scope,
+        wireLocal: wires.get(`${endpointKey(protocol, local)} ${peer}`) ?? local,
+        localSide: this.#record.side,
+        via: this.#isViaLoopback(flow) ? LOOPBACK : 0,
+        path: this.#routes.get(peer)?.ifindex ?? 0,
+        ...(relayed ? { relayed } : {}),
+      };
+    });
+  }
+
+  /** What the peers say reaches the process from here on. */
+  async open(): Promise<void> {
+    const { entries, link, home } = this.#record;
+    const ifindex = home ? 0 : (link?.ifindex ?? 0);
+    if (entries.length > 0) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex });
+  }
+
+  /** The process runs: what has waited for it is delivered. */
+  async release(): Promise<void> {
+    const { link, entries } = this.#record;
+    if (link !== undefined && entries.length > 0) await releaseQueue(link);
+  }
+
+  /** At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
+  async settle(): Promise<void> {
+    const { home, entries } = this.#record;
+    if (!home) return;
+    await this.#remove(await this.#context.peerSide.keep(entries));
+    this.#record = { ...this.#record, link: undefined, side: 0, labels: [], entries: [] };
+  }
+
+  async undo(): Promise<void> {
+    const { labels, peerSide } = this.#context;
+    await peerSide.unplace(this.#record.entries);
+    await this.#remove(this.#record.entries);
+    labels.release(this.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
+  }
+
+  async #remove(entries: readonly CellFlow[]): Promise<void> {
+    const { datapath } = this.#context;
+    const { link, side, home } = this.#record;
+    await datapath.removeLocals(entries);
+    if (this.#record.entries.length > 0) await datapath.removeSide(side);
+    if (link !== undefined && !home) await datapath.removeInside(link.ifindex);
+    if (link !== undefined) await destroyLink(link.name);
+    await datapath.removeIfEmpty();
+  }
+
+  #side(state: 'queued' | 'home'): Side {
+    return { id: this.#record.side, state, active: 0, accept: acceptOf(0), ifindex: 0 };
+  }
+}
+
+function endpointKey(protocol: Protocol, endpoint: Endpoint): string {
+  return `${protocol} ${endpointText(endpoint)}`;
+}

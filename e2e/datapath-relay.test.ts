@@ -1,0 +1,379 @@
+/**
+ * Flows whose other end has moved away from the host that both were on, and flows that a host carries on for a peer
+ * without an agent, in network namespaces. Nothing moves here: the server is in its cell from the beginning, and the
+ * clients call it where it was.
+ *
+ *     legacy 10.89.5.2 --- router --- alpha 10.89.1.2 (and .3)
+ *                            |
+ *                            +------- beta 10.89.2.2 --- cell, has alpha's address
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import type { Endpoint } from '../agent/address.ts';
+import { Datapath } from '../agent/datapath/datapath.ts';
+import {
+  acceptOf,
+  type FlowEntry,
+  LOOPBACK,
+  RELAY,
+  type Side,
+  type WireSlot,
+} from '../agent/datapath/model.ts';
+import { objectFile } from '../agent/datapath/object.ts';
+import { Echoes } from './echoes.ts';
+import { link, Namespaces } from './namespaces.ts';
+import { datapathUntestable } from './tools.ts';
+
+const BULK_BYTES = 16 << 20;
+/** Long enough for a packet that is let through to have arrived. */
+const SILENCE_MS = 300;
+const PORT = 7000;
+const CELL = 1;
+const REMOTE = 2;
+/** Off, strict, loose. */
+const RP_FILTERS = [0, 1, 2] as const;
+const LOOPBACK_SETTINGS = ['accept_local', 'route_localnet'] as const;
+
+const FAMILIES = [
+  {
+    family: 'IPv4',
+    legacy: '10.89.5.2',
+    alpha: '10.89.1.2',
+    second: '10.89.1.3',
+    beta: '10.89.2.2',
+    loopback: '127.0.0.1',
+  },
+  {
+    family: 'IPv6',
+    legacy: 'fd89:5::2',
+    alpha: 'fd89:1::2',
+    second: 'fd89:1::3',
+    beta: 'fd89:2::2',
+    loopback: '::1',
+  },
+] as const;
+const CASES = FAMILIES.flatMap((addresses) =>
+  (['tcp', 'udp'] as const).map((protocol) => ({ ...addresses, protocol })),
+);
+
+const untestable = await datapathUntestable();
+
+describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${untestable ?? ''}`, () => {
+  const namespaces = new Namespaces();
+  const echoes = new Echoes();
+  let directory: string;
+  let spaces: Awaited<ReturnType<typeof topology>>;
+  let datapaths: Record<'alpha' | 'beta', Datapath>;
+
+  beforeAll(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'osmosis-relay-'));
+    spaces = await topology(namespaces);
+    datapaths = { alpha: await open('alpha'), beta: await open('beta') };
+  });
+
+  afterEach(async () => {
+    echoes.end();
+    for (const datapath of Object.values(datapaths)) await empty(datapath);
+  });
+
+  afterAll(async () => {
+    for (const datapath of Object.values(datapaths ?? {})) await datapath.close();
+    await namespaces.close();
+    if (directory !== undefined) await rm(directory, { recursive: true });
+  });
+
+  describe.each(CASES)(
+    '$protocol over $family',
+    ({ family, protocol, legacy, alpha, second, beta, loopback }) => {
+      const label = { address: beta, port: 40001 };
+      // IPv6 has no such filter.
+      const filters = family === 'IPv4' && protocol === 'tcp' ? RP_FILTERS : [1];
+      const bulk = protocol === 'tcp' ? BULK_BYTES : 1000;
+
+      test.each(filters)(
+        'a client whose server has left the host that both were on, rp_filter %i',
+        async (mode) => {
+          await filterReverse(mode);
+          const ends = { local: { address: second, port: 51000 }, remote: { address: alpha, port: PORT } };
+          await enterCell(protocol, ends.remote, [[ends.local, ends.local]]);
+          await enterHost({ ...host(protocol), ...ends, wireLocal: ends.local, via: LOOPBACK });
+          const client = await echoes.call(spaces.alpha, protocol, ends.remote, ends.local);
+          await client.echo(bulk);
+          const { counters } = await datapaths.alpha.entries();
+          expect(counters).toMatchObject({ errors: 0, stale: 0 });
+          expect(counters.translated_in).toBeGreaterThan(0);
+        },
+      );
+
+      test.each(filters)('the same over loopback addresses, rp_filter %i', async (mode) => {
+        await filterReverse(mode);
+        await enterOnOneHost({ address: loopback, port: 51001 }, { address: loopback, port: PORT });
+      });
+
+      test('a client and a server that had the same address', async () => {
+        await enterOnOneHost({ address: alpha, port: 51005 }, { address: alpha, port: PORT });
+      });
+
+      test.runIf(protocol === 'tcp')(
+        'segments that only a loopback device carries are made shorter',
+        async () => {
+          const [local, remote] = [
+            { address: loopback, port: 51008 },
+            { address: loopback, port: PORT },
+          ];
+          // As after a move: the connection was made over `lo`, so each end thinks that the other takes such segments.
+          await enterCell(protocol, remote, [[local, { address: alpha, port: 40100 }]], LOOPBACK);
+          await spaces.cell.ip('link set lo mtu 65536');
+          await enterHost({
+            ...host(protocol),
+            local,
+            remote,
+            wireLocal: { address: alpha, port: 40100 },
+            via: LOOPBACK,
+          });
+          const client = await echoes.call(spaces.alpha, protocol, remote, local);
+          await spaces.cell.ip('link set lo mtu 1500');
+          await client.echo(bulk);
+        },
+      );
+
+      test('packets for a cell that is being restored wait, also those with addresses of its own', async () => {
+        const [local, remote] = [
+          { address: loopback, port: 51009 },
+          { address: loopback, port: PORT },
+        ];
+        await spaces.cell.run('sysctl', '-qw', 'net.ipv4.conf.all.arp_ignore=8');
+        await enterCell(protocol, remote, [[local, { address: alpha, port: 40100 }]], LOOPBACK);
+        const wireLocal = { address: alpha, port: 40100 };
+        await enterHost({ ...host(protocol), local, remote, wireLocal, via: LOOPBACK });
+        const side = { ...SIDE, id: CELL, ifindex: await spaces.beta.ifindex('cell') };
+        const client = await echoes.call(spaces.alpha, protocol, remote, local);
+        await datapaths.beta.putSide({ ...side, state: 'queued' });
+        const echoed = client.echo(1000);
+        await expect(Promise.race([echoed, sleep(SILENCE_MS, 'silent')])).resolves.toBe('silent');
+        expect((await datapaths.beta.entries()).counters.queued).toBeGreaterThan(0);
+        await datapaths.beta.putSide(side);
+        const mac = await spaces.cell.mac('eth0');
+        await spaces.beta.ip(`neigh replace ${loopback} lladdr ${mac} nud permanent dev cell`);
+        await echoed;
+        await spaces.beta.ip(`neigh del ${loopback} dev cell`);
+      });
+
+      test('what goes round inside the cell goes on doing so', async () => {
+        await enterOnOneHost({ address: loopback, port: 51006 }, { address: loopback, port: PORT });
+        const [server, client] = [
+          { address: loopback, port: PORT },
+          { address: loopback, port: 51007 },
+        ];
+        await (await echoes.call(spaces.cell, protocol, server, client)).echo(bulk);
+      });
+
+      test('legacy peers are relayed to the cell, and a new server here serves others', async () => {
+        const server = { address: alpha, port: PORT };
+        const clients = [51002, 51003].map((port) => ({ address: legacy, port }));
+        const labels = [40101, 40102].map((port) => ({ address: alpha, port }));
+        await enterCell(
+          protocol,
+          server,
+          clients.map((client, index) => [client, labels[index] ?? client]),
+        );
+        const via = await spaces.alpha.ifindex('eth0');
+        for (const [index, local] of clients.entries()) {
+          const relayed = { ...host(protocol), local, remote: server, scope: RELAY, via };
+          await enterHost({ ...relayed, wireLocal: labels[index] ?? local });
+        }
+        const [first, other] = [clients[0] ?? server, clients[1] ?? server];
+        const moved = await echoes.call(spaces.legacy, protocol, server, first);
+        await moved.echo(1000);
+        await echoes.serve(spaces.alpha, protocol, server);
+        const fresh = await echoes.call(spaces.legacy, protocol, server, { address: legacy, port: 51004 });
+        const another = await echoes.call(spaces.legacy, protocol, server, other);
+        const before = (await datapaths.alpha.entries()).counters.relayed;
+        await fresh.echo(1000);
+        expect((await datapaths.alpha.entries()).counters.relayed).toBe(before);
+        await Promise.all([moved.echo(bulk), another.echo(bulk), fresh.echo(bulk)]);
+        expect((await datapaths.alpha.entries()).counters).toMatchObject({ errors: 0, unknown: 0 });
+      });
+
+      test('a legacy peer is relayed to a cell on the very host', async () => {
+        const [inside, client] = [
+          { address: alpha, port: PORT },
+          { address: legacy, port: 51011 },
+        ];
+        const [server, own] = [
+          { address: beta, port: PORT },
+          { address: beta, port: 40103 },
+        ];
+        await enterCell(protocol, inside, [[client, own]]);
+        const { flows } = await datapaths.beta.entries();
+        const wireRemote: FlowEntry['wireRemote'] = [{ endpoint: own, ifindex: LOOPBACK }, undefined];
+        await datapaths.beta.putFlows(flows.map((flow) => ({ ...flow, wireRemote })));
+        const via = await spaces.beta.ifindex('eth0');
+        const relayed = {
+          ...host(protocol),
+          remoteSide: 0,
+          local: client,
+          remote: server,
+          scope: RELAY,
+          via,
+        };
+        const toCell: FlowEntry['wireRemote'] = [{ endpoint: label, ifindex: LOOPBACK }, undefined];
+        await datapaths.beta.putFlows([{ ...relayed, wireLocal: own, wireRemote: toCell }]);
+        await datapaths.beta.attachDevice('lo');
+        await (await echoes.call(spaces.legacy, protocol, server, client)).echo(bulk);
+      });
+
+      /** Both ends have an address of the other's host; the client's is another one on the wire. */
+      async function enterOnOneHost(local: Endpoint, remote: Endpoint): Promise<void> {
+        const wireLocal = { address: alpha, port: 40100 };
+        await enterCell(protocol, remote, [[local, wireLocal]], LOOPBACK);
+        await enterHost({ ...host(protocol), local, remote, wireLocal, via: LOOPBACK });
+        await (await echoes.call(spaces.alpha, protocol, remote, local)).echo(bulk);
+        expect((await datapaths.beta.entries()).counters).toMatchObject({ errors: 0, unknown: 0 });
+      }
+
+      async function filterReverse(mode: number): Promise<void> {
+        const settings = ['all', 'lo', 'eth0'].map((device) => `net.ipv4.conf.${device}.rp_filter=${mode}`);
+        await spaces.alpha.run('sysctl', '-qw', ...settings);
+      }
+
+      function host(of: typeof protocol) {
+        const wireRemote: [WireSlot, undefined] = [{ endpoint: label, ifindex: 0 }, undefined];
+        return { protocol: of, localSide: 0, remoteSide: REMOTE, scope: 0, wireRemote } as const;
+      }
+
+      /** The server's end, for clients that are seen at the second of two endpoints on the wire. */
+      async function enterCell(
+        of: typeof protocol,
+        server: Endpoint,
+        clients: readonly (readonly [virtual: Endpoint, wire: Endpoint])[],
+        via = 0,
+      ): Promise<void> {
+        const side = { ...SIDE, id: CELL, ifindex: await spaces.beta.ifindex('cell') };
+        const ifindex = await spaces.beta.ifindex('eth0');
+        const cell = { protocol: of, local: server, wireLocal: label, localSide: CELL, remoteSide: 0 };
+        await datapaths.beta.putSide(side);
+        await datapaths.beta.putFlows(
+          clients.map(([remote, endpoint]) => ({
+            ...cell,
+            remote,
+            wireRemote: [{ endpoint, ifindex }, undefined],
+            scope: side.ifindex,
+            via,
+          })),
+        );
+        await datapaths.beta.attachDevice('eth0');
+        await datapaths.beta.attachCell('cell');
+        if (via !== 0) await datapaths.beta.attachInside(spaces.cell.path, side.ifindex);
+        await echoes.serve(spaces.cell, of, server);
+      }
+
+      async function enterHost(flow: FlowEntry): Promise<void> {
+        const ifindex = await spaces.alpha.ifindex('eth0');
+        await datapaths.alpha.putSide({ ...SIDE, id: REMOTE });
+        await datapaths.alpha.putFlows([{ ...flow, wireRemote: [{ endpoint: label, ifindex }, undefined] }]);
+        for (const device of ['lo', 'eth0']) await datapaths.alpha.attachDevice(device);
+      }
+    },
+  );
+
+  describe('the settings of the loopback device', () => {
+    const flow: FlowEntry = {
+      protocol: 'udp',
+      local: { address: '10.89.1.3', port: 51010 },
+      remote: { address: '10.89.1.2', port: PORT },
+      wireLocal: { address: '10.89.1.3', port: 51010 },
+      wireRemote: [{ endpoint: { address: '10.89.2.2', port: 40001 }, ifindex: 2 }, undefined],
+      localSide: 0,
+      remoteSide: 0,
+      scope: 0,
+      via: LOOPBACK,
+    };
+
+    test('are made with the first flow that needs them, and put back with the last, by another agent as well', async () => {
+      await set('route_localnet=1');
+      await datapaths.alpha.putFlows([{ ...flow, via: 0 }]);
+      expect(await settings()).toEqual(['0', '1']);
+      await datapaths.alpha.putFlows([flow, { ...flow, protocol: 'tcp' }]);
+      expect(await settings()).toEqual(['1', '1']);
+      await datapaths.alpha.close();
+      datapaths.alpha = await open('alpha');
+      await datapaths.alpha.removeFlows([flow]);
+      expect(await settings()).toEqual(['1', '1']);
+      await datapaths.alpha.removeFlows([{ ...flow, protocol: 'tcp' }]);
+      expect(await settings()).toEqual(['0', '1']);
+      await set('route_localnet=0');
+    });
+
+    async function set(setting: string): Promise<void> {
+      await spaces.alpha.run('sysctl', '-qw', `net.ipv4.conf.lo.${setting}`);
+    }
+
+    async function settings(): Promise<string[]> {
+      return await Promise.all(
+        LOOPBACK_SETTINGS.map((name) => spaces.alpha.run('sysctl', '-n', `net.ipv4.conf.lo.${name}`)),
+      );
+    }
+  });
+
+  async function open(name: 'alpha' | 'beta'): Promise<Datapath> {
+    const pinDir = join(directory, name);
+    return await Datapath.open({ pinDir, objectFile: await objectFile(), netns: spaces[name].path });
+  }
+});
+
+const SIDE = { state: 'home', active: 0, accept: acceptOf(0), ifindex: 0 } as const satisfies Omit<
+  Side,
+  'id'
+>;
+
+async function empty(datapath: Datapath): Promise<void> {
+  const { flows, sides, insides } = await datapath.entries();
+  await datapath.removeFlows(flows);
+  for (const { id } of sides) await datapath.removeSide(id);
+  for (const { scope } of insides) await datapath.removeInside(scope);
+  expect(await datapath.removeIfEmpty()).toBe(true);
+}
+
+async function topology(namespaces: Namespaces) {
+  const [legacy, router, alpha, beta, cell] = await Promise.all([
+    namespaces.create(),
+    namespaces.create(),
+    namespaces.create(),
+    namespaces.create(),
+    namespaces.create(),
+  ]);
+  await router.run('sysctl', '-qw', 'net.ipv4.ip_forward=1', 'net.ipv6.conf.all.forwarding=1');
+  for (const [space, net] of [
+    [legacy, 5],
+    [alpha, 1],
+    [beta, 2],
+  ] as const) {
+    await link(space, 'eth0', router, `net${net}`);
+    await router.ip(
+      `addr add 10.89.${net}.1/24 dev net${net}`,
+      `addr add fd89:${net}::1/64 dev net${net} nodad`,
+    );
+    await space.ip(
+      `addr add 10.89.${net}.2/24 dev eth0`,
+      `addr add fd89:${net}::2/64 dev eth0 nodad`,
+      `route add default via 10.89.${net}.1`,
+      `-6 route add default via fd89:${net}::1`,
+    );
+  }
+  await alpha.ip('addr add 10.89.1.3/24 dev eth0', 'addr add fd89:1::3/64 dev eth0 nodad');
+  await link(beta, 'cell', cell, 'eth0');
+  const mac = await beta.mac('cell');
+  await cell.ip(
+    'addr add 10.89.1.2/32 dev eth0',
+    'addr add fd89:1::2/128 dev eth0 nodad',
+    `neigh add 169.254.1.1 lladdr ${mac} dev eth0 nud permanent`,
+    `-6 neigh add fe80::1 lladdr ${mac} dev eth0 nud permanent`,
+    'route add default via 169.254.1.1 dev eth0 onlink',
+    '-6 route add default via fe80::1 dev eth0',
+  );
+  return { legacy, router, alpha, beta, cell };
+}
