@@ -1,12 +1,14 @@
 /** UDP: datagrams may be lost while the process stands still, none may come twice or to the wrong place. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, vi } from 'vitest';
 import { execOn, LAB_HOSTS, LAB_HOSTS6, spawnOn } from '../fixtures/lab/hosts.ts';
 import { startDatagramClient, startDatagramServer } from '../fixtures/load/control.ts';
 import { move } from './cli.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const BETWEEN_MS = 500;
+/** A server looks up from its work once a second. */
+const ENDED_MS_MAX = 5_000;
 const THERE = [['alpha', 'beta']] as const;
 const ROUND = [...THERE, ['beta', 'gamma'], ['gamma', 'alpha']] as const;
 const SOCKETS = 50;
@@ -129,9 +131,10 @@ describe('datagrams', () => {
     await sleep(BETWEEN_MS);
     for (const load of [client, other]) expect(await load.stop()).toMatchObject({ ok: true, misrouted: 0 });
     await execOn('alpha', ['kill', String(next.pid)]);
-    await sleep(BETWEEN_MS);
-    const { stdout } = await execOn('alpha', ['tail', '-1', next.logFile]);
-    expect(JSON.parse(stdout)).toMatchObject({ counters: { clients: other.connections, foreign: 0 } });
+    await vi.waitFor(async () => {
+      const { stdout } = await execOn('alpha', ['tail', '-1', next.logFile]);
+      expect(JSON.parse(stdout)).toMatchObject({ counters: { clients: other.connections, foreign: 0 } });
+    }, ENDED_MS_MAX);
   });
 
   it('leaves nothing behind once the servers have ended', async () => {

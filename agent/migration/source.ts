@@ -13,7 +13,7 @@ import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run
 import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
-import { claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
+import { ARM_RETRY_MS_MAX, claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
@@ -213,7 +213,7 @@ export class SourceMigration {
       publicKey: keys.publicKey,
       claims,
     };
-    const result = await exchangeHello(socket, peer, hello, signal);
+    const result = await exchangeHello(socket, peer, hello, signal, ARM_RETRY_MS_MAX);
     keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
     // Also a peer that seems silent may have armed, and is to be told of the undoing.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
