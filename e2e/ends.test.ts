@@ -1,9 +1,9 @@
 /** The two ends of a connection, wherever they are: on one host or two, in cells or not, one moving after the other or both. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { execOn, LAB_HOSTS, type LabHost } from '../fixtures/lab/hosts.ts';
+import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
 import { startMovableLines, startTreeServer } from '../fixtures/load/lines.ts';
-import { type Moved, migrateArgs, move, osmosis } from './cli.ts';
+import { type Moved, move } from './cli.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const BETWEEN_MS = 400;
@@ -22,7 +22,8 @@ async function withPair(
   steps: (pair: { server: string; client: string }) => Promise<LabHost>,
   address: LabHost | '127.0.0.1' | '[::1]' = serverHost,
 ): Promise<void> {
-  await using server = await startTreeServer(serverHost, port);
+  const listen = address === '[::1]' ? '::' : '0.0.0.0';
+  await using server = await startTreeServer(serverHost, port, 'single', listen);
   const client = await startMovableLines(clientHost, [`${address}:${port}`], {
     connections: 10,
     everyMs: 20,
