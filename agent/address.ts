@@ -77,3 +77,8 @@ export function flowKey({ protocol, local, remote }: Flow): string {
 export function isLoopback(address: string): boolean {
   return address === '::1' || address.startsWith('127.');
 }
+
+/** fe80::/10, 169.254.0.0/16: such an address means something on one link only. */
+export function isLinkLocal(address: string): boolean {
+  return /^fe[89ab]/i.test(address) || address.startsWith('169.254.');
+}

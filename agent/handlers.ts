@@ -1,5 +1,5 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
-import type { PlacedFlow } from './address.ts';
+import { flowKey, type PlacedFlow } from './address.ts';
 import type { Cell } from './cell/registry.ts';
 import { runCell } from './cell/run.ts';
 import type { AgentContext } from './context.ts';
@@ -12,6 +12,7 @@ import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { Coordinator } from './migration/coordinator.ts';
+import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
 import { placeFlows } from './migration/placed.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
@@ -52,10 +53,11 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
       const { name, pid } = await runCell(context, params);
       return { cell: name, pid };
     },
-    inspect: async ({ target, name }) => {
+    inspect: async ({ target, name, learn_ms = LEARN_MS }, { signal }) => {
       const cell = registry.resolve(target, name);
       registry.checkFree(cell.id);
-      const tree = await inspectTree(cell.pid);
+      const found = await inspectTree(cell.pid);
+      const tree = withFlows(found, await learnFlows(context, cell, found, learn_ms, signal));
       return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows) });
     },
     survey: async ({ cell: id, flows }, { signal }) => {
@@ -73,13 +75,14 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
             publicKey: keys.publicKey,
             claims: claimsOf(its, []),
           };
-          const { silent, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
+          const { silent, claimable, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
           keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
           const relayed = its.filter((flow) => flow.relayed).length;
-          return { address, agent: !silent, flows: its.length, relayed };
+          const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(flow)));
+          return { peer: { address, agent: !silent, flows: its.length, relayed }, unknown };
         }),
       );
-      return { peers };
+      return { peers: peers.map(({ peer }) => peer), unknown: peers.flatMap(({ unknown }) => unknown) };
     },
     preflight: async ({ snapshot }) => {
       const host = await hostFacts(paths.run);
@@ -88,10 +91,10 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
         checks: preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
       };
     },
-    'source.prepare': async ({ migration: id, cell, drop, relay, key }, { signal, gone }) => {
+    'source.prepare': async ({ migration: id, cell, drop, relay, datagrams = [], key }, { signal, gone }) => {
       const migration = coordinator.beginSource(id, cell, gone);
       coordinator.remember(migration);
-      const tree = await migration.prepare({ key, drop, relay }, signal);
+      const tree = await migration.prepare({ key, drop, relay, datagrams }, signal);
       coordinator.remember(migration);
       return snapshotOf(migration.cell, tree);
     },

@@ -54,6 +54,7 @@ export type Moved = {
   pid: number;
   flows: { moved: number; relayed: number; lost: number };
   blackout_ms: number;
+  datagram_bytes_lost: number;
 };
 
 /** A migration that must succeed. */

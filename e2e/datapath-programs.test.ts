@@ -20,6 +20,7 @@ import {
   RULES_MAX,
   WAYS_OUT_MAX,
 } from '../agent/datapath/rules.ts';
+import { SEEN_MAX, WATCHED_MAX } from '../agent/datapath/seen.ts';
 import { FLOWS_MAX, FORWARDS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
 import { ACK, arpFrame, frame, icmpFrame, type Packet, RST, SYN } from './packets.ts';
 import { DROP, LOOPBACK, PASS, REDIRECT, runProgram } from './programs.ts';
@@ -27,6 +28,8 @@ import { datapathUntestable } from './tools.ts';
 
 const REMOTE_SIDE = 1;
 const CELL_SIDE = 2;
+/** Long enough for a few runs of bpftool. */
+const WATCH_MS = 2_000;
 
 const untestable = await datapathUntestable();
 
@@ -262,6 +265,30 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
     await expectRun('from_wire', frame({ ...datagram, from, to }), PASS, virtual);
   });
 
+  test('of a port that is watched, who it exchanges datagrams with is noted; of others not', async () => {
+    const own = { address: '10.77.1.2', port: 5353 };
+    const own6 = { address: 'fd00:1::2', port: 5353 };
+    const [a, b, c] = [1, 2, 3].map((port) => ({ address: '10.77.4.2', port }));
+    const six = { address: 'fd00:4::2', port: 4 };
+    const udp = (from: Endpoint | undefined, to: Endpoint | undefined, protocol: Protocol = 'udp') =>
+      frame({ protocol, from: from ?? own, to: to ?? own });
+    const watching = datapath.watch([own.port], [], WATCH_MS, new AbortController().signal);
+    await expectRun('from_wire', udp(a, own), PASS);
+    await expectRun('from_wire', udp(a, own), PASS);
+    await expectRun('to_wire', udp(own, b), PASS);
+    await expectRun('from_wire', udp(six, own6), PASS);
+    await expectRun('from_wire', udp(c, own, 'tcp'), PASS);
+    await expectRun('from_wire', udp(c, { ...own, port: 53 }), PASS);
+    const seen = await watching;
+    expect(seen.toSorted((x, y) => x.remote.port - y.remote.port)).toEqual([
+      { protocol: 'udp', local: own, remote: a },
+      { protocol: 'udp', local: own, remote: b },
+      { protocol: 'udp', local: own6, remote: six },
+    ]);
+    await expectRun('from_wire', udp(c, own), PASS);
+    expect(await datapath.watch([own.port], [], 0, new AbortController().signal)).toEqual([]);
+  });
+
   describe('fenced listeners', () => {
     const SYN_TO_V4 = { from: { address: '10.77.4.2', port: 999 }, to: { address: '10.77.1.2', port: 80 } };
     const SYN_TO_V6 = { from: { address: 'fd00:4::2', port: 999 }, to: { address: 'fd00:1::2', port: 80 } };
@@ -322,6 +349,8 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
         sides: [4, LAYOUT.side.bytes, SIDES_MAX],
         listeners: [LAYOUT.listener.bytes, 4, LISTENERS_MAX],
         forwards: [LAYOUT.tuple.bytes, LAYOUT.wire_slot.bytes, FORWARDS_MAX],
+        watched: [4, 4, WATCHED_MAX],
+        seen: [LAYOUT.tuple.bytes, 4, SEEN_MAX],
         cells: [4, LAYOUT.cell.bytes, CELLS_MAX],
         accepts: [RULE_LAYOUT.place.bytes, RULE_LAYOUT.rule.bytes, ACCEPTS_MAX],
         follows: [RULE_LAYOUT.place.bytes, RULE_LAYOUT.rule.bytes, FOLLOWS_MAX],

@@ -35,6 +35,11 @@ program
     ).conflicts('dropLegacy'),
   )
   .option('--drop-legacy', 'go on without the connections of peers that run no agent')
+  .option(
+    '--learn <seconds>',
+    'listen for so long who exchanges datagrams with unconnected UDP sockets (default: 1)',
+    Number,
+  )
   .option('--dry-run', 'print the plan and its checks; touch nothing', false)
   .option('--json', 'one JSON object on standard output')
   .addHelpText('after', '\nExample:\n  osmosis migrate 4711 --from ssh://alpha --to ssh://beta')

@@ -132,6 +132,16 @@ describe('success', () => {
     expect(result).toMatchObject({ flows: { moved: 2, lost: 4 }, unconfirmed: ['10.77.6.2'] });
   });
 
+  test('datagrams that stay behind in the sockets are told of, and counted', async () => {
+    const datagrams_left = { sockets: 2, bytes: 768 };
+    const { events, result } = await run({
+      'source.freeze': async () => ({ sessions: [], dump_ms: 1, datagrams_left }),
+    });
+    expect(result?.datagram_bytes_lost).toBe(768);
+    const message = expect.stringContaining('2 of its UDP sockets');
+    expect(events).toContainEqual({ event: 'note', level: 'warn', message });
+  });
+
   test('what becomes of descriptors with an outside end is told before anything is touched', async () => {
     const outside = [{ resource: 'pipe:[7]', external: false, what: 'one end of a pipe' }];
     const { events } = await run({ inspect: async () => snapshotWith({ outside }) });

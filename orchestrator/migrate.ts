@@ -31,6 +31,8 @@ export type MigrationResult = {
   readonly flip_ms: readonly number[];
   /** Peers that have not acknowledged yet; the destination's agent goes on telling them. */
   readonly unconfirmed: readonly string[];
+  /** Of datagrams that the process had not taken from its UDP sockets; as the kernel counts a receive queue. */
+  readonly datagram_bytes_lost: number;
 };
 
 /** Control and image channel to one agent, each a connection of its own. */
@@ -40,6 +42,8 @@ export type MigrationOptions = {
   readonly target: string;
   readonly name?: string;
   readonly legacy: Legacy;
+  /** How long the flows of unconnected UDP sockets are learnt; the agent's choice (a second) where it is not given. */
+  readonly learnMs?: number | undefined;
   readonly source: Host;
   readonly destination: Host;
   readonly emit: (event: MigrationEvent) => void;
@@ -71,6 +75,7 @@ async function migrateOnce({
   target,
   name,
   legacy,
+  learnMs,
   source,
   destination,
   emit,
@@ -84,7 +89,7 @@ async function migrateOnce({
   const [from, to] = [source.control, destination.control];
   try {
     phases.enter('plan');
-    const { plan, snapshot: seen } = await makePlan(target, name, from, to, until);
+    const { plan, snapshot: seen, datagrams } = await makePlan(target, name, from, to, { ...until, learnMs });
     checkPlan(plan, legacy);
     for (const { what } of seen.outside) {
       emit({
@@ -107,7 +112,15 @@ async function migrateOnce({
     phases.enter('prepare');
     const snapshot = await from.call(
       'source.prepare',
-      { migration, target, cell: seen.cell, drop: addresses(drop), relay: addresses(relay), key },
+      {
+        migration,
+        target,
+        cell: seen.cell,
+        drop: addresses(drop),
+        relay: addresses(relay),
+        datagrams: [...datagrams],
+        key,
+      },
       until,
     );
     const { labels } = await to.call(
@@ -121,10 +134,12 @@ async function migrateOnce({
     const frozenAt = performance.now();
     const image = relayImage(migration, source.image, destination.image, emit, until);
     // Whichever of the two fails first is what went wrong; the other one is told to stop.
-    const [{ sessions }, bytes] = await Promise.all([
+    const [{ sessions, datagrams_left: left = { sockets: 0, bytes: 0 } }, bytes] = await Promise.all([
       from.call('source.freeze', { migration }, until),
       image,
     ]);
+
+    if (left.sockets > 0) emit({ event: 'note', level: 'warn', message: leftoverText(left) });
 
     phases.enter('restore');
     await to.call('destination.restore', { migration, sessions }, until);
@@ -154,12 +169,17 @@ async function migrateOnce({
       pid,
       flip_ms,
       unconfirmed: silent,
+      datagram_bytes_lost: left.bytes,
     };
   } catch (error) {
     undo.abort(new OsmosisError('ABORTED', 'the other half of this step failed'));
     phases.fail();
     throw await recover(error, phases.current, migration, source, destination, signal);
   }
+}
+
+function leftoverText({ sockets, bytes }: { sockets: number; bytes: number }): string {
+  return `the process had not taken all datagrams from ${sockets} of its UDP sockets when it was frozen: ${bytes} bytes of receive queue are lost`;
 }
 
 function flowCounts(

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { hostFactsWith, snapshotWith } from '../agent/test-support.ts';
+import { flowWith, hostFactsWith, snapshotWith } from '../agent/test-support.ts';
 import { type Answers, fakeHosts } from './fake-agent.ts';
 import { checkPlan, type Legacy, makePlan, type Plan } from './plan.ts';
 
@@ -44,6 +44,23 @@ test('a plan says what moves, and asks for it without touching anything', async 
     checks: [{ name: 'descriptors', ok: true, message: expect.stringContaining('/dev/null') }],
   });
   expect(calls.toSorted()).toEqual(['inspect', 'preflight', 'survey']);
+});
+
+test('flows of UDP that their peers know are to move; how long they are learnt can be said', async () => {
+  const [tcp, known, unknown] = [flowWith(1), flowWith(2), flowWith(3)];
+  const udp = [known, unknown].map((flow) => ({ ...flow, protocol: 'udp' as const }));
+  const asked: unknown[] = [];
+  const { source, destination } = fakeHosts({
+    inspect: async ({ learn_ms }, { timeoutMs }) => {
+      asked.push(learn_ms, timeoutMs);
+      return snapshotWith({ flows: [tcp, ...udp] });
+    },
+    survey: async () => ({ peers: [], unknown: udp.slice(1) }),
+  });
+  const options = { timeoutMs: 10, learnMs: 5_000 };
+  const { datagrams } = await makePlan('100', undefined, source.control, destination.control, options);
+  expect(datagrams).toEqual(udp.slice(0, 1));
+  expect(asked).toEqual([5_000, 5_010]);
 });
 
 test('the checks of both hosts are in it', async () => {

@@ -1,6 +1,6 @@
 /** The plan of one migration: what would move, to where, and whether it can. Nothing is touched by it. */
 
-import { endpointText } from '../agent/address.ts';
+import { endpointText, type Flow, flowKey } from '../agent/address.ts';
 import type { Check, PeerFact, Snapshot } from '../agent/control/protocol.ts';
 import { OsmosisError } from '../agent/error.ts';
 import type { AgentClient, CallOptions } from './agent-client.ts';
@@ -20,17 +20,40 @@ export type Plan = {
   readonly checks: readonly Check[];
 };
 
-export type Planned = { readonly plan: Plan; readonly snapshot: Snapshot };
+export type Planned = {
+  readonly plan: Plan;
+  readonly snapshot: Snapshot;
+  /** Flows of unconnected UDP sockets whose peers know them. */
+  readonly datagrams: readonly Flow[];
+};
+
+/** `learnMs`: how long such flows are learnt, in place of the agent's own choice. */
+export type PlanOptions = CallOptions & { readonly learnMs?: number | undefined };
+
+/** An answer takes this long at most besides the learning. */
+const INSPECT_MS_MAX = 120_000;
 
 export async function makePlan(
   target: string,
   name: string | undefined,
   source: AgentClient,
   destination: AgentClient,
-  options: CallOptions,
+  { learnMs, ...options }: PlanOptions,
 ): Promise<Planned> {
-  const snapshot = await source.call('inspect', { target, ...(name === undefined ? {} : { name }) }, options);
-  const [{ peers }, { host, checks }] = await Promise.all([
+  const learning =
+    learnMs === undefined
+      ? options
+      : { ...options, timeoutMs: (options.timeoutMs ?? INSPECT_MS_MAX) + learnMs };
+  const snapshot = await source.call(
+    'inspect',
+    {
+      target,
+      ...(name === undefined ? {} : { name }),
+      ...(learnMs === undefined ? {} : { learn_ms: learnMs }),
+    },
+    learning,
+  );
+  const [{ peers, unknown = [] }, { host, checks }] = await Promise.all([
     source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options),
     destination.call('preflight', { snapshot }, options),
   ]);
@@ -56,7 +79,10 @@ export async function makePlan(
     image_bytes_estimate: snapshot.image_bytes,
     checks: [...snapshot.checks, ...checks, ...outsideChecks(snapshot)],
   };
-  return { plan, snapshot };
+  const strange = new Set(unknown.map(flowKey));
+  // Connected sockets are found anew when the move begins.
+  const datagrams = snapshot.flows.filter((flow) => flow.protocol === 'udp' && !strange.has(flowKey(flow)));
+  return { plan, snapshot, datagrams };
 }
 
 /** Not in the way of a move, but the operator should know. */

@@ -3,6 +3,7 @@
 import { flowKey } from '../address.ts';
 import type { AgentContext } from '../context.ts';
 import { messageOf } from '../error.ts';
+import { type SocketIndex, socketIndex } from '../proc/socket-index.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
 import { destroyLink, destroyNamespaces, isInitAlive } from './namespaces.ts';
@@ -55,7 +56,7 @@ export class CellKeeper {
       ({ state }) => state !== 'time-wait',
     );
     if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks)
-      return this.#forgetEnded(cell, new Set(sockets.map((socket) => flowKey(socket))));
+      return this.#forgetEnded(cell, socketIndex(sockets));
     const endedAt = this.#endedAt.get(cell.id) ?? Date.now();
     this.#endedAt.set(cell.id, endedAt);
     const closing =
@@ -63,11 +64,11 @@ export class CellKeeper {
     if (!closing || Date.now() - endedAt > CLOSING_MS_MAX) await this.#remove(cell);
   }
 
-  async #forgetEnded(cell: Cell, present: ReadonlySet<string>): Promise<void> {
+  async #forgetEnded(cell: Cell, present: SocketIndex): Promise<void> {
     if (cell.flows.length === 0) return;
     const ended = cell.flows.filter((flow) => {
       const key = `${cell.id} ${flowKey(flow)}`;
-      const missing = present.has(flowKey(flow)) ? 0 : (this.#missing.get(key) ?? 0) + 1;
+      const missing = present.has(flow) ? 0 : (this.#missing.get(key) ?? 0) + 1;
       if (missing === 0 || missing >= SWEEPS_MISSING_MAX) this.#missing.delete(key);
       else this.#missing.set(key, missing);
       return missing >= SWEEPS_MISSING_MAX;

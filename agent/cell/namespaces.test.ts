@@ -10,6 +10,7 @@ test('the holder makes PID and mount namespaces, and a network namespace where a
 test('a cell with IPv4 addresses has one default route through the host end of its veth', () => {
   expect(cellNetworkBatch(['10.77.1.2', '10.77.9.9'], '02:00:00:00:00:01', 1400)).toBe(`link set lo up
 link set eth0 mtu 1400
+link set eth0 addrgenmode none
 link set eth0 up
 addr add 10.77.1.2/32 dev eth0
 addr add 10.77.9.9/32 dev eth0

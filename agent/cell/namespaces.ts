@@ -17,6 +17,8 @@ const COMMAND_MS_MAX = 10_000;
 const GONE_MS_MAX = 5_000;
 /** Packets that come early wait for this neighbour, as osmosis.bpf.c has it: nobody has these addresses, so nobody answers. */
 const WAITING = { v4: '169.254.1.2', v6: 'fe80::2' } as const;
+/** A host that has no IPv6 for new namespaces (Docker's containers) still has cells with IPv6. */
+const IPV6_ON = ['all', 'default'].map((scope) => `net.ipv6.conf.${scope}.disable_ipv6=0`);
 /** The next hop that the cell's routes name. It exists in the cell's neighbour table only; the datapath takes over. */
 const NEXT_HOP = { v4: '169.254.1.1', v6: 'fe80::1' } as const;
 
@@ -116,7 +118,10 @@ export type CellLink = {
 const QUEUE_BYTES_MAX = 4 * 1024 * 1024;
 const QUEUE_MS_MAX = 120_000;
 
-/** Joins the cell to the host with one veth that carries its virtual addresses. */
+/**
+ * Joins the cell to the host with one veth that carries its virtual addresses. Neither end gets a link-local address of
+ * its own: they have nothing to announce to each other.
+ */
 export async function createLink(
   init: CellInit,
   name: string,
@@ -128,8 +133,10 @@ export async function createLink(
   await run(['ip', 'link', 'add', name, 'mtu', String(mtu), 'type', 'veth', ...peer]);
   try {
     setUpQueue(name);
+    await run(['ip', 'link', 'set', name, 'addrgenmode', 'none']);
     await run(['ip', 'link', 'set', name, 'up']);
     const host = await linkFacts(name);
+    await run(insideArgv({ init: init.pid, net: true }, ['sysctl', '-eqw', ...IPV6_ON]));
     const inside = insideArgv({ init: init.pid, net: true }, ['ip', '-batch', '-']);
     await run(inside, cellNetworkBatch(addresses, host.mac, mtu));
     return { name, ifindex: host.ifindex, mac };
@@ -192,6 +199,7 @@ export function cellNetworkBatch(addresses: readonly string[], mac: string, mtu:
   return [
     'link set lo up',
     `link set eth0 mtu ${mtu}`,
+    'link set eth0 addrgenmode none',
     'link set eth0 up',
     ...addresses.map((address) =>
       address.includes(':') ? `addr add ${address}/128 dev eth0 nodad` : `addr add ${address}/32 dev eth0`,

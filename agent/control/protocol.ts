@@ -5,6 +5,8 @@ import type { Snapshot as DatapathSnapshot } from '../datapath/datapath.ts';
 
 /** A migration names at most this many flows. */
 export const FLOWS_MAX = 65_536;
+/** Flows of unconnected UDP sockets are learnt for this long at most. */
+export const LEARN_MS_MAX = 300_000;
 
 const id = z.string().regex(/^[0-9a-f]{32}$/);
 const port = z.int().min(0).max(65_535);
@@ -183,10 +185,22 @@ export const METHODS = {
     }),
     result: z.object({ cell: z.string(), pid: z.int() }),
   },
-  inspect: { params: z.object({ target: z.string(), name: z.string().optional() }), result: snapshotSchema },
+  inspect: {
+    params: z.object({
+      target: z.string(),
+      name: z.string().optional(),
+      /** How long the flows of unconnected UDP sockets are learnt, if there are such sockets. */
+      learn_ms: z.int().min(0).max(LEARN_MS_MAX).optional(),
+    }),
+    result: snapshotSchema,
+  },
   survey: {
     params: z.object({ cell: id, flows: z.array(placedFlowSchema).max(FLOWS_MAX) }),
-    result: z.object({ peers: z.array(peerSchema) }),
+    result: z.object({
+      peers: z.array(peerSchema),
+      /** Flows that a peer with an agent does not have. */
+      unknown: z.array(flowSchema).optional(),
+    }),
   },
   preflight: {
     params: z.object({ snapshot: snapshotSchema }),
@@ -199,6 +213,8 @@ export const METHODS = {
       cell: id,
       name: z.string().optional(),
       drop: z.array(z.string()).max(4096),
+      /** Flows of unconnected UDP sockets that are to move: the kernel can't be asked for them. */
+      datagrams: z.array(flowSchema).max(FLOWS_MAX).optional(),
       /** Peers without an agent whose flows this host carries on. */
       relay: z.array(z.string()).max(4096),
       key,
@@ -225,7 +241,12 @@ export const METHODS = {
   'image.write': { params: z.object(migration), result: z.object({ bytes: z.int() }) },
   'source.freeze': {
     params: z.object(migration),
-    result: z.object({ sessions: z.array(sessionSchema), dump_ms: z.number() }),
+    result: z.object({
+      sessions: z.array(sessionSchema),
+      dump_ms: z.number(),
+      /** Datagrams that the process had not taken from its sockets when it was frozen: they are lost. */
+      datagrams_left: z.object({ sockets: z.int(), bytes: z.int() }).optional(),
+    }),
   },
   'destination.restore': {
     params: z.object({ ...migration, sessions: z.array(sessionSchema) }),

@@ -12,6 +12,8 @@ export const MAPS = [
   'labels',
   'drawn',
   'spent',
+  'watched',
+  'seen',
   'counters',
 ] as const;
 export type MapName = (typeof MAPS)[number];

@@ -36,6 +36,7 @@ import {
   encodeListener,
   encodeSide,
   LAYOUT,
+  type Tuple,
 } from './layout.ts';
 import { Loopback } from './loopback.ts';
 import {
@@ -69,6 +70,7 @@ import {
   sideOf,
 } from './rules.ts';
 import { type Run, runnerIn } from './run.ts';
+import { clearSeen, type SeenMaps, watchPorts } from './seen.ts';
 import {
   type Change,
   createTable,
@@ -131,6 +133,8 @@ export class Datapath {
   #mirror: Mirror | undefined;
   /** Calls that are under way and count on the programs being loaded. */
   #users = 0;
+  /** Watches of UDP ports: one at a time, for they share a map. */
+  #watching: Promise<unknown> = Promise.resolve();
   /** Loading, attaching, removing: one at a time. */
   #turn: Promise<unknown> = Promise.resolve();
   /** Removing what no flow has: one at a time, for each removes what it has read. */
@@ -150,7 +154,7 @@ export class Datapath {
     const datapath = new Datapath(options);
     if (await isPinned(options.pinDir)) {
       if (isEmpty(await datapath.#adopt())) await datapath.removeIfEmpty();
-      else await datapath.#use(async () => {});
+      else await datapath.#use(() => clearSeen(datapath.#seenMaps()));
     }
     return datapath;
   }
@@ -408,6 +412,29 @@ export class Datapath {
     });
   }
 
+  /**
+   * The flows of datagrams that come to and go from these UDP ports of this host, by these devices, for `ms`. Whoever
+   * calls this calls removeIfEmpty after it.
+   */
+  async watch(
+    ports: readonly number[],
+    devices: readonly string[],
+    ms: number,
+    signal: AbortSignal,
+  ): Promise<Tuple[]> {
+    const turn = this.#watching.then(async () => {
+      signal.throwIfAborted();
+      let seen: Tuple[] = [];
+      await this.#use(async () => {
+        for (const device of devices) await this.attachDevice(device, signal);
+        seen = await watchPorts(this.#seenMaps(), ports, ms, signal);
+      });
+      return seen;
+    });
+    this.#watching = turn.catch(() => {});
+    return await turn;
+  }
+
   /** What the kernel has, read afresh; all empty where nothing is loaded. */
   async entries(signal?: AbortSignal): Promise<Snapshot> {
     return await this.#exclusive(async () => {
@@ -451,6 +478,15 @@ export class Datapath {
       this.#options.log?.(`datapath removed from ${pinDir}`);
       return true;
     });
+  }
+
+  #seenMaps(): SeenMaps {
+    const { pinDir } = this.#options;
+    return {
+      pinDir,
+      write: (lines) => this.#write(lines),
+      dump: (map) => dumpMap(this.#run, pinDir, map),
+    };
   }
 
   async #attach(name: string, programs: readonly ProgramName[], signal?: AbortSignal): Promise<void> {

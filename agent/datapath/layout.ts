@@ -172,7 +172,7 @@ export function decodeForward(key: Uint8Array, value: Uint8Array): Forward {
   return { protocol, local, peer: remote.address, to };
 }
 
-/** Key of maps `sides` and `cells`. */
+/** Key of maps `sides`, `cells` and `watched` (a port). */
 export function encodeId(id: number): Uint8Array {
   const bytes = new Uint8Array(4);
   putU32(bytes, 0, id);
@@ -235,6 +235,7 @@ export function decodeCounters(perCpu: readonly (readonly Uint8Array[])[]): Coun
   return Object.fromEntries(COUNTERS.map((name, index) => [name, total(perCpu[index])])) as Counters;
 }
 
+/** Key of maps `ingress`, `egress` (without its scope) and `seen`. */
 export function decodeTuple(bytes: Uint8Array): Tuple {
   const { address, port, protocol } = LAYOUT.tuple;
   return {

@@ -517,6 +517,8 @@ int set_sockets(struct bpf_iter__tcp *ctx)
 #define SIDES_MAX 16384
 #define LISTENERS_MAX 1024
 #define FORWARDS_MAX 16384
+#define WATCHED_MAX 1024
+#define SEEN_MAX 16384
 #define CELLS_MAX 4096
 /* Datagrams whose fragments are on their way; the one that has been used least makes room. */
 #define FRAGMENTED_MAX 8192
@@ -786,6 +788,24 @@ struct {
 	__type(key, struct tuple);
 	__type(value, struct wire_slot);
 } forwards SEC(".maps");
+
+/* UDP ports of this host whose correspondents are being learnt (seen.ts): for about a second in a host's lifetime. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, WATCHED_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} watched SEC(".maps");
+
+/* Virtual tuples of the datagrams that came to or went from those ports. What does not fit is not learnt. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, SEEN_MAX);
+	__type(key, struct tuple);
+	__type(value, __u32);
+} seen SEC(".maps");
 
 /* By the class that the filter inside the cell has: nothing else tells a program which namespace it runs in. */
 struct {
@@ -1198,6 +1218,16 @@ static __always_inline int queue(const struct packet *packet, __u32 cell)
 		next.ipv4_nh = bpf_htonl(WAITING_IPV4);
 	}
 	return bpf_redirect_neigh(cell, &next, sizeof(next), 0);
+}
+
+/* An unconnected socket has its correspondents in no table of the kernel: they are known by what passes. */
+static __always_inline void note_datagram(const struct tuple *virtual)
+{
+	__u32 port = bpf_ntohs(virtual->port[LOCAL]);
+	__u32 one = 1;
+
+	if (virtual->protocol == IPPROTO_UDP && bpf_map_lookup_elem(&watched, &port))
+		bpf_map_update_elem(&seen, virtual, &one, BPF_NOEXIST);
 }
 
 /* From a place that the cell is not at yet: the host there knows nothing of the connection, or no more (an undone move). */
@@ -1986,6 +2016,7 @@ int from_wire(struct __sk_buff *skb)
 		break;
 	}
 	flow = bpf_map_lookup_elem(&ingress, &wire);
+	note_datagram(flow ? &flow->virtual : &wire);
 	if (!flow) {
 		if (!is_opening(skb, &packet, wire.protocol))
 			return PASS;
@@ -2200,6 +2231,8 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	case WHOLE:
 		break;
 	}
+	if (!scope)
+		note_datagram(&key.virtual);
 	flow = bpf_map_lookup_elem(&egress, &key);
 	if (!flow || is_left_behind(flow)) {
 		switch (is_opening(skb, &packet, key.virtual.protocol) ? depart(skb, &key, flow) : NO_RULE) {

@@ -10,6 +10,11 @@ import type { H2oSocket } from './socket.ts';
 /** A HELLO part is sent this often before its peer counts as silent. */
 export const HELLO_TRIES_MAX = 10;
 const HELLO_RETRY_MS = 200;
+/**
+ * A peer that arms may have to load its datapath before it answers, and does it again for each HELLO that it gets: the
+ * wait is doubled from try to try, up to this.
+ */
+export const ARM_RETRY_MS_MAX = 1_000;
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;
 const ACK_RETRY_LAST_MS = 1_000;
@@ -56,6 +61,7 @@ export async function exchangeHello(
   address: string,
   hello: Omit<Hello, 'type' | 'part' | 'parts'>,
   signal: AbortSignal,
+  retryMsMax: number = HELLO_RETRY_MS,
 ): Promise<HelloResult> {
   const waiting = new Map(splitHello(hello).map((part) => [part.part, part]));
   const claimable = new Set<string>();
@@ -79,7 +85,8 @@ export async function exchangeHello(
         wake = resolve;
       });
       for (const part of waiting.values()) socket.send(encodeHello(part), address);
-      await Promise.race([answered, sleep(HELLO_RETRY_MS, undefined, { signal })]);
+      const wait = Math.min(HELLO_RETRY_MS * 2 ** tries, retryMsMax);
+      await Promise.race([answered, sleep(wait, undefined, { signal })]);
     }
   } finally {
     stop();

@@ -1,6 +1,7 @@
 /** Which flows this host's own kernel has, in its own namespace and in those of its cells: what a HELLO is checked against. */
-import { type Flow, flowKey } from '../address.ts';
-import { tcpSockets } from '../proc/sockets.ts';
+import type { Flow } from '../address.ts';
+import { type SocketIndex, socketIndex } from '../proc/socket-index.ts';
+import { inetSockets } from '../proc/sockets.ts';
 
 /** The tables may be this old when a HELLO is checked against them. */
 const AGE_MS_MAX = 50;
@@ -16,8 +17,7 @@ export type NetworkView = {
 export class KernelFlows {
   readonly #views: () => readonly NetworkView[];
   #readAt = 0;
-  /** flowKey → scopes that have it. */
-  #scopes = new Map<string, number[]>();
+  #namespaces: { readonly scope: number; readonly sockets: SocketIndex }[] = [];
 
   constructor(views: () => readonly NetworkView[]) {
     this.#views = views;
@@ -26,21 +26,15 @@ export class KernelFlows {
   /** The scopes in which `flow`, as this host sees it, exists. */
   scopesOf(flow: Flow): readonly number[] {
     if (Date.now() - this.#readAt > AGE_MS_MAX) this.read();
-    return this.#scopes.get(flowKey(flow)) ?? [];
+    return this.#namespaces.filter(({ sockets }) => sockets.has(flow)).map(({ scope }) => scope);
   }
 
   /** Looks now. A flow that only waits out its end (TIME_WAIT) counts as ended. */
   read(): void {
-    this.#scopes = new Map();
-    for (const { pid, scope } of this.#views()) {
-      for (const socket of tcpSockets(pid)) {
-        if (socket.state === 'listen' || socket.state === 'time-wait') continue;
-        const key = flowKey(socket);
-        const scopes = this.#scopes.get(key);
-        if (scopes === undefined) this.#scopes.set(key, [scope]);
-        else scopes.push(scope);
-      }
-    }
+    this.#namespaces = this.#views().map(({ pid, scope }) => {
+      const alive = inetSockets(pid).filter(({ state }) => state !== 'listen' && state !== 'time-wait');
+      return { scope, sockets: socketIndex(alive) };
+    });
     this.#readAt = Date.now();
   }
 }

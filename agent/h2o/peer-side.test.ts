@@ -1,4 +1,5 @@
 /** The peer side against real loopback connections of this process, a scripted cell and a datapath that takes notes. */
+import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer } from 'node:net';
 import { execaSync } from 'execa';
@@ -175,6 +176,30 @@ describe.skipIf(!hasIp)('peer side', () => {
     expect(first.publicKey.some((byte) => byte !== 0)).toBe(true);
     expect(welcomeOf(await peer.say(cell.hello(peer.flows))).publicKey).toEqual(first.publicKey);
     expect(peer.datapath.calls).toEqual([]);
+  });
+
+  test('a UDP flow is here where a socket serves its port: for that peer, or for anybody', async () => {
+    const peer = await withPeer(0);
+    const [bound, connected] = [createSocket('udp4'), createSocket('udp4')];
+    onTestFinished(() => [bound, connected].forEach((socket) => void socket.close()));
+    bound.bind(0, HOME);
+    connected.connect(9, HOME);
+    await Promise.all([once(bound, 'listening'), once(connected, 'connect')]);
+    const flow = (port: number, from: number): Flow => ({
+      protocol: 'udp',
+      local: { address: HOME, port: from },
+      remote: { address: HOME, port },
+    });
+    const flows = [
+      flow(bound.address().port, 1),
+      flow(connected.address().port, 9),
+      flow(connected.address().port, 1),
+    ];
+    const { claimable } = welcomeOf(await peer.say(new FakeCell().hello(flows)));
+    // In the order of the claims, which are grouped.
+    expect(claimable.filter(Boolean)).toHaveLength(2);
+    const strange = welcomeOf(await peer.say(new FakeCell().hello(flows.slice(2))));
+    expect(strange.claimable).toEqual([false]);
   });
 
   test('arming attaches, writes the side, then the flows with the old and the new place', async () => {

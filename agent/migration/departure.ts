@@ -50,11 +50,12 @@ export class Departure {
    * is reached through its flows only.
    */
   async holdOff(listeners: Snapshot['listeners'], flows: readonly PlacedFlow[]): Promise<void> {
-    if (this.#cell.link !== undefined || listeners.length === 0) return;
-    this.#heldOff = listeners;
+    const held = listeners.filter(({ protocol }) => protocol === 'tcp');
+    if (this.#cell.link !== undefined || held.length === 0) return;
+    this.#heldOff = held;
     for (const address of peersOf(flows)) await this.#attachTowards(address);
     for (const device of await ethernetDevices()) await this.#datapath.attachDevice(device);
-    await this.#datapath.fenceListeners(listeners);
+    await this.#datapath.fenceListeners(held);
   }
 
   /** At home the flows are entered as they are, so that one update can switch them all. */

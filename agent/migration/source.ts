@@ -13,7 +13,7 @@ import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run
 import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
-import { claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
+import { ARM_RETRY_MS_MAX, claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
@@ -23,6 +23,7 @@ import { newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
 import { sayBye } from './bye.ts';
+import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
 import { flowIds, placeFlows } from './placed.ts';
 import { quiesce } from './quiesce.ts';
@@ -49,6 +50,14 @@ export type SourceRecord = DepartureRecord & {
   readonly keys: readonly PeerKeys[];
 };
 
+type Request = {
+  readonly key: Uint8Array;
+  /** Peers without an agent: their flows are left behind, or carried on by this host. */
+  readonly drop: readonly string[];
+  readonly relay: readonly string[];
+  readonly datagrams: readonly Flow[];
+};
+
 export class SourceMigration {
   readonly id: string;
   readonly #context: AgentContext;
@@ -65,6 +74,7 @@ export class SourceMigration {
   #external: string[] = [];
   #transactions = new Map<string, Uint8Array>();
   readonly #keys = new Map<string, PeerKeys>();
+  #queues: DatagramQueues | undefined;
   #frozen = false;
   /** The tree's flows, by flowKey, once they are settled. */
   #leaving: ReadonlySet<string> = new Set();
@@ -104,18 +114,17 @@ export class SourceMigration {
     };
   }
 
-  /** Holds off new connections and says what exactly is to move. */
-  async prepare(
-    { key, drop, relay }: { key: Uint8Array; drop: readonly string[]; relay: readonly string[] },
-    signal: AbortSignal,
-  ): Promise<PlacedTree> {
+  /** Holds off new connections and says what exactly is to move. `datagrams`: flows of unconnected sockets, as planned. */
+  async prepare({ key, drop, relay, datagrams }: Request, signal: AbortSignal): Promise<PlacedTree> {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
     mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
     const tree = await inspectTree(this.#cell.pid, { options: false });
     await this.#departure.holdOff(tree.listeners, await this.#place(tree.flows));
     await quiesce(this.#cell.pid, tree.listeners, signal);
-    const settled = await inspectTree(this.#cell.pid);
+    const found = await inspectTree(this.#cell.pid);
+    const settled = withFlows(found, unconnectedFlows(this.#cell.pid, datagrams, found));
+    this.#queues = new DatagramQueues(this.#cell.pid);
     this.#leaving = new Set(settled.flows.map((flow) => flowKey(flow)));
     await this.#checkOtherEnds(settled.flows);
     const flows = await this.#offer(await this.#place(settled.flows), new Set(relay));
@@ -204,7 +213,7 @@ export class SourceMigration {
       publicKey: keys.publicKey,
       claims,
     };
-    const result = await exchangeHello(socket, peer, hello, signal);
+    const result = await exchangeHello(socket, peer, hello, signal, ARM_RETRY_MS_MAX);
     keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
     // Also a peer that seems silent may have armed, and is to be told of the undoing.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
@@ -221,11 +230,11 @@ export class SourceMigration {
     );
   }
 
-  /** A flow that ended in the meantime is missing at its peer with good reason. */
+  /** A flow that ended in the meantime is missing at its peer with good reason; of UDP, nobody tells the other end. */
   #stillThere(flows: readonly PlacedFlow[]): PlacedFlow[] {
     const now = new Set(
       inetSockets(this.#cell.pid)
-        .filter(({ state }) => state === 'established')
+        .filter(({ protocol, state }) => protocol === 'tcp' && state === 'established')
         .map((socket) => flowKey(socket)),
     );
     return flows.filter((flow) => now.has(flowKey(flow)));
@@ -240,10 +249,13 @@ export class SourceMigration {
   }
 
   /** From here the process stands still. Resolves when all of it is written, and CRIU waits for the decision. */
-  async freeze(signal: AbortSignal): Promise<{ sessions: PeerSession[]; dump_ms: number }> {
+  async freeze(
+    signal: AbortSignal,
+  ): Promise<{ sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover }> {
     if (!this.#isAlive()) throw this.#exited();
     await this.#departure.switchTo('leaving');
     await this.#context.peerSide.engage(this.#cell.id);
+    await this.#queues?.drain(signal);
     const started = performance.now();
     const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
     const run = startCriu(
@@ -266,7 +278,8 @@ export class SourceMigration {
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
-    return { sessions, dump_ms: performance.now() - started };
+    const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
+    return { sessions, dump_ms: performance.now() - started, datagrams_left };
   }
 
   #namespaces(): Namespaces {

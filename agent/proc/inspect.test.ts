@@ -131,8 +131,9 @@ test.for([
   [
     'a UDP socket',
     '[socket.socket(socket.AF_INET, socket.SOCK_DGRAM)]; held[0].bind(("127.0.0.1", 0))',
-    'UDP socket',
+    undefined,
   ],
+  ['a UDP socket that is not bound', 'socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)', undefined],
   ['a raw socket', 'socket.socket(socket.AF_INET, socket.SOCK_RAW, 255)', 'has a raw socket'],
   ['a raw IPv6 socket', 'socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58)', 'has a raw socket'],
   ['a packet socket', 'socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)', 'has a packet socket'],
@@ -150,6 +151,41 @@ test.for([
   context.skip(said !== '', `this host gives no process ${what}: ${said}`);
   const found = failed((await inspectTree(pid)).checks);
   expect(found).toEqual(message === undefined ? [] : [expect.stringContaining(message)]);
+});
+
+test('a UDP socket that serves anybody listens; one that is connected has a flow', async (context) => {
+  const { pid, said } = await python(
+    context,
+    `near, far = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+near.bind(("0.0.0.0", 0))
+far.connect(("127.0.0.1", 9))
+print(near.getsockname()[1], *far.getsockname(), end="")`,
+  );
+  const [port, address = '', farPort] = said.split(' ');
+  const { flows, listeners, addresses, checks } = await inspectTree(pid);
+  expect(listeners).toEqual([{ protocol: 'udp', address: '0.0.0.0', port: Number(port) }]);
+  const local = { address, port: Number(farPort) };
+  expect(flows).toEqual([{ protocol: 'udp', local, remote: { address: '127.0.0.1', port: 9 } }]);
+  expect(addresses).toEqual([]);
+  expect(checks).toContainEqual(expect.objectContaining({ name: 'datagrams', ok: true }));
+});
+
+test('a link-local address is refused by name', async (context) => {
+  const { pid, said } = await python(
+    context,
+    `import glob
+found = [line.split() for line in open("/proc/net/if_inet6") if line.startswith("fe80")]
+if found:
+    listener = socket.socket(socket.AF_INET6)
+    address = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(found[0][0]))
+    listener.bind((address, 0, 0, int(found[0][1], 16)))
+    listener.listen()
+print(len(found), end="")`,
+  );
+  context.skip(said === '0', 'this host has no link-local address');
+  expect(failed((await inspectTree(pid)).checks)).toEqual([
+    expect.stringContaining('link-local address [fe80:'),
+  ]);
 });
 
 test('no process, and the agent itself', async () => {

@@ -1,11 +1,20 @@
 /** A process tree as a plan needs it: processes, flows, files, and everything that would keep it from moving. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
-import { type Endpoint, endpointText, type Flow, flowKey, isLoopback, type Protocol } from '../address.ts';
+import {
+  type Endpoint,
+  endpointText,
+  type Flow,
+  flowKey,
+  isLinkLocal,
+  isLoopback,
+  type Protocol,
+} from '../address.ts';
 import type { Check, Snapshot } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { type Descriptor, descriptorsOf, outsidePipes, socketInode } from './descriptors.ts';
 import { filesOf } from './files.ts';
+import { isUnconnected } from './socket-index.ts';
 import { kindCheck } from './socket-kinds.ts';
 import { socketOptions } from './socket-options.ts';
 import { type SocketKind, socketProtocols } from './socket-protocols.ts';
@@ -20,6 +29,10 @@ const OPENING_MS_MAX = 2_000;
 const OPENING_POLL_MS = 20;
 /** include/uapi/linux/capability.h */
 const CAP_SYS_RESOURCE = 24;
+
+/** What CRIU 4.2 does not save of UDP sockets. */
+const DATAGRAM_LOSSES =
+  'UDP sockets lose their multicast groups, corked data, and these options: IP_RECVERR, IP_RECVTTL, IP_RECVTOS, IP_MTU_DISCOVER, IP_MULTICAST_*, IPv6 hop limit and traffic class, UDP_SEGMENT, UDP_GRO, SO_TIMESTAMP';
 
 export type Tree = Pick<
   Snapshot,
@@ -148,10 +161,10 @@ function flowsOf(sockets: readonly InetSocket[]): {
   const flows: Flow[] = [];
   const listeners: (Endpoint & { protocol: Protocol })[] = [];
   const own = new Set(sockets.filter(isConnected).map((socket) => flowKey(socket)));
-  for (const { protocol, local, remote, state } of sockets.filter(
-    (socket) => isConnected(socket) || socket.state === 'listen',
+  for (const { protocol, local, remote } of sockets.filter(
+    (socket) => isConnected(socket) || socket.state === 'listen' || isUnconnected(socket),
   )) {
-    if (state === 'listen') listeners.push({ protocol, ...local });
+    if (remote.port === 0) listeners.push({ protocol, ...local });
     // Both ends in the tree: the connection moves as a whole, over the cell's own loopback.
     else if (!own.has(flowKey({ protocol, local: remote, remote: local })))
       flows.push({ protocol, local, remote });
@@ -230,22 +243,18 @@ function descriptorChecks(descriptors: readonly Descriptor[]): Check[] {
 
 function socketChecks({ inet }: Sockets): Check[] {
   const checks: Check[] = [];
-  const udp = inet.find(({ protocol }) => protocol === 'udp');
-  if (udp !== undefined)
-    checks.push(
-      bad('sockets', `the process has a UDP socket (port ${udp.local.port}); only TCP moves in this version`),
-    );
-  const { flows } = flowsOf(inet);
-  const linkLocal = flows.find(({ local, remote }) =>
-    [local, remote].some(({ address }) => isLinkLocal(address)),
+  const { flows, listeners } = flowsOf(inet);
+  const linkLocal = [...flows.flatMap(({ local, remote }) => [local, remote]), ...listeners].find(
+    ({ address }) => isLinkLocal(address),
   );
   if (linkLocal !== undefined)
     checks.push(
       bad(
         'sockets',
-        `the process has a connection over a link-local address (${linkLocal.local.address}), which means nothing on another link; close it first`,
+        `the process uses the link-local address ${endpointText(linkLocal)}, which means nothing on another link; close that socket first`,
       ),
     );
+  if (inet.some(({ protocol }) => protocol === 'udp')) checks.push(good('datagrams', DATAGRAM_LOSSES));
   return checks;
 }
 
@@ -253,10 +262,6 @@ function openingChecks(opening: InetSocket | undefined): Check[] {
   if (opening === undefined) return [];
   const what = `a connection to ${endpointText(opening.remote)} is still opening (SYN sent, no answer in ${OPENING_MS_MAX} ms)`;
   return [bad('sockets', `${what}, which can't be moved; try again once it is open or given up`)];
-}
-
-function isLinkLocal(address: string): boolean {
-  return /^fe[89ab]/i.test(address) || address.startsWith('169.254.');
 }
 
 /** The first of each kind is named. */

@@ -3,7 +3,7 @@ import type { Check } from '../control/protocol.ts';
 import type { Descriptor } from './descriptors.ts';
 
 /** Protocols, as the kernel names them (struct proto), whose sockets CRIU takes also while they are not bound. */
-const MOVABLE = new Set(['TCP', 'TCPv6', 'UNIX', 'UNIX-STREAM', 'NETLINK']);
+const MOVABLE = new Set(['TCP', 'TCPv6', 'UDP', 'UDPv6', 'UNIX', 'UNIX-STREAM', 'NETLINK']);
 /** Tables of /proc/net whose sockets stay out of the way. */
 const HARMLESS = new Set(['unix', 'netlink']);
 
@@ -29,7 +29,6 @@ const REASONS: Readonly<Record<string, readonly [string, string]>> = {
   ],
   xdp: ['an AF_XDP socket', 'it is bound to queues of a network device of this host; close it first'],
   alg: ['an AF_ALG socket (kernel cryptography)', "CRIU can't save its keys; close it first"],
-  udp: ['a UDP socket that is not bound', 'only TCP moves in this version; close it first'],
 };
 
 /** undefined for what may move. `kind`: a table of /proc/net, or the name of a protocol in the kernel. */

@@ -6,7 +6,7 @@ import {
   parseHexEndpoint,
   parseInetTable,
   parseInodes,
-  tcpSockets,
+  udpSockets,
 } from './sockets.ts';
 
 const TCP = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode                                                     
@@ -111,7 +111,7 @@ test.each(Object.entries(INODE_TABLES) as [OtherKind, string][])(
 
 test('the tables of this process are read, TCP alone too', () => {
   const all = inetSockets('self');
-  expect(tcpSockets('self').every(({ protocol }) => protocol === 'tcp')).toBe(true);
+  expect(udpSockets('self').every(({ protocol }) => protocol === 'tcp')).toBe(true);
   expect(all.every(({ local }) => local.port >= 0 && local.port <= 65_535)).toBe(true);
   expect(inetSockets(2 ** 30)).toEqual([]);
 });

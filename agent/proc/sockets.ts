@@ -77,18 +77,17 @@ const TABLES = [
 
 /** All TCP and UDP sockets of the network namespace that `pid` lives in. */
 export function inetSockets(pid: number | 'self'): InetSocket[] {
-  return TABLES.flatMap(([file, protocol, family]) => {
-    const text = procText(`/proc/${pid}/net/${file}`);
-    return text === undefined ? [] : parseInetTable(text, protocol, family);
-  });
+  return TABLES.flatMap((table) => readTable(pid, table));
 }
 
-/** TCP only: what a HELLO is checked against; half the reading. */
-export function tcpSockets(pid: number | 'self'): InetSocket[] {
-  return TABLES.filter(([, protocol]) => protocol === 'tcp').flatMap(([file, protocol, family]) => {
-    const text = procText(`/proc/${pid}/net/${file}`);
-    return text === undefined ? [] : parseInetTable(text, protocol, family);
-  });
+/** UDP only: quick to read, for whoever polls. */
+export function udpSockets(pid: number | 'self'): InetSocket[] {
+  return TABLES.filter(([, protocol]) => protocol === 'udp').flatMap((table) => readTable(pid, table));
+}
+
+function readTable(pid: number | 'self', [file, protocol, family]: (typeof TABLES)[number]): InetSocket[] {
+  const text = procText(`/proc/${pid}/net/${file}`);
+  return text === undefined ? [] : parseInetTable(text, protocol, family);
 }
 
 const OTHER_KINDS = [

@@ -1,4 +1,5 @@
 /** `osmosis migrate` */
+import { LEARN_MS_MAX } from '../../agent/control/protocol.ts';
 import { OsmosisError } from '../../agent/error.ts';
 import { startDisplay } from '../display/display.ts';
 import { planText } from '../display/plan.ts';
@@ -14,6 +15,8 @@ export type MigrateOptions = HostOptions & {
   readonly dropLegacy?: boolean;
   readonly relayLegacy?: boolean;
   readonly dryRun: boolean;
+  /** Seconds. */
+  readonly learn?: number;
   readonly json?: boolean;
 };
 
@@ -39,6 +42,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
         target,
         ...name,
         legacy: legacyOf(options),
+        learnMs: learnMsOf(options),
         source,
         destination,
         signal,
@@ -67,10 +71,21 @@ async function dryRun(
   destination: Host,
   signal: AbortSignal,
 ): Promise<void> {
-  const { plan } = await makePlan(target, options.name, source.control, destination.control, { signal });
+  const { plan } = await makePlan(target, options.name, source.control, destination.control, {
+    signal,
+    learnMs: learnMsOf(options),
+  });
   if (options.json) printJson({ ok: true, dry_run: true, plan });
   else process.stdout.write(planText(plan));
   checkPlan(plan, legacyOf(options));
+}
+
+/** @throws OsmosisError USAGE */
+function learnMsOf({ learn }: MigrateOptions): number | undefined {
+  if (learn === undefined) return undefined;
+  const ms = Math.round(learn * 1_000);
+  if (ms >= 0 && ms <= LEARN_MS_MAX) return ms;
+  throw new OsmosisError('USAGE', `--learn is 0 to ${LEARN_MS_MAX / 1_000} seconds`);
 }
 
 function legacyOf({ dropLegacy, relayLegacy }: MigrateOptions): Legacy {
