@@ -73,8 +73,11 @@ export async function exchangeHello(
     if (waiting.size === 0) wake?.();
   });
   try {
-    for (let tries = 0; tries < HELLO_TRIES_MAX && waiting.size > 0; tries++) {
+    // A peer that answers part by part has much to look up: only one that has answered none for so long is silent.
+    for (let tries = 0, left = waiting.size; tries < HELLO_TRIES_MAX && waiting.size > 0; tries++) {
       signal.throwIfAborted();
+      if (waiting.size < left) tries = 0;
+      left = waiting.size;
       const answered = new Promise<void>((resolve) => {
         wake = resolve;
       });

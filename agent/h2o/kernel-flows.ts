@@ -2,24 +2,35 @@
 import { flowKey } from '../address.ts';
 import { tcpSockets } from '../proc/sockets.ts';
 
-/** The table may be this old when a HELLO is checked against it. */
-const AGE_MS_MAX = 50;
+/** A flow that the table has is believed this long: one that ends meanwhile does no harm. */
+const FOUND_MS_MAX = 1_000;
+/** One that it has not may have come up since, so the table is read anew; with 10,000 sockets that takes 0.1 s. */
+const MISSING_MS_MAX = 50;
+/** Reading takes this part of the time at most, whatever is asked for. */
+const READING_SHARE = 1 / 4;
 
 export class KernelFlows {
   #readAt = 0;
+  #readingMs = 0;
   #keys = new Set<string>();
 
   /** `key`: flowKey of this host's view. */
   has(key: string): boolean {
-    if (Date.now() - this.#readAt > AGE_MS_MAX) this.read();
+    const age = performance.now() - this.#readAt;
+    const limit = this.#keys.has(key)
+      ? FOUND_MS_MAX
+      : Math.max(MISSING_MS_MAX, this.#readingMs / READING_SHARE);
+    if (age > limit || this.#readAt === 0) this.read();
     return this.#keys.has(key);
   }
 
   /** Every flow as it is now; one that only waits out its end (TIME_WAIT) counts as ended. */
   read(): ReadonlySet<string> {
+    const started = performance.now();
     const alive = tcpSockets('self').filter(({ state }) => state !== 'listen' && state !== 'time-wait');
     this.#keys = new Set(alive.map((socket) => flowKey(socket)));
-    this.#readAt = Date.now();
+    this.#readAt = performance.now();
+    this.#readingMs = this.#readAt - started;
     return this.#keys;
   }
 }

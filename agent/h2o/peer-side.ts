@@ -16,9 +16,12 @@ import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-sessio
 import { KernelFlows } from './kernel-flows.ts';
 import type { H2oSocket, Sender } from './socket.ts';
 import { TokenBucket } from './token-bucket.ts';
+import { WaitingMessages } from './waiting.ts';
 
 /** Cells of other hosts that this host knows at once. */
 const CELLS_MAX = 4_096;
+/** HELLO parts that are armed before the first of them is answered: 10,000 flows of one listener are 19. */
+const UNANSWERED_MAX = 32;
 /** Datagrams that wait for their turn; more are dropped, and their senders send again. */
 const QUEUE_MAX = 1_024;
 /** HELLO parts a second that are looked at, and the burst: each may cost a look at the kernel's socket table. */
@@ -47,6 +50,8 @@ type PeerRecord = {
   armedAt: number | undefined;
   touchedAt: number;
 };
+/** A HELLO part that is armed and not written down yet. */
+type Unanswered = { hello: Hello; claimable: boolean[]; record: PeerRecord; from: Sender; arms: boolean };
 type StoredState = Omit<PeerRecord, 'flows'>;
 type StoredFlows = { side: number; flows: PeerFlow[] };
 
@@ -61,7 +66,8 @@ export class PeerSide {
   readonly #log: Log;
   readonly #records = new Map<number, PeerRecord>();
   #turn: Promise<void> = Promise.resolve();
-  #queued = 0;
+  readonly #waiting = new WaitingMessages(QUEUE_MAX);
+  readonly #unanswered: Unanswered[] = [];
   readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
   readonly #kernel = new KernelFlows();
   /** Made while a cell is armed, for the ACK of its MOVE. */
@@ -112,13 +118,28 @@ export class PeerSide {
       message.type === 'move' ||
       message.type === 'hold' ||
       message.type === 'bye';
-    if (!forUs || this.#queued >= QUEUE_MAX) return;
-    this.#queued++;
-    this.#inTurn(async () => {
-      this.#queued--;
-      if (message.type === 'hello') await this.#hello(message, from);
-      else await this.#sealed(message as Sealed, from);
-    });
+    if (forUs && this.#waiting.add(message, from)) this.#inTurn(() => this.#serveNext());
+  }
+
+  async #serveNext(): Promise<void> {
+    const next = this.#waiting.take();
+    try {
+      if (next?.message.type === 'hello') await this.#hello(next.message, next.from);
+      else if (next !== undefined) await this.#sealed(next.message, next.from);
+    } finally {
+      if (!this.#waiting.hasHello || this.#unanswered.length >= UNANSWERED_MAX) this.#answerHellos();
+    }
+  }
+
+  /** What was armed is written down before it is answered: once for all parts that came together. */
+  #answerHellos(): void {
+    const answered = this.#unanswered
+      .splice(0)
+      .filter(({ record }) => this.#records.get(record.side) === record);
+    for (const record of new Set(answered.map(({ record }) => record))) this.#save(record);
+    for (const { hello, claimable, record, from } of answered)
+      this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
+    for (const { record, arms } of answered) if (arms) this.#makeReady(record);
   }
 
   /** One after the other: two messages about one cell must not meet half done. */
@@ -162,9 +183,7 @@ export class PeerSide {
       ),
     );
     if (arms.size > 0) await this.#arm(record, taken, arms);
-    this.#save(record);
-    this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
-    if (arms.size > 0) this.#makeReady(record);
+    this.#unanswered.push({ hello, claimable, record, from, arms: arms.size > 0 });
   }
 
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
@@ -222,7 +241,7 @@ export class PeerSide {
     wires: ReadonlyMap<string, Endpoint>,
   ): Promise<void> {
     // A label may have belonged to a cell that has ended: its flows must not be in the way.
-    await this.#dropEnded(1);
+    if (this.#unanswered.length === 0) await this.#dropEnded(1);
     const armed = new Map<string, PeerFlow>();
     for (const flow of flows) {
       const wire = wires.get(endpointKey(flow.local));
