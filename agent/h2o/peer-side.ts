@@ -20,8 +20,8 @@ import { WaitingMessages } from './waiting.ts';
 
 /** Cells of other hosts that this host knows at once. */
 const CELLS_MAX = 4_096;
-/** HELLO parts that are armed before the first of them is answered: 10,000 flows of one listener are 19. */
-const UNANSWERED_MAX = 32;
+/** HELLO parts are answered this long after the first of them at the latest: their sender waits for a second. */
+const UNANSWERED_MS_MAX = 250;
 /** Datagrams that wait for their turn; more are dropped, and their senders send again. */
 const QUEUE_MAX = 1_024;
 /** HELLO parts a second that are looked at, and the burst: each may cost a look at the kernel's socket table. */
@@ -51,7 +51,14 @@ type PeerRecord = {
   touchedAt: number;
 };
 /** A HELLO part that is armed and not written down yet. */
-type Unanswered = { hello: Hello; claimable: boolean[]; record: PeerRecord; from: Sender; arms: boolean };
+type Unanswered = {
+  hello: Hello;
+  claimable: boolean[];
+  record: PeerRecord;
+  from: Sender;
+  arms: boolean;
+  at: number;
+};
 type StoredState = Omit<PeerRecord, 'flows'>;
 type StoredFlows = { side: number; flows: PeerFlow[] };
 
@@ -127,7 +134,8 @@ export class PeerSide {
       if (next?.message.type === 'hello') await this.#hello(next.message, next.from);
       else if (next !== undefined) await this.#sealed(next.message, next.from);
     } finally {
-      if (!this.#waiting.hasHello || this.#unanswered.length >= UNANSWERED_MAX) this.#answerHellos();
+      const since = this.#unanswered[0]?.at ?? Number.POSITIVE_INFINITY;
+      if (!this.#waiting.hasHello || performance.now() - since > UNANSWERED_MS_MAX) this.#answerHellos();
     }
   }
 
@@ -157,6 +165,7 @@ export class PeerSide {
     if (from.port !== H2O_PORT || !this.#hellos.take()) return;
     const cell = hex(hello.cell);
     const known = this.#recordsOf(cell);
+    const at = performance.now();
     const flows = claimedFlows(hello.claims);
     const claimable = flows.map((flow) => this.#isClaimable(flow, cell, from.address));
     const state = claimable.includes(true)
@@ -183,7 +192,7 @@ export class PeerSide {
       ),
     );
     if (arms.size > 0) await this.#arm(record, taken, arms);
-    this.#unanswered.push({ hello, claimable, record, from, arms: arms.size > 0 });
+    this.#unanswered.push({ hello, claimable, record, from, arms: arms.size > 0, at });
   }
 
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
