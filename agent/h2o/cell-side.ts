@@ -7,8 +7,10 @@ import { type Acknowledged, isDrop, type Label } from '../wire/h2o-layout.ts';
 import { type Ack, consumeAck, type Session } from '../wire/h2o-session.ts';
 import type { H2oSocket } from './socket.ts';
 
-/** A HELLO part is sent this often before its peer counts as silent. */
+/** A HELLO part is sent this often before its peer counts as silent, if no other part is answered meanwhile. */
 export const HELLO_TRIES_MAX = 5;
+/** The same for a peer that has answered before: it may have to load its datapath and enter thousands of flows. */
+export const KNOWN_PEER_TRIES_MAX = 25;
 const HELLO_RETRY_MS = 200;
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;
@@ -50,12 +52,13 @@ export function claimsOf(flows: readonly Flow[], labels: readonly Label[]): Clai
   });
 }
 
-/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after HELLO_TRIES_MAX tries. */
+/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after `triesMax` tries without an answer. */
 export async function exchangeHello(
   socket: H2oSocket,
   address: string,
   hello: Omit<Hello, 'type' | 'part' | 'parts'>,
   signal: AbortSignal,
+  triesMax = HELLO_TRIES_MAX,
 ): Promise<HelloResult> {
   const waiting = new Map(splitHello(hello).map((part) => [part.part, part]));
   const claimable = new Set<string>();
@@ -74,7 +77,7 @@ export async function exchangeHello(
   });
   try {
     // A peer that answers part by part has much to look up: only one that has answered none for so long is silent.
-    for (let tries = 0, left = waiting.size; tries < HELLO_TRIES_MAX && waiting.size > 0; tries++) {
+    for (let tries = 0, left = waiting.size; tries < triesMax && waiting.size > 0; tries++) {
       signal.throwIfAborted();
       if (waiting.size < left) tries = 0;
       left = waiting.size;

@@ -11,7 +11,7 @@ import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import { OsmosisError } from '../error.ts';
-import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
+import { claimsOf, exchangeHello, KNOWN_PEER_TRIES_MAX } from '../h2o/cell-side.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { inetSockets } from '../proc/sockets.ts';
@@ -156,7 +156,13 @@ export class SourceMigration {
       publicKey: keys.publicKey,
       claims,
     };
-    const { silent, claimable, peerPublicKey } = await exchangeHello(socket, peer, hello, signal);
+    const { silent, claimable, peerPublicKey } = await exchangeHello(
+      socket,
+      peer,
+      hello,
+      signal,
+      KNOWN_PEER_TRIES_MAX,
+    );
     keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
     // Also a peer that seems silent may have armed, and is to be told of the undoing.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
