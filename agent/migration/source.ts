@@ -1,6 +1,7 @@
 /** The source's half of one migration: hold off, announce, freeze, decide, and either let go or go on in place. */
 
 import { mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Flow, flowKey } from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
@@ -49,6 +50,8 @@ export class SourceMigration {
   readonly #context: AgentContext;
   readonly #decision: Decision;
   readonly #directory: string;
+  /** Of its own: watching the image directory would cost CRIU an event for each of thousands of files. */
+  readonly #marks: string;
   readonly #abort = new AbortController();
   #cell: Cell;
   #drop: ReadonlySet<string> = new Set();
@@ -71,6 +74,7 @@ export class SourceMigration {
     this.#departure = new Departure(context.datapath, cell);
     this.#decision = new Decision(decisionDirectory(context), id);
     this.#directory = imageDirectory(context, id);
+    this.#marks = join(this.#directory, 'marks');
   }
 
   get cell(): Cell {
@@ -100,7 +104,7 @@ export class SourceMigration {
   async prepare(key: Uint8Array, drop: readonly string[], signal: AbortSignal): Promise<Tree> {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
-    mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+    mkdirSync(this.#marks, { recursive: true, mode: 0o700 });
     const tree = await inspectTree(this.#cell.pid);
     this.#listeners = tree.listeners;
     await this.#departure.holdOff(tree.listeners, tree.flows);
@@ -210,7 +214,7 @@ export class SourceMigration {
       ),
       {
         env: {
-          OSMOSIS_WORK: this.#directory,
+          OSMOSIS_WORK: this.#marks,
           OSMOSIS_DECISION: this.#decision.path,
           OSMOSIS_DEADLINE_TICKS: String(FROZEN_MS_MAX / HOOK_TICK_MS),
         },
@@ -219,7 +223,7 @@ export class SourceMigration {
     this.#criu = run.exited;
     // Beside CRIU's work, never on the gap's critical path.
     const sessions = this.#deriveSessions();
-    const frozen = await markerAppears(this.#directory, 'frozen', run.exited, signal);
+    const frozen = await markerAppears(this.#marks, 'frozen', run.exited, signal);
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
