@@ -10,7 +10,7 @@ import type { H2oSocket } from './socket.ts';
 /** A HELLO part is sent this often before its peer counts as silent, if no other part is answered meanwhile. */
 export const HELLO_TRIES_MAX = 5;
 /** The same for a peer that has answered before: it may have to load its datapath and enter thousands of flows. */
-export const KNOWN_PEER_TRIES_MAX = 25;
+export const KNOWN_PEER_TRIES_MAX = 50;
 const HELLO_RETRY_MS = 200;
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;
