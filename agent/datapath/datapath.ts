@@ -74,6 +74,7 @@ export class Datapath {
   readonly #run: Run;
   readonly #batch = new Batch();
   #mirror: Mirror | undefined;
+  #removals = 0;
   /** Calls that are under way and count on the programs being loaded. */
   #users = 0;
   /** Loading, attaching, removing: one at a time. */
@@ -101,6 +102,11 @@ export class Datapath {
   async close(): Promise<void> {
     await this.#turn.catch(() => {});
     await this.#batch.close();
+  }
+
+  /** Rises when everything was taken away: devices that were attached before are so no longer. */
+  get removals(): number {
+    return this.#removals;
   }
 
   /** `from_wire` and `to_wire` on a device that flows come and go by; no harm where they are there. */
@@ -233,6 +239,7 @@ export class Datapath {
         if (!isEmpty(this.#mirror ?? (await this.#adopt())) || this.#users > 0) return false;
         // Before anything else is awaited: whoever comes from here on waits for its turn and loads anew.
         this.#mirror = undefined;
+        this.#removals += 1;
         for (const device of await attachedDevices(this.#run, pinDir, signal)) {
           await detach(this.#run, pinDir, device, signal);
         }

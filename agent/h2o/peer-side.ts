@@ -35,7 +35,8 @@ const SWEEP_MS = 2_000;
 /** A flow is forgotten when its socket is missing in this many sweeps in a row. */
 const SWEEPS_MISSING_MAX = 2;
 const BOTH_SLOTS = acceptOf(0, 1);
-const ROUTE_AGE_MS_MAX = 500;
+/** Asking for a route, and whether its device is attached, starts seven programs. */
+const ROUTE_AGE_MS_MAX = 2_000;
 
 type PeerFlow = { entry: FlowEntry; missing: number };
 
@@ -79,7 +80,7 @@ export class PeerSide {
   readonly #kernel = new KernelFlows();
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new Map<number, KeyPair>();
-  readonly #routes = new Map<string, { at: number; ifindex: number }>();
+  readonly #routes = new Map<string, { at: number; removals: number; ifindex: number }>();
   #sweeper: NodeJS.Timeout | undefined;
 
   constructor(socket: H2oSocket, datapath: Datapath, directory: string, log: Log) {
@@ -287,11 +288,12 @@ export class PeerSide {
   /** Routes are asked for once an address and a while: 10,000 flows have one place to go. */
   async #slot(endpoint: Endpoint): Promise<WireSlot> {
     const known = this.#routes.get(endpoint.address);
-    if (known !== undefined && Date.now() - known.at < ROUTE_AGE_MS_MAX)
+    const isAttached = known?.removals === this.#datapath.removals;
+    if (known !== undefined && isAttached && Date.now() - known.at < ROUTE_AGE_MS_MAX)
       return { endpoint, ifindex: known.ifindex };
     const { ifindex, device } = await routeTo(endpoint.address);
     await this.#datapath.attachDevice(device);
-    this.#routes.set(endpoint.address, { at: Date.now(), ifindex });
+    this.#routes.set(endpoint.address, { at: Date.now(), removals: this.#datapath.removals, ifindex });
     return { endpoint, ifindex };
   }
 
