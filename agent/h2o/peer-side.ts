@@ -29,8 +29,8 @@ const HELLO_PER_SECOND_MAX = 500;
 const HELLO_BURST_MAX = 1_000;
 /** An armed move that has not happened after this long will not: longer than every deadline of a migration together. */
 const ARMED_MS_MAX = 600_000;
-/** Keys of a cell with no flow here are kept this long for its next HELLO. */
-const IDLE_MS_MAX = 10_000;
+/** Keys of a cell with no flow here are kept this long for its next HELLO: longer than that is repeated. */
+const IDLE_MS_MAX = 30_000;
 const SWEEP_MS = 2_000;
 /** A flow is forgotten when its socket is missing in this many sweeps in a row. */
 const SWEEPS_MISSING_MAX = 2;
