@@ -11,7 +11,13 @@ import { METHODS } from '../agent/control/protocol.ts';
 import { type Call, type Handlers, serveControl } from '../agent/control/server.ts';
 import { OsmosisError } from '../agent/error.ts';
 import { eventually, snapshotWith, temporaryDirectory } from '../agent/test-support.ts';
-import { decodeMessage, encodeFrame, encodeMessage, type Frame } from '../agent/wire/frame.ts';
+import {
+  decodeMessage,
+  encodeFrame,
+  encodeMessage,
+  FRAME_BYTES_MAX,
+  type Frame,
+} from '../agent/wire/frame.ts';
 import { AgentClient } from './agent-client.ts';
 
 const migration = 'ab'.repeat(16);
@@ -337,4 +343,15 @@ test('a client that is gone in the middle of an image ends it', async () => {
   await eventually(() => expect(got).toEqual([1]));
   raw.destroy();
   await eventually(() => expect(ended).toEqual([expect.objectContaining({ code: 'IMAGE_CORRUPT' })]));
+});
+
+test('an answer that no frame holds is an error for its client, and the agent goes on', async () => {
+  const path = await serve({
+    inspect: async () => snapshotWith({ name: 'x'.repeat(FRAME_BYTES_MAX) }),
+    'source.confirm': async () => ({}),
+  });
+  const client = new AgentClient('alpha', connect(path));
+  onTestFinished(() => client.close());
+  await expect(client.call('inspect', { target: '1' })).rejects.toMatchObject({ code: 'AGENT_PROTOCOL' });
+  expect(await client.call('source.confirm', { migration })).toEqual({});
 });

@@ -104,7 +104,7 @@ function serveConnection(socket: Socket, handlers: Handlers, log: Log): void {
       },
     }).then((outcome) => {
       running.delete(request.id);
-      if (!socket.destroyed) socket.write(encodeMessage('response', { id: request.id, ...outcome }));
+      if (!socket.destroyed) socket.write(responseFrame(request.id, outcome));
     });
   };
 }
@@ -128,6 +128,16 @@ async function answer(name: string, params: unknown, handlers: Handlers, call: C
   } catch (thrown) {
     const { code, message, phase, owner, cleanup } = asOsmosisError(thrown);
     return { error: { code, message, phase, owner, cleanup: [...cleanup] } };
+  }
+}
+
+/** An answer that no frame holds is an error for its client, and nobody else. */
+function responseFrame(id: number, outcome: object): Buffer {
+  try {
+    return encodeMessage('response', { id, ...outcome });
+  } catch (thrown) {
+    const error = { code: 'AGENT_PROTOCOL', message: `the answer can't be sent: ${messageOf(thrown)}` };
+    return encodeMessage('response', { id, error: { ...error, cleanup: [] } });
   }
 }
 

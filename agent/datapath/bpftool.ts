@@ -98,8 +98,12 @@ export function parseAttachments(json: string): Attachment[] {
   );
 }
 
+const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
+
 function hex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
+  let text = '';
+  for (const byte of bytes) text += text === '' ? HEX[byte] : ` ${HEX[byte]}`;
+  return text;
 }
 
 function bytesOf(json: JsonBytes): Uint8Array {

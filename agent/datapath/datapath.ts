@@ -131,6 +131,7 @@ export class Datapath {
   readonly #batch = new Batch();
   readonly #loopback: Loopback;
   #mirror: Mirror | undefined;
+  #removals = 0;
   /** Calls that are under way and count on the programs being loaded. */
   #users = 0;
   /** Watches of UDP ports: one at a time, for they share a map. */
@@ -163,6 +164,11 @@ export class Datapath {
   async close(): Promise<void> {
     await this.#turn.catch(() => {});
     await this.#batch.close();
+  }
+
+  /** Rises when everything was taken away: devices that were attached before are so no longer. */
+  get removals(): number {
+    return this.#removals;
   }
 
   /** `from_wire` and `to_wire` on a device that flows come and go by; no harm where they are there. */
@@ -467,6 +473,7 @@ export class Datapath {
         if (this.#users > 0) return false;
         // Before anything else is awaited: whoever comes from here on waits for its turn and loads anew.
         this.#mirror = undefined;
+        this.#removals += 1;
         for (const device of await attachedDevices(this.#run, pinDir, signal)) {
           await detach(this.#run, pinDir, device, signal);
         }

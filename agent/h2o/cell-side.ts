@@ -7,14 +7,17 @@ import { type Acknowledged, isDrop, type Label } from '../wire/h2o-layout.ts';
 import { type Ack, consumeAck, type Session } from '../wire/h2o-session.ts';
 import type { H2oSocket } from './socket.ts';
 
-/** A HELLO part is sent this often before its peer counts as silent. */
+/** A HELLO part is sent this often before its peer counts as silent, if no other part is answered meanwhile. */
 export const HELLO_TRIES_MAX = 10;
 const HELLO_RETRY_MS = 200;
+/** How long an answer is waited for: tries, each after a wait that is doubled up to `retryMsMax`. */
+export type Patience = { readonly triesMax: number; readonly retryMsMax: number };
+const ASKING: Patience = { triesMax: HELLO_TRIES_MAX, retryMsMax: HELLO_RETRY_MS };
 /**
- * A peer that arms may have to load its datapath before it answers, and does it again for each HELLO that it gets: the
- * wait is doubled from try to try, up to this.
+ * A peer that has answered before may have to load its datapath and to enter thousands of flows now, and is only kept from
+ * it by being asked more often. Six seconds in all.
  */
-export const ARM_RETRY_MS_MAX = 1_000;
+export const ARMING: Patience = { triesMax: 8, retryMsMax: 1_000 };
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;
 const ACK_RETRY_LAST_MS = 1_000;
@@ -55,13 +58,13 @@ export function claimsOf(flows: readonly Flow[], labels: readonly Label[]): Clai
   });
 }
 
-/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after HELLO_TRIES_MAX tries. */
+/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after `triesMax` tries without an answer. */
 export async function exchangeHello(
   socket: H2oSocket,
   address: string,
   hello: Omit<Hello, 'type' | 'part' | 'parts'>,
   signal: AbortSignal,
-  retryMsMax: number = HELLO_RETRY_MS,
+  { triesMax, retryMsMax }: Patience = ASKING,
 ): Promise<HelloResult> {
   const waiting = new Map(splitHello(hello).map((part) => [part.part, part]));
   const claimable = new Set<string>();
@@ -79,8 +82,11 @@ export async function exchangeHello(
     if (waiting.size === 0) wake?.();
   });
   try {
-    for (let tries = 0; tries < HELLO_TRIES_MAX && waiting.size > 0; tries++) {
+    // A peer that answers part by part has much to look up: only one that has answered none for so long is silent.
+    for (let tries = 0, left = waiting.size; tries < triesMax && waiting.size > 0; tries++) {
       signal.throwIfAborted();
+      if (waiting.size < left) tries = 0;
+      left = waiting.size;
       const answered = new Promise<void>((resolve) => {
         wake = resolve;
       });

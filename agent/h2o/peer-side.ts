@@ -20,13 +20,16 @@ import { isOwnAddress, ownAddressLike, routeTo } from '../host/routes.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
 import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
-import { type Accepted, arm, consumeFromCell, type PeerState, pairFor, stateFor } from '../wire/h2o-peer.ts';
+import { type Accepted, arm, consumeFromCell, pairFor, stateFor } from '../wire/h2o-peer.ts';
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { idKey, type PeerFlow, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
 import type { H2oSocket, Sender } from './socket.ts';
 import { TokenBucket } from './token-bucket.ts';
+import { WaitingMessages } from './waiting.ts';
 
+/** HELLO parts are answered this long after the first of them at the latest: their sender waits for a second. */
+const UNANSWERED_MS_MAX = 250;
 /** Datagrams that wait for their turn; more are dropped, and their senders send again. */
 const QUEUE_MAX = 1_024;
 /** HELLO parts a second that are looked at, and the burst: each may cost a look at the kernel's socket table. */
@@ -34,8 +37,8 @@ const HELLO_PER_SECOND_MAX = 500;
 const HELLO_BURST_MAX = 1_000;
 /** An armed move that has not happened after this long will not: longer than every deadline of a migration together. */
 const ARMED_MS_MAX = 600_000;
-/** Keys of a cell with no flow here are kept this long for its next HELLO. */
-const IDLE_MS_MAX = 10_000;
+/** Keys of a cell with no flow here are kept this long for its next HELLO: longer than that is repeated. */
+const IDLE_MS_MAX = 30_000;
 /** A cell that is back where its flows began: late packets of the place that it left are still understood for this long. */
 const PLAIN_AFTER_MS = 5_000;
 const SWEEP_MS = 2_000;
@@ -44,10 +47,21 @@ const SWEEPS_MISSING_MAX = 2;
 /** A flow that arrives with a cell gets this many more: its process has to be restored first. */
 const ARRIVAL_LOOKS_MAX = 120;
 const BOTH_SLOTS = acceptOf(0, 1);
-const ROUTE_AGE_MS_MAX = 500;
+/** Asking for a route, and whether its device is attached, starts seven programs. */
+const ROUTE_AGE_MS_MAX = 2_000;
 
 /** Why a cell may not claim a flow. */
 type Refusal = 'unknown here' | 'of another cell' | 'elsewhere' | 'on the move itself';
+
+/** A HELLO part that is armed and not written down yet. */
+type Unanswered = {
+  readonly hello: Hello;
+  readonly claimable: boolean[];
+  readonly record: PeerRecord;
+  readonly from: Sender;
+  readonly arms: boolean;
+  readonly at: number;
+};
 
 type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
 
@@ -60,13 +74,14 @@ export class PeerSide {
   readonly #offers = new Map<string, LocalHalf>();
   readonly #records: PeerRecords;
   #turn: Promise<void> = Promise.resolve();
-  #queued = 0;
+  readonly #waiting = new WaitingMessages(QUEUE_MAX);
+  readonly #unanswered: Unanswered[] = [];
   #isLeaving: (id: FlowId) => boolean = () => false;
   readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
   readonly #kernel: KernelFlows;
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new Map<number, KeyPair>();
-  readonly #routes = new Map<string, { at: number; ifindex: number }>();
+  readonly #routes = new Map<string, { at: number; removals: number; ifindex: number }>();
   #sweeper: NodeJS.Timeout | undefined;
 
   constructor(
@@ -289,13 +304,28 @@ export class PeerSide {
       message.type === 'move' ||
       message.type === 'hold' ||
       message.type === 'bye';
-    if (!forUs || this.#queued >= QUEUE_MAX) return;
-    this.#queued++;
-    void this.#inTurn(async () => {
-      this.#queued--;
-      if (message.type === 'hello') await this.#hello(message, from);
-      else await this.#sealed(message as Sealed, from);
-    });
+    if (forUs && this.#waiting.add(message, from)) void this.#inTurn(() => this.#serveNext());
+  }
+
+  async #serveNext(): Promise<void> {
+    const next = this.#waiting.take();
+    try {
+      if (next?.message.type === 'hello') await this.#hello(next.message, next.from);
+      else if (next !== undefined) await this.#sealed(next.message, next.from);
+    } finally {
+      const since = this.#unanswered[0]?.at ?? Number.POSITIVE_INFINITY;
+      if (!this.#waiting.hasHello || performance.now() - since > UNANSWERED_MS_MAX) this.#answerHellos();
+    }
+  }
+
+  /** What was armed is written down before it is answered: once for all parts that came together. */
+  #answerHellos(): void {
+    const answered = this.#unanswered.splice(0).filter(({ record }) => this.#records.has(record));
+    for (const record of new Set(answered.map(({ record }) => record))) this.#records.save(record);
+    for (const { hello, claimable, record, from } of answered) {
+      if (record.state !== undefined) this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
+    }
+    for (const { record, arms } of answered) if (arms) this.#makeReady(record);
   }
 
   /** One after the other: two messages about one cell must not meet half done. */
@@ -316,6 +346,7 @@ export class PeerSide {
     if (from.port !== H2O_PORT || !this.#hellos.take()) return;
     const cell = hex(hello.cell);
     const known = this.#records.of(cell);
+    const at = performance.now();
     const flows = claimedFlows(hello.claims);
     const refused: Partial<Record<Refusal, number>> = {};
     const ids = flows.map((flow) => {
@@ -344,32 +375,28 @@ export class PeerSide {
       );
     const record = known.find((each) => each.state === state) ?? this.#records.create(cell, state);
     if (record === undefined) return;
-    const armed = arm(state, hello);
-    record.state = armed;
+    record.state = arm(state, hello);
     record.touchedAt = Date.now();
     const wires = new Map(
       hello.claims.flatMap(({ arm: wire, local }) =>
         wire === undefined ? [] : [[endpointText(local), wire] as const],
       ),
     );
-    if (wires.size > 0) {
-      const taken = ids.flatMap((id) => id ?? []);
-      await this.#arm(record, taken, wires);
-    }
-    this.#records.save(record);
-    this.#welcome(
-      hello,
-      ids.map((id) => id !== undefined),
-      armed.pair.peerPublicKey,
-      from,
-    );
-    if (wires.size > 0) this.#makeReady(record, armed);
+    if (wires.size > 0)
+      await this.#arm(
+        record,
+        ids.flatMap((id) => id ?? []),
+        wires,
+      );
+    const claimable = ids.map((id) => id !== undefined);
+    this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
   }
 
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
-  #makeReady(record: PeerRecord, state: PeerState): void {
+  #makeReady(record: PeerRecord): void {
+    const { state } = record;
     this.#nextKeys.set(record.side, this.#nextKeys.get(record.side) ?? generateKeyPair());
-    if (state.session !== undefined) return;
+    if (state === undefined || state.session !== undefined) return;
     const { pair, secretKey } = state;
     const session = deriveSession({ ...pair, secretKey, role: 'peer' });
     if (!isDrop(session)) record.state = { ...state, session };
@@ -414,7 +441,7 @@ export class PeerSide {
     wires: ReadonlyMap<string, Label['wire']>,
   ): Promise<void> {
     // A label may have belonged to a cell that has ended: its flows must not be in the way.
-    await this.#dropEnded(1);
+    if (this.#unanswered.length === 0) await this.#dropEnded(1);
     const armed: PeerFlow[] = [];
     for (const id of ids) {
       const wire = wires.get(endpointText(id.remote));
@@ -448,11 +475,12 @@ export class PeerSide {
   /** Routes are asked for once an address and a while: 10,000 flows have one place to go. */
   async #slot(endpoint: Label['wire']): Promise<WireSlot> {
     const known = this.#routes.get(endpoint.address);
-    if (known !== undefined && Date.now() - known.at < ROUTE_AGE_MS_MAX)
+    const isAttached = known?.removals === this.#datapath.removals;
+    if (known !== undefined && isAttached && Date.now() - known.at < ROUTE_AGE_MS_MAX)
       return { endpoint, ifindex: known.ifindex };
     const { ifindex, device } = await routeTo(endpoint.address);
     await this.#datapath.attachDevice(device);
-    this.#routes.set(endpoint.address, { at: Date.now(), ifindex });
+    this.#routes.set(endpoint.address, { at: Date.now(), removals: this.#datapath.removals, ifindex });
     return { endpoint, ifindex };
   }
 

@@ -1,15 +1,18 @@
 /** Reads an image directory as pieces while CRIU is still writing it. */
-import { closeSync, fstatSync, openSync, readdirSync, readSync } from 'node:fs';
+import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { encodeImageRecord, IMAGE_PIECE_BYTES } from '../wire/image.ts';
 
 /** How long the reader rests when the growing files have nothing new. */
 const POLL_MS = 3;
-/** Memory pages: the only files that are large, and that CRIU only ever appends to. */
-const GROWING_FILE = /^pages-\d+\.img$/;
-/** What is of no use at the destination: CRIU's own log and our hook's markers. */
-const LEFT_OUT = /\.log$|^frozen$|^stats-/;
+/**
+ * Memory pages: the only files that are large, and that CRIU only ever appends to. It numbers them from 1. They are asked
+ * for by name: listing a directory that CRIU makes thousands of files in keeps CRIU waiting.
+ */
+const growingFile = (number: number): string => `pages-${number}.img`;
+/** What is of no use at the destination: CRIU's own log and figures. */
+const LEFT_OUT = /\.log$|^stats-/;
 
 export type ImagePiece = { readonly piece: Buffer; readonly names: readonly string[] };
 
@@ -27,8 +30,8 @@ export async function* readImage(
   while (!isComplete()) {
     signal.throwIfAborted();
     let idle = true;
-    for (const name of imageFiles(directory).filter((file) => GROWING_FILE.test(file))) {
-      for (const piece of readRest(directory, name, sent)) {
+    for (let number = 1; existsSync(join(directory, growingFile(number))); number++) {
+      for (const piece of readRest(directory, growingFile(number), sent)) {
         idle = false;
         yield piece;
       }

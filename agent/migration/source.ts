@@ -1,6 +1,7 @@
 /** The source's half of one migration: hold off, announce, freeze, decide, and either let go or go on in place. */
 
 import { mkdirSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { endpointText, type Flow, flowKey, isLoopback, type PlacedFlow } from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
@@ -13,7 +14,7 @@ import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run
 import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
-import { ARM_RETRY_MS_MAX, claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
+import { ARMING, claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
@@ -63,6 +64,8 @@ export class SourceMigration {
   readonly #context: AgentContext;
   readonly #decision: Decision;
   readonly #directory: string;
+  /** Of its own: watching the image directory would cost CRIU an event for each of thousands of files. */
+  readonly #marks: string;
   readonly #abort = new AbortController();
   #cell: Cell;
   #drop: ReadonlySet<string> = new Set();
@@ -89,6 +92,7 @@ export class SourceMigration {
     this.#departure = new Departure(context.datapath, cell);
     this.#decision = new Decision(decisionDirectory(context), id);
     this.#directory = imageDirectory(context, id);
+    this.#marks = join(this.#directory, 'marks');
   }
 
   get cell(): Cell {
@@ -118,7 +122,7 @@ export class SourceMigration {
   async prepare({ key, drop, relay, datagrams }: Request, signal: AbortSignal): Promise<PlacedTree> {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
-    mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+    mkdirSync(this.#marks, { recursive: true, mode: 0o700 });
     const tree = await inspectTree(this.#cell.pid, { options: false });
     await this.#departure.holdOff(tree.listeners, await this.#place(tree.flows));
     await quiesce(this.#cell.pid, tree.listeners, signal);
@@ -213,7 +217,7 @@ export class SourceMigration {
       publicKey: keys.publicKey,
       claims,
     };
-    const result = await exchangeHello(socket, peer, hello, signal, ARM_RETRY_MS_MAX);
+    const result = await exchangeHello(socket, peer, hello, signal, ARMING);
     keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
     // Also a peer that seems silent may have armed, and is to be told of the undoing.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
@@ -265,7 +269,7 @@ export class SourceMigration {
       ),
       {
         env: {
-          OSMOSIS_WORK: this.#directory,
+          OSMOSIS_WORK: this.#marks,
           OSMOSIS_DECISION: this.#decision.path,
           OSMOSIS_DEADLINE_TICKS: String(FROZEN_MS_MAX / HOOK_TICK_MS),
         },
@@ -274,7 +278,7 @@ export class SourceMigration {
     this.#criu = run.exited;
     // Beside CRIU's work, never on the gap's critical path.
     const sessions = this.#deriveSessions();
-    const frozen = await markerAppears(this.#directory, 'frozen', run.exited, signal);
+    const frozen = await markerAppears(this.#marks, 'frozen', run.exited, signal);
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';

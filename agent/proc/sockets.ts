@@ -36,6 +36,14 @@ export type InetSocket = {
 /** Whole text of /proc/net/{tcp,tcp6,udp,udp6}. */
 export function parseInetTable(text: string, protocol: Protocol, family: 4 | 6): InetSocket[] {
   const sockets: InetSocket[] = [];
+  // Thousands of lines have few addresses.
+  const known = new Map<string, string>();
+  const endpoint = (field: string): Endpoint => {
+    const hex = field.slice(0, field.indexOf(':'));
+    const address = known.get(hex) ?? parseHexEndpoint(field).address;
+    known.set(hex, address);
+    return { address, port: Number.parseInt(field.slice(hex.length + 1), 16) };
+  };
   for (const line of text.split('\n').slice(1)) {
     const fields = line.trim().split(/\s+/);
     const [, local, remote, state, queues, , , , , inode] = fields;
@@ -44,8 +52,8 @@ export function parseInetTable(text: string, protocol: Protocol, family: 4 | 6):
     sockets.push({
       protocol,
       family,
-      local: parseHexEndpoint(local),
-      remote: parseHexEndpoint(remote),
+      local: endpoint(local),
+      remote: endpoint(remote),
       state: TCP_STATES[Number.parseInt(state, 16)] ?? 'none',
       sendQueue: Number.parseInt(send, 16),
       receiveQueue: Number.parseInt(receive, 16),

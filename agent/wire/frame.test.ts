@@ -81,7 +81,7 @@ test('the largest frame passes; one byte more is refused at either end', () => {
   const largest = encodeFrame('data', new Uint8Array(FRAME_BYTES_MAX - 1));
   expect([...new FrameDecoder().push(largest)][0]?.body.length).toBe(FRAME_BYTES_MAX - 1);
   expect(() => encodeFrame('data', new Uint8Array(FRAME_BYTES_MAX))).toThrow(FrameError);
-  expect(refused([0, 0x40, 0, 1])).toThrow(FrameError);
+  expect(refused([2, 0, 0, 1])).toThrow(FrameError);
 });
 
 test.each([

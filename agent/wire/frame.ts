@@ -12,8 +12,8 @@
  */
 import { decode as decodeCbor, encode as encodeCbor } from 'cborg';
 
-/** 4 MiB: a request that names 10,000 flows fits with room to spare. */
-export const FRAME_BYTES_MAX = 4 * 1024 * 1024;
+/** 32 MiB: the 65,536 flows that a datapath holds at most fit, with all that `osmosis datapath` shows of each. */
+export const FRAME_BYTES_MAX = 32 * 1024 * 1024;
 const HEADER_BYTES = 4;
 
 export const FRAME_KINDS = { request: 1, response: 2, event: 3, cancel: 4, data: 5, end: 6 } as const;

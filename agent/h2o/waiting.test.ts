@@ -1,0 +1,57 @@
+import { expect, test } from 'vitest';
+import type { Hello, Sealed } from '../wire/h2o.ts';
+import { WaitingMessages } from './waiting.ts';
+
+const FROM = { address: '10.0.0.1', port: 18_018 };
+const cell = new Uint8Array(16);
+const hello = (part: number, transaction = 1): Hello => ({
+  type: 'hello',
+  cell,
+  transaction: new Uint8Array(8).fill(transaction),
+  epoch: 0,
+  publicKey: new Uint8Array(32),
+  part,
+  parts: 4,
+  claims: [],
+});
+const sealed = (type: 'move' | 'bye'): Sealed =>
+  ({ type, cell, tag: new Uint8Array(8), epoch: 1 }) as unknown as Sealed;
+
+test('a MOVE goes first, everything else in its order', () => {
+  const waiting = new WaitingMessages(9);
+  const messages = [hello(0), sealed('bye'), hello(1), sealed('move')] as const;
+  for (const message of messages) expect(waiting.add(message, FROM)).toBe(true);
+  expect(messages.map(() => waiting.take()?.message)).toEqual([
+    messages[3],
+    messages[0],
+    messages[1],
+    messages[2],
+  ]);
+  expect(waiting.take()).toBeUndefined();
+});
+
+test('a HELLO part waits once, until it is taken', () => {
+  const waiting = new WaitingMessages(9);
+  expect(waiting.hasHello).toBe(false);
+  expect([hello(0), hello(0), hello(1), hello(0, 2)].map((part) => waiting.add(part, FROM))).toEqual([
+    true,
+    false,
+    true,
+    true,
+  ]);
+  for (let taken = 0; taken < 3; taken++) {
+    expect(waiting.hasHello).toBe(true);
+    waiting.take();
+  }
+  expect(waiting.hasHello).toBe(false);
+  expect(waiting.add(hello(0), FROM)).toBe(true);
+});
+
+test('no more wait than may', () => {
+  const waiting = new WaitingMessages(2);
+  expect([hello(0), sealed('move'), hello(1)].map((each) => waiting.add(each, FROM))).toEqual([
+    true,
+    true,
+    false,
+  ]);
+});
