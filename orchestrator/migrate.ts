@@ -1,5 +1,6 @@
 /** The migration: one function, a line a phase, the point of no return marked. */
 import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { PlacedFlow } from '../agent/address.ts';
 import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
 import { isCommitted, PHASE_TABLE, type Phase } from '../agent/phases.ts';
@@ -11,8 +12,11 @@ import { checkPlan, type Legacy, makePlan, type Plan } from './plan.ts';
 /** Both agents undo within this, or the failure says that they go on undoing alone. */
 const UNDO_MS_MAX = 45_000;
 const SLOW_MS_MAX = 600_000;
-/** Connections that come up at the wrong moment: plan anew and try again, this often in all. */
-const TRIES_MAX = 3;
+/** Connections that come up at the wrong moment, other ends that are being moved themselves: try again, this often in all. */
+const TRIES_MAX = 6;
+/** Waits between tries: at random, so that two that are in each other's way do not meet again, and longer each time. */
+const AGAIN_MS_FIRST = 250;
+const AGAIN_MS_MAX = 2_000;
 
 export type MigrationResult = {
   readonly ok: true;
@@ -54,6 +58,10 @@ export async function migrate(options: MigrationOptions): Promise<MigrationResul
         event: 'note',
         level: 'info',
         message: `${error.message} (try ${tries + 1} of ${TRIES_MAX})`,
+      });
+      const wait = Math.min(AGAIN_MS_FIRST * 2 ** tries, AGAIN_MS_MAX);
+      await sleep(wait * Math.random(), undefined, { signal: options.signal }).catch(() => {
+        throw error;
       });
     }
   }

@@ -149,7 +149,12 @@ export async function createQueue(name: string): Promise<CellLink> {
   await run(['ip', 'link', 'add', name, 'type', 'veth', 'peer', 'name', far, 'address', mac]);
   try {
     setUpQueue(name);
-    writeFileSync(`/proc/sys/net/ipv4/conf/${far}/rp_filter`, '0');
+    // The other end may have an address of this host's own, as one that was on this host too when it began.
+    for (const [setting, value] of [
+      ['rp_filter', '0'],
+      ['accept_local', '1'],
+    ])
+      writeFileSync(`/proc/sys/net/ipv4/conf/${far}/${setting}`, value ?? '');
     await run(['ip', '-batch', '-'], `link set ${name} up\nlink set ${far} up\n`);
     return { name, ifindex: (await linkFacts(name)).ifindex, mac };
   } catch (error) {

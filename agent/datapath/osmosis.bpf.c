@@ -2251,6 +2251,9 @@ int to_wire(struct __sk_buff *skb)
 SEC("tc")
 int from_cell(struct __sk_buff *skb)
 {
+	/* From cell_out it has no MAC address of ours; the loopback device would hand it on as another host's. */
+	if (skb->pkt_type != PACKET_HOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
 	return leave(skb, skb->ifindex);
 }
 

@@ -15,6 +15,7 @@ import {
   type RemoteHalf,
   type WireSlot,
 } from '../datapath/model.ts';
+import { messageOf, OsmosisError } from '../error.ts';
 import { isOwnAddress, ownAddressLike, routeTo } from '../host/routes.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
@@ -44,6 +45,9 @@ const SWEEPS_MISSING_MAX = 2;
 const ARRIVAL_LOOKS_MAX = 120;
 const BOTH_SLOTS = acceptOf(0, 1);
 const ROUTE_AGE_MS_MAX = 500;
+
+/** Why a cell may not claim a flow. */
+type Refusal = 'unknown here' | 'of another cell' | 'elsewhere' | 'on the move itself';
 
 type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
 
@@ -120,7 +124,7 @@ export class PeerSide {
   /** Whether a cell at the other end of one of these flows has announced a move that has not happened yet. */
   async isAwaitingMove(ids: readonly FlowId[]): Promise<boolean> {
     let awaiting = false;
-    await this.#inTurn(async () => {
+    await this.#exclusive(async () => {
       awaiting = ids.some((id) => this.#records.owner(id)?.armedAt !== undefined);
     });
     return awaiting;
@@ -133,12 +137,15 @@ export class PeerSide {
   async place(scope: number, flows: readonly PlacedFlow[]): Promise<void> {
     const away = flows.filter(({ at, remote }) => endpointText(at) !== endpointText(remote));
     const byHost = Map.groupBy(away, ({ at }) => at.address);
-    for (const there of byHost.values()) await this.#inTurn(() => this.#placeOn(scope, there));
+    for (const there of byHost.values()) await this.#exclusive(() => this.#placeOn(scope, there));
   }
 
   async #placeOn(scope: number, flows: readonly PlacedFlow[]): Promise<void> {
+    // A label may have belonged to a cell that has ended: its flows must not be in the way.
+    await this.#dropEnded(1);
     const record = this.#records.create('', undefined);
-    if (record === undefined) return;
+    if (record === undefined)
+      throw new OsmosisError('DATAPATH', 'this host follows as many cells as it can; choose another host');
     await this.#datapath.putSide({
       id: record.side,
       state: 'moved',
@@ -191,7 +198,7 @@ export class PeerSide {
 
   /** The migration has ended, one way or the other: labels of flows that nobody has claimed are free again. */
   async withdraw(flows: readonly Flow[]): Promise<void> {
-    await this.#inTurn(async () => {
+    await this.#exclusive(async () => {
       for (const { protocol, local, remote } of flows) {
         for (const scope of [0, RELAY]) {
           const key = idKey({ protocol, local: remote, remote: local, scope });
@@ -213,13 +220,23 @@ export class PeerSide {
     }
   }
 
+  /** The process runs here: flows whose sockets are missing from now on have ended. */
+  async arrived(ids: readonly FlowId[]): Promise<void> {
+    await this.#exclusive(async () => {
+      for (const id of ids) {
+        const flow = this.#records.owner(id)?.flows.get(idKey(id));
+        if (flow !== undefined) flow.missing = 0;
+      }
+    });
+  }
+
   /**
    * The flows of a cell that has come home: those that need an entry because their other ends are elsewhere, though they
    * have an address or a label of this host's, are looked after from here on. Answers with the others.
    */
   async keep<Half extends LocalHalf>(halves: readonly Half[]): Promise<Half[]> {
     const kept: LocalHalf[] = [];
-    await this.#inTurn(async () => {
+    await this.#exclusive(async () => {
       for (const half of halves.filter(({ via }) => via !== 0)) {
         const { protocol, local, remote, scope, wireLocal, via, path } = half;
         const record = this.#records.owner(half);
@@ -252,7 +269,7 @@ export class PeerSide {
 
   /** The cell did not come after all: its flows are nobody's here. */
   async unplace(ids: readonly FlowId[]): Promise<void> {
-    await this.#inTurn(async () => {
+    await this.#exclusive(async () => {
       const byRecord = Map.groupBy(ids, (id) => this.#records.owner(id));
       for (const [record, its] of byRecord) {
         if (record === undefined) continue;
@@ -282,14 +299,16 @@ export class PeerSide {
   }
 
   /** One after the other: two messages about one cell must not meet half done. */
-  #inTurn(step: () => Promise<void>): Promise<void> {
-    this.#turn = this.#turn.then(step).catch((error: unknown) => {
-      this.#log.warn(
-        { error: error instanceof Error ? error.message : String(error) },
-        'a datagram could not be served',
-      );
+  async #inTurn(step: () => Promise<void>): Promise<void> {
+    await this.#exclusive(step).catch((error: unknown) => {
+      this.#log.warn({ error: messageOf(error) }, 'a datagram could not be served');
     });
-    return this.#turn;
+  }
+
+  #exclusive(step: () => Promise<void>): Promise<void> {
+    const done = this.#turn.then(step);
+    this.#turn = done.catch(() => undefined);
+    return done;
   }
 
   async #hello(hello: Hello, from: Sender): Promise<void> {
@@ -298,7 +317,18 @@ export class PeerSide {
     const cell = hex(hello.cell);
     const known = this.#records.of(cell);
     const flows = claimedFlows(hello.claims);
-    const ids = flows.map((flow) => this.#claimable(flow, cell, from.address));
+    const refused: Partial<Record<Refusal, number>> = {};
+    const ids = flows.map((flow) => {
+      const id = this.#claimable(flow, cell, from.address);
+      if (typeof id !== 'string') return id;
+      refused[id] = (refused[id] ?? 0) + 1;
+      return undefined;
+    });
+    if (Object.keys(refused).length > 0)
+      this.#log.info(
+        { cell, from: from.address, flows: flows.length, refused },
+        'flows were claimed in vain',
+      );
     const state = ids.some((id) => id !== undefined)
       ? pairFor(
           hello,
@@ -359,7 +389,8 @@ export class PeerSide {
    * from, no other cell has moved with it, and its local end is not on the move itself.
    * @param flow the cell's view: its remote endpoint is ours
    */
-  #claimable({ protocol, local, remote }: Flow, cell: string, from: string): FlowId | undefined {
+  #claimable({ protocol, local, remote }: Flow, cell: string, from: string): FlowId | Refusal {
+    let refusal: Refusal = 'unknown here';
     const mine = { protocol, local: remote, remote: local };
     const relayed = { ...mine, scope: RELAY };
     const isRelayed = this.#offers.has(idKey(relayed)) || this.#records.owner(relayed) !== undefined;
@@ -370,10 +401,10 @@ export class PeerSide {
       const flow = owner?.flows.get(idKey(id));
       const place = owner === undefined || flow === undefined ? undefined : placeOf(flow, owner)?.endpoint;
       const isThere = place === undefined ? isSameHost(local.address, from) : place.address === from;
-      if (anothers || !isThere) continue;
-      if (!this.#isLeaving(id)) return id;
+      if (!anothers && isThere && !this.#isLeaving(id)) return id;
+      refusal = anothers ? 'of another cell' : isThere ? 'on the move itself' : 'elsewhere';
     }
-    return undefined;
+    return refusal;
   }
 
   /** The new place is understood from here on; packets to the cell still go to the old one. */

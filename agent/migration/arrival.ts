@@ -130,6 +130,8 @@ export class Arrival {
     await peerSide.place(scope, flows);
     await datapath.putLocals(entries);
     const devices = new Set([...this.#routes.values()].map((route) => route.device));
+    // What the process says to an address of this host's own leaves it there, wherever the other end is.
+    if (home && entries.some(({ via }) => via === LOOPBACK)) devices.add('lo');
     for (const device of devices) await datapath.attachDevice(device);
     if (home) return;
     await datapath.attachCell(link.name);
@@ -177,9 +179,10 @@ export class Arrival {
     if (link !== undefined && entries.length > 0) await releaseQueue(link);
   }
 
-  /** At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
+  /** The process runs. At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
   async settle(): Promise<void> {
     const { home, entries } = this.#record;
+    await this.#context.peerSide.arrived(entries);
     if (!home) return;
     await this.#remove(await this.#context.peerSide.keep(entries));
     this.#record = { ...this.#record, link: undefined, side: 0, labels: [], entries: [] };
