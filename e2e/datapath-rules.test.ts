@@ -156,7 +156,8 @@ describe.skipIf(untestable !== undefined)(`rules ${untestable ?? ''}`, () => {
           localSide: 0,
           remoteSide: REMOTE_SIDE,
           scope: 0,
-          via: 0,
+          // `bpftool prog run` sends by `lo`, as for an address of this host's own.
+          via: LOOPBACK,
         },
         1,
       );
