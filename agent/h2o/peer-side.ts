@@ -38,7 +38,7 @@ const HELLO_BURST_MAX = 1_000;
 /** An armed move that has not happened after this long will not: longer than every deadline of a migration together. */
 const ARMED_MS_MAX = 600_000;
 /** Keys of a cell with no flow here are kept this long for its next HELLO: longer than that is repeated. */
-const IDLE_MS_MAX = 30_000;
+const IDLE_MS_MAX = 10_000;
 /** A cell that is back where its flows began: late packets of the place that it left are still understood for this long. */
 const PLAIN_AFTER_MS = 5_000;
 const SWEEP_MS = 2_000;
@@ -614,7 +614,8 @@ export class PeerSide {
     for (const record of records) {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
-      if (record.flows.size === 0 && now - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
+      const idle = record.flows.size === 0 && record.armedAt === undefined;
+      if (idle && now - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
     }
   }
 
