@@ -44,8 +44,10 @@ const HELLO_PER_SECOND_MAX = 500;
 const HELLO_BURST_MAX = 1_000;
 /** An armed move that has not happened after this long will not: longer than every deadline of a migration together. */
 const ARMED_MS_MAX = 600_000;
-/** Keys of a cell with no flow here are kept this long for its next HELLO: longer than that is repeated. */
-const IDLE_MS_MAX = 30_000;
+/** Keys of a cell whose last flow has ended are kept this long for its next HELLO. After that both begin anew. */
+const IDLE_MS_MAX = 5_000;
+/** Those that were only asked for: a migration may take this long to come to its arming, and to be undone. */
+const ASKED_MS_MAX = 60_000;
 /** A cell that is back where its flows began: late packets of the place that it left are still understood for this long. */
 const PLAIN_AFTER_MS = 5_000;
 const SWEEP_MS = 2_000;
@@ -623,7 +625,8 @@ export class PeerSide {
     for (const record of records) {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
-      if (record.flows.size === 0 && now - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
+      const idleMsMax = record.state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX;
+      if (record.flows.size === 0 && now - record.touchedAt > idleMsMax) await this.#forget(record);
     }
   }
 
