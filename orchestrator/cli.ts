@@ -92,7 +92,8 @@ const agent = program
   )
   .action(async () => {
     const { DEFAULT_PATHS, runAgent } = await import('../agent/main.ts');
-    await runAgent(DEFAULT_PATHS);
+    // What it had opened by then would keep half an agent alive; whoever supervises it starts a whole one.
+    await runAgent(DEFAULT_PATHS).catch((thrown) => process.exit(report(thrown)));
   });
 
 agent

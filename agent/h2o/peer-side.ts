@@ -626,7 +626,8 @@ export class PeerSide {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
       const idleMsMax = record.state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX;
-      if (record.flows.size === 0 && now - record.touchedAt > idleMsMax) await this.#forget(record);
+      const idle = record.flows.size === 0 && record.armedAt === undefined;
+      if (idle && now - record.touchedAt > idleMsMax) await this.#forget(record);
     }
   }
 
