@@ -246,6 +246,13 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       await expectRun('cell_in', out, PASS, out);
     });
 
+    test('what has waited for a process at home goes in by the device of its flow', async () => {
+      const waiting = frame(packet(virtual.remote, virtual.local));
+      await expectRun('from_queue', waiting, REDIRECT);
+      await datapath.removeFlows([atPeer]);
+      await expectRun('from_queue', waiting, PASS, waiting);
+    });
+
     test('nothing else leaves a cell, not even what it says to its host as a neighbour', async () => {
       await expectVerdict('from_cell', frame(packet(virtual.remote, { address: peer, port: 9 })), 'unknown');
       await expectRun('from_cell', arpFrame(), DROP);

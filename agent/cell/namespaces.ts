@@ -146,17 +146,22 @@ export async function createLink(
   }
 }
 
+/** Name of the device that a queue's packets come out of. */
+export function farEnd(name: string): string {
+  return `${name}q`;
+}
+
 /**
  * For a cell that comes home: a veth with both ends in the host's own namespace, for the queue alone. What is released
- * comes out at the far end and goes up the host's stack.
+ * comes out at the far end, where `from_queue` puts it back in at the device that it came by.
  */
 export async function createQueue(name: string): Promise<CellLink> {
   const mac = localMac();
-  const far = `${name}q`;
+  const far = farEnd(name);
   await run(['ip', 'link', 'add', name, 'type', 'veth', 'peer', 'name', far, 'address', mac]);
   try {
     setUpQueue(name);
-    // The other end may have an address of this host's own, as one that was on this host too when it began.
+    // Fragments go up from here. The other end may have an address of this host's own, if it was here when it began.
     for (const [setting, value] of [
       ['rp_filter', '0'],
       ['accept_local', '1'],

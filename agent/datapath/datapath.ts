@@ -181,6 +181,11 @@ export class Datapath {
     await this.#attach(name, ['from_cell'], signal);
   }
 
+  /** `from_queue` on the far end of the queue of a process that comes home. It goes with the queue. */
+  async attachQueue(name: string, signal?: AbortSignal): Promise<void> {
+    await this.#attach(name, ['from_queue'], signal);
+  }
+
   /**
    * What a cell with flows of `via` LOOPBACK needs inside, where `netns` is the path of its network namespace and
    * `scope` the host end of its veth. It goes with the namespace; `removeInside` takes out what is left here.

@@ -2002,6 +2002,9 @@ int from_wire(struct __sk_buff *skb)
 
 	if (skb->tc_index == DELIVERED) {
 		skb->tc_index = 0;
+		/* It may have the MAC address of the device that it has waited at. */
+		if (skb->pkt_type != PACKET_HOST)
+			bpf_skb_change_type(skb, PACKET_HOST);
 		return PASS;
 	}
 	/* What is passing by another host's MAC address (a promiscuous device) is not ours. */
@@ -2314,5 +2317,35 @@ SEC("tc")
 int cell_in(struct __sk_buff *skb)
 {
 	return skb->tc_index == DELIVERED ? deliver(skb, 0) : PASS;
+}
+
+/*
+ * What has waited for a process that is at home again goes in by the device that its flow uses, as if it came only now:
+ * sockets may be bound to that device.
+ */
+SEC("tc")
+int from_queue(struct __sk_buff *skb)
+{
+	struct packet packet = { .source = REMOTE };
+	struct egress_key key = {};
+	struct egress_value *flow;
+	struct side *side;
+	__u32 ifindex;
+
+	if (skb->tc_index == DELIVERED)
+		return deliver(skb, DELIVERED);
+	if (parse(skb, &packet, &key.virtual) != WHOLE)
+		return PASS;
+	flow = bpf_map_lookup_elem(&egress, &key);
+	if (!flow)
+		return PASS;
+	side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+	ifindex = flow->slots[side ? side->active & 1 : 0].ifindex;
+	if (!ifindex)
+		return PASS;
+	if (ifindex == LOOPBACK_IFINDEX)
+		return deliver(skb, DELIVERED);
+	skb->tc_index = DELIVERED;
+	return bpf_redirect(ifindex, BPF_F_INGRESS);
 }
 #endif

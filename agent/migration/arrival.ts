@@ -10,6 +10,7 @@ import {
   createLink,
   createQueue,
   destroyLink,
+  farEnd,
   releaseQueue,
 } from '../cell/namespaces.ts';
 import type { CellFlow } from '../cell/registry.ts';
@@ -133,7 +134,10 @@ export class Arrival {
     // What the process says to an address of this host's own leaves it there, wherever the other end is.
     if (home && entries.some(({ via }) => via === LOOPBACK)) devices.add('lo');
     for (const device of devices) await datapath.attachDevice(device);
-    if (home) return;
+    if (home) {
+      await datapath.attachQueue(farEnd(link.name));
+      return;
+    }
     await datapath.attachCell(link.name);
     if (entries.some(({ via }) => via === LOOPBACK))
       await datapath.attachInside(`/proc/${init.pid}/ns/net`, scope);
