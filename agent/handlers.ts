@@ -28,7 +28,7 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
 
   const snapshotOf = async (
     cell: Cell,
-    tree: Omit<Tree, 'flows'> & { flows: PlacedFlow[] },
+    tree: Omit<Tree, 'flows'> & { flows: PlacedFlow[]; dropped: PlacedFlow[] },
   ): Promise<Snapshot> => ({
     cell: cell.id,
     name: cell.name,
@@ -58,7 +58,7 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
       registry.checkFree(cell.id);
       const found = await inspectTree(cell.pid);
       const tree = withFlows(found, await learnFlows(context, cell, found, learn_ms, signal));
-      return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows) });
+      return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows), dropped: [] });
     },
     survey: async ({ cell: id, flows }, { signal }) => {
       const cell = registry.get(id);

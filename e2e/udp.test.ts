@@ -13,6 +13,8 @@ const THERE = [['alpha', 'beta']] as const;
 const ROUND = [...THERE, ['beta', 'gamma'], ['gamma', 'alpha']] as const;
 const SOCKETS = 50;
 const EVERY_MS = 40;
+/** It talks over TCP before its first datagram. */
+const IPERF_UNDER_WAY_MS = 1_500;
 /** Of traffic that a busy machine may lose besides. */
 const SPARE_MS = 200;
 
@@ -135,6 +137,16 @@ describe('datagrams', () => {
       const { stdout } = await execOn('alpha', ['tail', '-1', next.logFile]);
       expect(JSON.parse(stdout)).toMatchObject({ counters: { clients: other.connections, foreign: 0 } });
     }, ENDED_MS_MAX);
+  });
+
+  it('iperf3, with TCP and UDP on one port, measures to the end', async () => {
+    const { pid } = await spawnOn('alpha', ['iperf3', '-s', '-1', '-p', '7209']);
+    const test = `iperf3 -u -c ${LAB_HOSTS.alpha} -p 7209 -t 5 -b 5M -J`;
+    const running = execOn('peer', ['sh', '-c', `sleep 0.3; ${test}`]);
+    await sleep(IPERF_UNDER_WAY_MS);
+    expect((await move(pid, 'alpha', 'beta')).flows).toEqual({ moved: 2, relayed: 0, lost: 0 });
+    const { end } = JSON.parse((await running).stdout) as { end: { sum_received: { packets: number } } };
+    expect(end.sum_received.packets).toBeGreaterThan(0);
   });
 
   it('leaves nothing behind once the servers have ended', async () => {

@@ -80,6 +80,8 @@ export const snapshotSchema = z.object({
   agent_addresses: z.array(z.string()),
   processes: z.array(processFactSchema),
   flows: z.array(placedFlowSchema).max(FLOWS_MAX),
+  /** Flows that are left behind, and end when the process runs elsewhere. */
+  dropped: z.array(flowSchema).max(FLOWS_MAX),
   listeners: z.array(endpointSchema.extend({ protocol: z.enum(PROTOCOLS) })),
   /** Addresses that the cell's namespace must own. */
   addresses: z.array(z.string()),
@@ -226,8 +228,6 @@ export const METHODS = {
     params: z.object({
       ...migration,
       snapshot: snapshotSchema,
-      /** Peers whose flows are left behind. */
-      drop: z.array(z.string()).max(4096),
       /** Where the source's agent answers QUERY, and the key that seals it. */
       source: z.object({ addresses: z.array(z.string()).max(64), key }),
     }),

@@ -2,7 +2,14 @@
  * The peer side of H2O: what this host does for cells of other hosts that its own processes talk to. It arms, flips and
  * forgets flows in the datapath; whether a message is to be believed is decided in wire/h2o-peer.ts.
  */
-import { endpointText, type Flow, isLoopback, type PlacedFlow } from '../address.ts';
+import {
+  type Endpoint,
+  endpointText,
+  type Flow,
+  isLoopback,
+  type PlacedFlow,
+  type Protocol,
+} from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
@@ -37,8 +44,10 @@ const HELLO_PER_SECOND_MAX = 500;
 const HELLO_BURST_MAX = 1_000;
 /** An armed move that has not happened after this long will not: longer than every deadline of a migration together. */
 const ARMED_MS_MAX = 600_000;
-/** Keys of a cell with no flow here are kept this long for its next HELLO: longer than that is repeated. */
-const IDLE_MS_MAX = 10_000;
+/** Keys of a cell whose last flow has ended are kept this long for its next HELLO. After that both begin anew. */
+const IDLE_MS_MAX = 5_000;
+/** Those that were only asked for: a migration may take this long to come to its arming, and to be undone. */
+const ASKED_MS_MAX = 60_000;
 /** A cell that is back where its flows began: late packets of the place that it left are still understood for this long. */
 const PLAIN_AFTER_MS = 5_000;
 const SWEEP_MS = 2_000;
@@ -378,8 +387,8 @@ export class PeerSide {
     record.state = arm(state, hello);
     record.touchedAt = Date.now();
     const wires = new Map(
-      hello.claims.flatMap(({ arm: wire, local }) =>
-        wire === undefined ? [] : [[endpointText(local), wire] as const],
+      hello.claims.flatMap(({ protocol, arm: wire, local }) =>
+        wire === undefined ? [] : [[endpointKey(protocol, local), wire] as const],
       ),
     );
     if (wires.size > 0)
@@ -444,7 +453,7 @@ export class PeerSide {
     if (this.#unanswered.length === 0) await this.#dropEnded(1);
     const armed: PeerFlow[] = [];
     for (const id of ids) {
-      const wire = wires.get(endpointText(id.remote));
+      const wire = wires.get(endpointKey(id.protocol, id.remote));
       if (wire === undefined) continue;
       const owner = this.#records.owner(id);
       const known = owner?.flows.get(idKey(id));
@@ -551,10 +560,12 @@ export class PeerSide {
   }
 
   async #correct(record: PeerRecord, labels: readonly Label[], next: 0 | 1): Promise<void> {
-    const wires = new Map(labels.map(({ virtual, wire }) => [endpointText(virtual), wire]));
+    const wires = new Map(
+      labels.map(({ protocol, virtual, wire }) => [endpointKey(protocol, virtual), wire]),
+    );
     const wrong: PeerFlow[] = [];
     for (const flow of record.flows.values()) {
-      const wire = wires.get(endpointText(flow.id.remote));
+      const wire = wires.get(endpointKey(flow.id.protocol, flow.id.remote));
       const armed = flow.wireRemote[next]?.endpoint;
       if (wire === undefined || (armed !== undefined && endpointText(armed) === endpointText(wire))) continue;
       const slot = await this.#slot(wire);
@@ -614,8 +625,9 @@ export class PeerSide {
     for (const record of records) {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
+      const idleMsMax = record.state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX;
       const idle = record.flows.size === 0 && record.armedAt === undefined;
-      if (idle && now - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
+      if (idle && now - record.touchedAt > idleMsMax) await this.#forget(record);
     }
   }
 
@@ -674,6 +686,11 @@ function onlySlot([first, second]: RemoteHalf['wireRemote'], slot: 0 | 1): Remot
 /** A loopback address stands for whatever address the host says it from. */
 function isSameHost(address: string, from: string): boolean {
   return address === from || (isLoopback(address) && isOwnAddress(from));
+}
+
+/** TCP and UDP may have one port, and two labels. */
+function endpointKey(protocol: Protocol, endpoint: Endpoint): string {
+  return `${protocol} ${endpointText(endpoint)}`;
 }
 
 function hex(bytes: Uint8Array): string {

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import { type CellInit, createNamespaces, destroyNamespaces, setUpKernel } from '../cell/namespaces.ts';
 import type { Cell } from '../cell/registry.ts';
+import { endConnections } from '../cell/sockets.ts';
 import { type AgentContext, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
@@ -28,7 +29,6 @@ const STEP_MS_MAX = 30_000;
 const MKFIFO_MS_MAX = 2_000;
 /** MOVE is under way for this long at most before the process runs: one round trip where peers are near. */
 const HEAD_START_MS_MAX = 30;
-const KILLED_SOCKETS_MS_MAX = 5_000;
 
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
 
@@ -38,14 +38,13 @@ export type DestinationRecord = {
   readonly migration: string;
   readonly stage: Stage;
   readonly snapshot: Snapshot;
-  readonly drop: readonly string[];
   readonly source: { readonly addresses: readonly string[]; readonly key: Uint8Array };
   readonly init: CellInit | undefined;
   readonly arrival: ArrivalRecord;
   readonly announcements: readonly ReturnType<Announcement['record']>[];
 };
 
-type Request = Pick<DestinationRecord, 'snapshot' | 'drop' | 'source'>;
+type Request = Pick<DestinationRecord, 'snapshot' | 'source'>;
 
 export class DestinationMigration {
   readonly id: string;
@@ -246,17 +245,8 @@ export class DestinationMigration {
   /** Connections of peers that were left behind end now, not after minutes of silence. */
   async #killDropped(): Promise<void> {
     if (this.#init === undefined) return;
-    for (const peer of this.#request.drop) {
-      const argv = insideArgv({ init: this.#init.pid, net: this.#hasNetwork }, [
-        'ss',
-        '--kill',
-        '--tcp',
-        '--no-header',
-        'dst',
-        peer,
-      ]);
-      await execa(argv[0] ?? '', argv.slice(1), { reject: false, timeout: KILLED_SOCKETS_MS_MAX });
-    }
+    const namespaces = { init: this.#init.pid, net: this.#hasNetwork };
+    await endConnections(namespaces, this.#request.snapshot.dropped);
   }
 
   #register(): void {

@@ -38,7 +38,7 @@ const LOOK_AFTER_MS = 10;
 const CRIU_END_MS_MAX = 30_000;
 
 /** A tree whose flows are known to be where they are. */
-type PlacedTree = Omit<Tree, 'flows'> & { readonly flows: PlacedFlow[] };
+type PlacedTree = Omit<Tree, 'flows'> & { readonly flows: PlacedFlow[]; readonly dropped: PlacedFlow[] };
 
 type Stage = 'prepared' | 'armed' | 'frozen' | 'committed' | 'ended';
 
@@ -146,10 +146,13 @@ export class SourceMigration {
     this.#leaving = new Set(settled.flows.map((flow) => flowKey(flow)));
     await this.#checkOtherEnds(settled.flows);
     const flows = await this.#offer(await this.#place(settled.flows), new Set(relay));
-    this.#flows = flows.filter(({ at }) => !this.#drop.has(at.address));
+    const { dropped = [], going = [] } = Object.groupBy(flows, ({ at }) =>
+      this.#drop.has(at.address) ? 'dropped' : 'going',
+    );
+    this.#flows = going;
     this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
     await this.#departure.enterFlows(flows);
-    return { ...settled, flows: this.#flows };
+    return { ...settled, flows: this.#flows, dropped };
   }
 
   #place(flows: readonly Flow[]): Promise<PlacedFlow[]> {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { type MigrationFailure, type MigrationSuccess, resultText } from './result.ts';
+import { type MigrationSuccess, resultText } from './result.ts';
 
 const MOVED: MigrationSuccess = {
   ok: true,
@@ -8,13 +8,6 @@ const MOVED: MigrationSuccess = {
   blackout_ms: 412,
   phases: { plan: 12, freeze: 400 },
   bytes: 1.2e9,
-};
-const FAILED: MigrationFailure = {
-  ok: false,
-  code: 'DUMP_FAILED',
-  phase: 'freeze',
-  owner: 'source',
-  message: 'why',
 };
 
 describe('resultText', () => {
@@ -33,25 +26,5 @@ describe('resultText', () => {
       '1 connection moved.\n2 connections relayed by the source: keep that host and its agent up.',
     );
     expect(text).toContain('WARNING: 3 connections lost.');
-  });
-
-  it('says after a failure where the process runs', () => {
-    expect(resultText(FAILED)).toBe(
-      'Not moved (DUMP_FAILED, in phase freeze): why\n' +
-        'It was undone: the process runs at the source, with its connections.\n',
-    );
-    expect(resultText({ ...FAILED, phase: 'plan' })).toContain('Nothing was touched');
-    expect(resultText({ ok: false, code: 'SSH_AUTH', message: 'why' })).toBe(
-      'Not moved (SSH_AUTH): why\nNothing was touched: the process runs at the source as before.\n',
-    );
-    expect(resultText({ ...FAILED, phase: 'confirm', owner: 'destination', code: 'UNCONFIRMED' })).toMatch(
-      /^Moved, but not finished.*\nThe process runs at the destination; .*osmosis status/,
-    );
-  });
-
-  it('claims nothing where it does not know', () => {
-    expect(resultText({ ...FAILED, phase: 'commit', owner: undefined })).toContain(
-      'not known here; exactly one does',
-    );
   });
 });

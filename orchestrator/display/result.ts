@@ -1,6 +1,5 @@
 /** The end of a migration in a few lines: where the process runs now, what became of its connections, what to do. */
-import type { ErrorCode, Owner } from '../../agent/error.ts';
-import { PHASE_TABLE, PHASES, type Phase } from '../../agent/phases.ts';
+import { PHASES, type Phase } from '../../agent/phases.ts';
 import { bytesText, countText, durationText } from './format.ts';
 
 /** What `--json` prints. Times in milliseconds. */
@@ -13,29 +12,16 @@ export type MigrationSuccess = {
   /** Image size. */
   readonly bytes: number;
 };
-export type MigrationFailure = {
-  readonly ok: false;
-  readonly code: ErrorCode;
-  readonly phase?: Phase | undefined;
-  readonly owner?: Owner | undefined;
-  readonly message: string;
-};
-export type MigrationResult = MigrationSuccess | MigrationFailure;
 
-/** Lines, each with its newline. */
-export function resultText(result: MigrationResult): string {
-  const lines = result.ok ? successLines(result) : failureLines(result);
-  return lines.map((line) => `${line}\n`).join('');
-}
-
-function successLines({ cell, flows, blackout_ms, phases, bytes }: MigrationSuccess): string[] {
+/** Lines, each with its newline. A failure is told by cli.ts, which has its exit status. */
+export function resultText({ cell, flows, blackout_ms, phases, bytes }: MigrationSuccess): string {
   const took = PHASES.flatMap((phase) => {
     const ms = phases[phase];
     return ms === undefined ? [] : [{ phase, ms }];
   });
   const total = took.reduce((sum, { ms }) => sum + ms, 0);
   const times = took.map(({ phase, ms }) => `${phase} ${durationText(ms)}`).join(', ');
-  return [
+  const lines = [
     `Moved: ${cell} runs at the destination. It stood still for ${durationText(blackout_ms)}.`,
     `${countText(flows.moved, 'connection')} moved${flows.relayed === 0 && flows.lost === 0 ? ', none lost' : ''}.`,
     ...(flows.relayed === 0
@@ -46,20 +32,5 @@ function successLines({ cell, flows, blackout_ms, phases, bytes }: MigrationSucc
     ...(flows.lost === 0 ? [] : [`WARNING: ${countText(flows.lost, 'connection')} lost.`]),
     `${bytesText(bytes)} of image, ${durationText(total)} in all${times === '' ? '' : ` (${times})`}.`,
   ];
-}
-
-function failureLines({ code, phase, owner, message }: MigrationFailure): string[] {
-  const where = phase === undefined ? code : `${code}, in phase ${phase}`;
-  const title = owner === 'destination' ? 'Moved, but not finished' : 'Not moved';
-  return [`${title} (${where}): ${message}`, ownerLine(phase, owner)];
-}
-
-function ownerLine(phase: Phase | undefined, owner: Owner | undefined): string {
-  if (owner === 'destination') {
-    return 'The process runs at the destination; the agents finish by themselves. Watch it: osmosis status';
-  }
-  const recovery = phase === undefined ? 'refuse' : PHASE_TABLE[phase].recovery;
-  if (recovery === 'refuse') return 'Nothing was touched: the process runs at the source as before.';
-  if (owner === 'source') return 'It was undone: the process runs at the source, with its connections.';
-  return 'Which host owns the process is not known here; exactly one does. Ask both agents: osmosis status';
+  return lines.map((line) => `${line}\n`).join('');
 }

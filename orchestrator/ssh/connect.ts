@@ -97,7 +97,7 @@ class SshConnection implements HostConnection {
     this.#lost ??= new OsmosisError(
       'SSH_UNREACHABLE',
       `the SSH connection to ${this.name} is lost: ${reason}. The agents finish or undo the move by themselves; ` +
-        'see how it ended with: osmosis status',
+        'see how it ended with: osmosis ps',
     );
   }
 }
