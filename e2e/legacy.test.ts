@@ -95,3 +95,65 @@ it('without the relaying agent they go on, and a further move works once it is b
   await sleep(BETWEEN_MS);
   expect(await legacy.stop()).toMatchObject(INTACT);
 });
+
+describe('relays', () => {
+  type Remote = { cell: string; relays: { peer: string; flows: number }[] };
+  const relaysOf = async (host: LabHost, id: string) => {
+    const { object } = await osmosis(['ps', `ssh://${host}`, '--json']);
+    const [status] = object.hosts as { cells: { id: string }[]; remote_cells: Remote[] }[];
+    return status?.remote_cells.find(({ cell }) => cell === id)?.relays;
+  };
+  const idOf = async (host: LabHost, name: string) => {
+    const { object } = await osmosis(['ps', `ssh://${host}`, '--json']);
+    const [status] = object.hosts as { cells: { id: string; name: string; flows: { by?: string }[] }[] }[];
+    const cell = status?.cells.find((each) => each.name === name);
+    expect(cell?.flows.map(({ by }) => by)).toEqual(Array(6).fill(LAB_HOSTS.alpha));
+    return cell?.id ?? '';
+  };
+  const start = async (port: number, traffic: 'stream' | 'idle') => {
+    const server = await startStreamServer('alpha', { port });
+    const client = await startStreamClient({ server: 'alpha', on: 'legacy', port, connections: 5, traffic });
+    const { cell } = await move(server.pid, 'alpha', 'beta', '--relay-legacy');
+    const id = await idOf('beta', cell);
+    expect(await relaysOf('alpha', id)).toEqual([{ peer: LAB_HOSTS.legacy, flows: 6 }]);
+    return { server, client, id };
+  };
+
+  it('go after their connections were reset', async () => {
+    const { server, client, id } = await start(7510, 'stream');
+    await using _server = server;
+    await using _client = client;
+    await execOn('legacy', ['ss', '-K', 'dst', LAB_HOSTS.alpha, 'dport', '=', ':7510']);
+    await expect.poll(() => relaysOf('alpha', id), { timeout: 25_000, interval: 500 }).not.toBeTruthy();
+  });
+
+  it.each([
+    ['where both hosts are there, idle ones as well', 7511, 'idle', ['alpha', 'beta']],
+    ['where only the relaying host is there', 7512, 'stream', ['alpha']],
+  ] as const)('end on demand, %s', async (_what, port, traffic, hosts) => {
+    const { server, client, id } = await start(port, traffic);
+    await using _server = server;
+    await using _client = client;
+    const end = ['relay', 'end', ...hosts.map((host) => `ssh://${host}`), '--json'];
+    const dry = await osmosis([...end, '--cell', id.slice(0, 8), '--dry-run']);
+    expect(dry.object).toMatchObject({ ok: true, dry_run: true });
+    expect(JSON.stringify(dry.object)).toContain('"flows":6');
+    expect(await relaysOf('alpha', id)).toHaveLength(1);
+    expect(await osmosis([...end, '--cell', id])).toMatchObject({ exitCode: 0 });
+    expect(await relaysOf('alpha', id)).not.toBeTruthy();
+    await sleep(BETWEEN_MS);
+    const connections = (host: LabHost, pid: string[]) =>
+      execOn(host, [
+        ...pid,
+        'ss',
+        '-Htn',
+        'state',
+        'established',
+        `( dport = :${port} or sport = :${port} )`,
+      ]);
+    expect((await connections('legacy', [])).stdout).toBe('');
+    const [at] = await server.locate();
+    expect((await connections('beta', ['nsenter', '-n', '-t', String(at?.pid)])).stdout).toBe('');
+    expect(await client.stop()).toMatchObject({ ok: false, unfinished: 0, resets: 6 });
+  });
+});
