@@ -28,6 +28,7 @@ import {
   decodeEgress,
   decodeForward,
   decodeListener,
+  decodeRelayState,
   decodeSide,
   encodeCell,
   encodeForwardKey,
@@ -47,6 +48,7 @@ import {
   type Inside,
   LOOPBACK,
   type LocalHalf,
+  type RelayState,
   type RemoteHalf,
   type Side,
   type WireSlot,
@@ -290,6 +292,17 @@ export class Datapath {
       for (const id of ids) places.push(remotePlace(table, sides, id));
     });
     return places;
+  }
+
+  /** The flows that this host relays, created ones included, and how far they have come. */
+  async relays(signal?: AbortSignal): Promise<RelayState[]> {
+    let states: RelayState[] = [];
+    if (!(await this.#isLoaded())) return states;
+    await this.#use(async () => {
+      const elements = await dumpMap(this.#run, this.#options.pinDir, 'relays', signal);
+      states = elements.map((element) => decodeRelayState(element.key, soleValue(element)));
+    });
+    return states;
   }
 
   /** Takes flows out, whole, by scope and virtual endpoints; those that are not there are no error. */
