@@ -24,7 +24,7 @@ export async function osmosis(
   args: readonly string[],
   { signal, interrupt = 'SIGTERM', env = {} }: RunOptions = {},
 ): Promise<Outcome> {
-  const { exitCode, stdout, stderr } = await execa(process.execPath, [CLI, ...args], {
+  const { exitCode, stdout, stderr, shortMessage } = await execa(process.execPath, [CLI, ...args], {
     reject: false,
     timeout: COMMAND_MS_MAX,
     env: { OSMOSIS_SSH_CONFIG: SSH_CONFIG_PATH, ...env },
@@ -32,7 +32,9 @@ export async function osmosis(
       ? {}
       : { cancelSignal: signal, killSignal: interrupt, forceKillAfterDelay: false }),
   });
-  return { exitCode: exitCode ?? 255, object: lastObject(stdout), stdout, stderr };
+  // It did not start, or did not end by itself: then it could say nothing, and execa says why.
+  const said = exitCode === undefined ? `${stderr}\n${shortMessage}` : stderr;
+  return { exitCode: exitCode ?? 255, object: lastObject(stdout), stdout, stderr: said };
 }
 
 function lastObject(stdout: string): Record<string, unknown> {
