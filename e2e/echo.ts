@@ -29,6 +29,7 @@ if (role === 'serve' && protocol === 'tcp') {
 } else if (protocol === 'tcp') {
   const socket = connect({ host: address, port, localAddress, localPort });
   await once(socket, 'connect');
+  socket.on('error', () => process.exit(1));
   await answer((bytes) => tcpEcho(socket, bytes));
 } else {
   await answer(udpEcho);

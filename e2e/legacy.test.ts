@@ -8,11 +8,16 @@ import {
   startStreamClient,
   startStreamServer,
 } from '../fixtures/load/control.ts';
+import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
 import { KILL_AGENT, replaceProgram } from './inject.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const BETWEEN_MS = 500;
+const FLOWS = 5;
+const TALKING_MS = 20;
+const RARELY_MS = 4_000;
+const SILENT_MS = 60_000;
 const AGENT_BACK_MS = 3_000;
 const INTACT = { ok: true, resets: 0, out_of_order: 0 };
 
@@ -107,53 +112,57 @@ describe('relays', () => {
     const { object } = await osmosis(['ps', `ssh://${host}`, '--json']);
     const [status] = object.hosts as { cells: { id: string; name: string; flows: { by?: string }[] }[] }[];
     const cell = status?.cells.find((each) => each.name === name);
-    expect(cell?.flows.map(({ by }) => by)).toEqual(Array(6).fill(LAB_HOSTS.alpha));
+    expect(cell?.flows.map(({ by }) => by)).toEqual(Array(FLOWS).fill(LAB_HOSTS.alpha));
     return cell?.id ?? '';
   };
-  const start = async (port: number, traffic: 'stream' | 'idle') => {
-    const server = await startStreamServer('alpha', { port });
-    const client = await startStreamClient({ server: 'alpha', on: 'legacy', port, connections: 5, traffic });
+  const start = async (port: number, everyMs: number) => {
+    const server = await startTreeServer('alpha', port);
+    const client = await startLines('legacy', [`alpha:${port}`], { connections: FLOWS, everyMs });
     const { cell } = await move(server.pid, 'alpha', 'beta', '--relay-legacy');
     const id = await idOf('beta', cell);
-    expect(await relaysOf('alpha', id)).toEqual([{ peer: LAB_HOSTS.legacy, flows: 6 }]);
-    return { server, client, id };
+    expect(await relaysOf('alpha', id)).toEqual([{ peer: LAB_HOSTS.legacy, flows: FLOWS }]);
+    return { server, client, id, cell };
   };
 
   it('go after their connections were reset', async () => {
-    const { server, client, id } = await start(7510, 'stream');
+    const { server, client, id } = await start(7510, TALKING_MS);
     await using _server = server;
     await using _client = client;
     await execOn('legacy', ['ss', '-K', 'dst', LAB_HOSTS.alpha, 'dport', '=', ':7510']);
     await expect.poll(() => relaysOf('alpha', id), { timeout: 25_000, interval: 500 }).toEqual([]);
   });
 
-  it.each([
-    ['where both hosts are there, idle ones as well', 7511, 'idle', ['alpha', 'beta']],
-    ['where only the relaying host is there', 7512, 'stream', ['alpha']],
-  ] as const)('end on demand, %s', async (_what, port, traffic, hosts) => {
-    const { server, client, id } = await start(port, traffic);
+  const end = async (id: string, ...hosts: LabHost[]) => {
+    const args = ['relay', 'end', ...hosts.map((host) => `ssh://${host}`), '--json'];
+    const dry = await osmosis([...args, '--cell', id.slice(0, 8), '--dry-run']);
+    expect(dry.object).toMatchObject({ ok: true, dry_run: true });
+    expect(JSON.stringify(dry.object)).toContain(`"flows":${FLOWS}`);
+    expect(await relaysOf('alpha', id)).toHaveLength(1);
+    expect(await osmosis([...args, '--cell', id])).toMatchObject({ exitCode: 0 });
+    expect(await relaysOf('alpha', id)).toEqual([]);
+  };
+  const established = async (host: LabHost, port: number) =>
+    (await execOn(host, ['ss', '-Htn', 'state', 'established', `dport = :${port}`])).stdout;
+
+  it('end on demand, idle ones at once where the host of the cell is told as well', async () => {
+    const { server, client, id } = await start(7511, SILENT_MS);
     await using _server = server;
     await using _client = client;
-    const end = ['relay', 'end', ...hosts.map((host) => `ssh://${host}`), '--json'];
-    const dry = await osmosis([...end, '--cell', id.slice(0, 8), '--dry-run']);
-    expect(dry.object).toMatchObject({ ok: true, dry_run: true });
-    expect(JSON.stringify(dry.object)).toContain('"flows":6');
-    expect(await relaysOf('alpha', id)).toHaveLength(1);
-    expect(await osmosis([...end, '--cell', id])).toMatchObject({ exitCode: 0 });
-    expect(await relaysOf('alpha', id)).toEqual([]);
-    await sleep(BETWEEN_MS);
-    const connections = (host: LabHost, pid: string[]) =>
-      execOn(host, [
-        ...pid,
-        'ss',
-        '-Htn',
-        'state',
-        'established',
-        `( dport = :${port} or sport = :${port} )`,
-      ]);
-    expect((await connections('legacy', [])).stdout).toBe('');
-    const [at] = await server.locate();
-    expect((await connections('beta', ['nsenter', '-n', '-t', String(at?.pid)])).stdout).toBe('');
-    expect(await client.stop()).toMatchObject({ ok: false, unfinished: 0, resets: 6 });
+    await end(id, 'alpha', 'beta');
+    expect(await established('legacy', 7511)).toBe('');
+    const { ok, faults } = await client.stop();
+    expect([ok, faults]).toEqual([false, Array(FLOWS).fill(expect.stringContaining('ConnectionResetError'))]);
+  });
+
+  it('end on demand where only the relaying host is there, and are not in the way of a move', async () => {
+    const { server, client, id, cell } = await start(7512, RARELY_MS);
+    await using _server = server;
+    await using _client = client;
+    await end(id, 'alpha');
+    await move(cell, 'beta', 'gamma');
+    // Whoever says something learns of it.
+    await expect.poll(() => established('legacy', 7512), { timeout: 10_000 }).toBe('');
+    const { ok, faults } = await client.stop();
+    expect([ok, faults]).toEqual([false, Array(FLOWS).fill(expect.stringContaining('ConnectionResetError'))]);
   });
 });

@@ -212,9 +212,14 @@ export class SourceMigration {
     const keys = forgotten ? registry.renewKeys(this.#cell, peer) : known;
     const { silent, claimable } = forgotten ? await this.#announce(peer, keys, flows, signal) : first;
     if (silent) throw this.#silent(peer);
-    const refused = flows.filter((flow) => !claimable.has(flowKey(flow)));
+    const refused = flows.filter((flow) => !claimable.has(flowKey(flow)) && !this.#isRelayEnded(flow));
     const still = refused.length === 0 ? [] : this.#stillThere(refused);
     if (still.length > 0) throw this.#refused(peer, still, flows.length);
+  }
+
+  /** What the host that relayed it says not to know: `osmosis relay end`, or it has forgotten. The peer is out of reach. */
+  #isRelayEnded({ relayed }: PlacedFlow): boolean {
+    return relayed === true && this.#cell.link !== undefined;
   }
 
   async #announce(
