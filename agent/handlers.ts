@@ -1,6 +1,7 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
 import { flowKey, type PlacedFlow } from './address.ts';
 import type { Cell } from './cell/registry.ts';
+import { endRelayedSockets } from './cell/relayed.ts';
 import { runCell } from './cell/run.ts';
 import type { AgentContext } from './context.ts';
 import type { Snapshot } from './control/protocol.ts';
@@ -8,6 +9,7 @@ import { imageSummarySchema } from './control/protocol.ts';
 import type { Call, Handlers } from './control/server.ts';
 import { OsmosisError } from './error.ts';
 import { claimsOf, exchangeHello } from './h2o/cell-side.ts';
+import type { PeerSide } from './h2o/peer-side.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
@@ -28,7 +30,7 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
 
   const snapshotOf = async (
     cell: Cell,
-    tree: Omit<Tree, 'flows'> & { flows: PlacedFlow[] },
+    tree: Omit<Tree, 'flows'> & { flows: PlacedFlow[]; dropped: PlacedFlow[] },
   ): Promise<Snapshot> => ({
     cell: cell.id,
     name: cell.name,
@@ -45,7 +47,7 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
     status: async () => ({
       version: VERSION,
       host: await hostFacts(paths.run),
-      cells: registry.all().map(describeCell),
+      cells: registry.all().map((cell) => describeCell(cell, peerSide)),
       remote_cells: peerSide.list(),
     }),
     datapath: async () => datapath.entries(),
@@ -53,12 +55,18 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
       const { name, pid } = await runCell(context, params);
       return { cell: name, pid };
     },
+    'relay.end': async ({ cell, what, dry_run }) => ({
+      ended:
+        what === 'entries'
+          ? await peerSide.endRelays(cell, dry_run)
+          : await endRelayedSockets(registry, cell, dry_run),
+    }),
     inspect: async ({ target, name, learn_ms = LEARN_MS }, { signal }) => {
       const cell = registry.resolve(target, name);
       registry.checkFree(cell.id);
       const found = await inspectTree(cell.pid);
       const tree = withFlows(found, await learnFlows(context, cell, found, learn_ms, signal));
-      return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows) });
+      return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows), dropped: [] });
     },
     survey: async ({ cell: id, flows }, { signal }) => {
       const cell = registry.get(id);
@@ -171,18 +179,19 @@ async function sendImage(
   call.sendEnd(tally.finish());
 }
 
-function describeCell(cell: Cell) {
+function describeCell(cell: Cell, peerSide: PeerSide) {
   return {
     id: cell.id,
     name: cell.name,
     pid: cell.pid,
     command: commandLine(cell.pid),
     home: cell.link === undefined,
-    flows: cell.flows.map(({ protocol, local, remote, wireLocal }) => ({
-      protocol,
-      virtual_local: local,
-      virtual_remote: remote,
-      wire_local: wireLocal,
+    flows: cell.flows.map((flow) => ({
+      protocol: flow.protocol,
+      virtual_local: flow.local,
+      virtual_remote: flow.remote,
+      wire_local: flow.wireLocal,
+      ...(flow.relayed ? { by: peerSide.placeOf(flow)?.address } : {}),
     })),
     labels: cell.labels.map(({ protocol, virtual, peer, wire }) => ({ protocol, virtual, peer, wire })),
     peers: cell.peers.map(({ address, epoch }) => ({ address, epoch })),

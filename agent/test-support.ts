@@ -52,6 +52,7 @@ export function snapshotWith(changes: Partial<Snapshot> = {}): Snapshot {
     agent_addresses: ['10.77.1.2'],
     processes: [{ pid: 100, inner_pid: 100, command: 'server', uid: 0, resident_bytes: 4096 }],
     flows: [flowWith(51_000)],
+    dropped: [],
     listeners: [{ protocol: 'tcp', address: '10.77.1.2', port: 7000 }],
     addresses: ['10.77.1.2'],
     files: [],

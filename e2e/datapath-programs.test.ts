@@ -353,6 +353,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       expect(Object.fromEntries(await Promise.all(MAPS.map(async (map) => [map, await show(map)])))).toEqual({
         ingress: [LAYOUT.tuple.bytes, LAYOUT.ingress_value.bytes, 2 * FLOWS_MAX],
         egress: [LAYOUT.egress_key.bytes, LAYOUT.egress_value.bytes, FLOWS_MAX],
+        relays: [LAYOUT.tuple.bytes, LAYOUT.relay_state.bytes, FLOWS_MAX],
         sides: [4, LAYOUT.side.bytes, SIDES_MAX],
         listeners: [LAYOUT.listener.bytes, 4, LISTENERS_MAX],
         forwards: [LAYOUT.tuple.bytes, LAYOUT.wire_slot.bytes, FORWARDS_MAX],

@@ -21,6 +21,7 @@ import {
   type FlowEntry,
   LOOPBACK,
   RELAY,
+  type RelayState,
   type Side,
   type WireSlot,
 } from '../agent/datapath/model.ts';
@@ -200,8 +201,19 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         const before = (await datapaths.alpha.entries()).counters.relayed;
         await fresh.echo(1000);
         expect((await datapaths.alpha.entries()).counters.relayed).toBe(before);
+        const began = process.hrtime.bigint();
         await Promise.all([moved.echo(bulk), another.echo(bulk), fresh.echo(bulk)]);
         expect((await datapaths.alpha.entries()).counters).toMatchObject({ errors: 0, unknown: 0 });
+        expect(await relays()).toMatchObject([{ isClosed: false }, { isClosed: false }]);
+        for (const { seenNs } of await relays()) expect(seenNs).toBeGreaterThan(began);
+        const isTcp = protocol === 'tcp';
+        await moved.close();
+        const ended = [
+          { isClosed: isTcp, isReset: false },
+          { isClosed: false, isReset: isTcp },
+        ];
+        await spaces.legacy.run('ss', '--kill', '--tcp', 'sport', '=', `:${other.port}`);
+        await expect.poll(relays).toMatchObject(ended);
       });
 
       test('rules take on new flows of legacy peers, which are then as if the agent had entered them', async () => {
@@ -214,6 +226,7 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         await Promise.all([moved.echo(1000), other.echo(1000)]);
         const created = (await datapaths.alpha.refresh()).toSorted((a, b) => a.local.port - b.local.port);
         const via = await spaces.alpha.ifindex('eth0');
+        expect((await relays()).map(({ id }) => id.local)).toEqual(created.map(({ local }) => local));
         expect(created.map((flow) => [flow.scope, flow.via, flow.wireLocal])).toEqual(
           [LABELS.first, LABELS.first + 1].map((port) => [RELAY, via, { address: alpha, port }]),
         );
@@ -287,6 +300,11 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         await datapaths.beta.attachDevice('lo');
         await (await echoes.call(spaces.legacy, protocol, server, client)).echo(bulk);
       });
+
+      async function relays(): Promise<RelayState[]> {
+        const states = await datapaths.alpha.relays();
+        return states.toSorted((a, b) => a.id.local.port - b.id.local.port);
+      }
 
       /** New flows to the label get into the cell. */
       async function acceptAll(server: Endpoint): Promise<void> {

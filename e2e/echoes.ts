@@ -11,7 +11,7 @@ const ECHO = fileURLToPath(new URL('echo.ts', import.meta.url));
 export class Echoes {
   readonly #started: { kill(): void }[] = [];
 
-  /** Connected when it resolves; `echo(n)` resolves when n bytes have come back. */
+  /** Connected when it resolves; `echo(n)` resolves when n bytes have come back, `close` when the connection is closed. */
   async call(space: Namespace, protocol: Protocol, to: Endpoint, from: Endpoint) {
     const process = this.#start(space, 'call', protocol, to, from);
     const lines = createInterface(process.stdout)[Symbol.asyncIterator]();
@@ -21,6 +21,10 @@ export class Echoes {
         process.stdin.write(`${bytes}\n`);
         const { value } = await lines.next();
         expect(value).toMatch(new RegExp(`^${bytes} `));
+      },
+      async close(): Promise<void> {
+        process.stdin.end();
+        await process;
       },
     };
   }

@@ -13,6 +13,8 @@ import { move, osmosis } from './cli.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const BETWEEN_MS = 500;
+/** What is said through a move has arrived by then. */
+const SAID_MS_MAX = 20_000;
 
 describe('a numbered stream in both directions', () => {
   let before: Traces;
@@ -116,14 +118,13 @@ describe('other real servers', () => {
     ]);
     await untilListening('alpha', 7004);
     const session =
-      "(printf 'set k 0 0 1\\r\\n1\\r\\n'; sleep 6; printf 'get k\\r\\n'; sleep 1) | nc -q 2 10.77.1.2 7004 > /tmp/memcached.out";
+      "(printf 'set k 0 0 1\\r\\n1\\r\\n'; sleep 4; printf 'get k\\r\\n'; sleep 1) | nc -q 2 10.77.1.2 7004 > /tmp/memcached.out";
     await spawnOn('peer', ['sh', '-c', session]);
     await sleep(BETWEEN_MS);
     await move(pid, 'alpha', 'beta');
-    await sleep(7_000);
-    const { stdout } = await execOn('peer', ['cat', '/tmp/memcached.out']);
-    expect(stdout).toContain('STORED');
-    expect(stdout).toContain('VALUE k 0 1');
+    const said = async () => (await execOn('peer', ['cat', '/tmp/memcached.out'])).stdout;
+    await expect.poll(said, { timeout: SAID_MS_MAX }).toContain('VALUE k 0 1');
+    expect(await said()).toContain('STORED');
     await endEverywhere('^memcached .*7004');
   });
 
@@ -149,11 +150,12 @@ describe('other real servers', () => {
     ]);
     await sleep(1_000);
     await move(pid, 'alpha', 'beta');
-    await sleep(8_000);
-    const { stdout } = await execOn('peer', ['cat', '/tmp/mqtt.out']);
+    const got = async () => (await execOn('peer', ['cat', '/tmp/mqtt.out'])).stdout.split('\n');
+    await expect.poll(async () => (await got()).at(-1), { timeout: SAID_MS_MAX }).toBe('60');
+    const messages = await got();
     await execOn('peer', ['pkill', '-f', 'mosquitto_sub .*7005'], { reject: false });
     await endEverywhere('^mosquitto .*7005');
-    expect(stdout.split('\n')).toEqual(Array.from({ length: 60 }, (_, index) => String(index + 1)));
+    expect(messages).toEqual(Array.from({ length: 60 }, (_, index) => String(index + 1)));
   });
 });
 

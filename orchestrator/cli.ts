@@ -84,6 +84,24 @@ program
     await runDatapath(host, { ...program.opts<Global>(), ...options });
   });
 
+program
+  .command('relay')
+  .summary('end the connections that hosts carry on for peers without an agent')
+  .command('end')
+  .description(
+    'Ends relayed connections, so that nobody waits in vain when a host that relays goes. Name that host, and where it is ' +
+      'reachable the host of the cell: it resets its connections at once. Without it an end learns of it when it next says something.',
+  )
+  .argument('[hosts...]', 'ssh://[user@]host[:port], or local', ['local'])
+  .option('--cell <cell>', 'of this cell only: its name at the host where it is, or the start of its id')
+  .option('--dry-run', 'only say what there is', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis relay end ssh://alpha ssh://beta')
+  .action(async (hosts: string[], options) => {
+    const { runRelayEnd } = await import('./commands/relay-end.ts');
+    await runRelayEnd(hosts, { ...program.opts<Global>(), ...options });
+  });
+
 const agent = program
   .command('agent')
   .summary('run the agent of this host')
@@ -92,7 +110,8 @@ const agent = program
   )
   .action(async () => {
     const { DEFAULT_PATHS, runAgent } = await import('../agent/main.ts');
-    await runAgent(DEFAULT_PATHS);
+    // What it had opened by then would keep half an agent alive; whoever supervises it starts a whole one.
+    await runAgent(DEFAULT_PATHS).catch((thrown) => process.exit(report(thrown)));
   });
 
 agent

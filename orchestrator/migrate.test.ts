@@ -120,15 +120,11 @@ describe('success', () => {
           dropped.push(drop);
           return snapshotWith({ flows: [flowWith(1), flowWith(2), flowWith(3, '10.77.6.2')] });
         },
-        'destination.prepare': async ({ drop }) => {
-          dropped.push(drop);
-          return { labels: [] };
-        },
         'destination.confirm': async () => ({ pid: 1, silent: ['10.77.6.2'], flip_ms: [] }),
       },
       { legacy: 'drop' },
     );
-    expect(dropped).toEqual([['10.77.5.2'], ['10.77.5.2']]);
+    expect(dropped).toEqual([['10.77.5.2']]);
     expect(result).toMatchObject({ flows: { moved: 2, lost: 4 }, unconfirmed: ['10.77.6.2'] });
   });
 

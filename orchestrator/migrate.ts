@@ -125,7 +125,7 @@ async function migrateOnce({
     );
     const { labels } = await to.call(
       'destination.prepare',
-      { migration, snapshot, drop: addresses(drop), source: { addresses: snapshot.agent_addresses, key } },
+      { migration, snapshot, source: { addresses: snapshot.agent_addresses, key } },
       until,
     );
     await from.call('source.arm', { migration, labels }, until);

@@ -80,6 +80,8 @@ export const snapshotSchema = z.object({
   agent_addresses: z.array(z.string()),
   processes: z.array(processFactSchema),
   flows: z.array(placedFlowSchema).max(FLOWS_MAX),
+  /** Flows that are left behind, and end when the process runs elsewhere. */
+  dropped: z.array(flowSchema).max(FLOWS_MAX),
   listeners: z.array(endpointSchema.extend({ protocol: z.enum(PROTOCOLS) })),
   /** Addresses that the cell's namespace must own. */
   addresses: z.array(z.string()),
@@ -142,6 +144,8 @@ export const cellSchema = z.object({
       virtual_local: endpointSchema,
       virtual_remote: endpointSchema,
       wire_local: endpointSchema,
+      /** Address of the host that relays it: its peer has no agent. */
+      by: z.string().optional(),
     }),
   ),
   labels: z.array(labelSchema),
@@ -157,7 +161,14 @@ export const remoteCellSchema = z.object({
   flows: z.int(),
   state: z.string(),
   wire: z.array(z.string()),
+  /** Of `flows`: those that this host carries on for peers without an agent. */
+  relays: z.array(z.object({ peer: z.string(), flows: z.int() })),
 });
+export type RemoteCellFact = z.infer<typeof remoteCellSchema>;
+
+export const relaySchema = z.object({ cell: z.union([id, z.literal('')]), peer: z.string(), flows: z.int() });
+/** Connections of one peer without an agent with one cell. */
+export type RelayFact = z.infer<typeof relaySchema>;
 
 const migration = { migration: id };
 const none = z.object({});
@@ -184,6 +195,14 @@ export const METHODS = {
       env: z.array(z.tuple([z.string(), z.string()])).max(4096),
     }),
     result: z.object({ cell: z.string(), pid: z.int() }),
+  },
+  /**
+   * Ends relayed connections, of one cell or of all: `sockets` at the host of the cell, which tells the peers at once;
+   * `entries` at the host that relays, which tells either end when it next says something.
+   */
+  'relay.end': {
+    params: z.object({ cell: id.optional(), what: z.enum(['sockets', 'entries']), dry_run: z.boolean() }),
+    result: z.object({ ended: z.array(relaySchema) }),
   },
   inspect: {
     params: z.object({
@@ -226,8 +245,6 @@ export const METHODS = {
     params: z.object({
       ...migration,
       snapshot: snapshotSchema,
-      /** Peers whose flows are left behind. */
-      drop: z.array(z.string()).max(4096),
       /** Where the source's agent answers QUERY, and the key that seals it. */
       source: z.object({ addresses: z.array(z.string()).max(64), key }),
     }),

@@ -35,6 +35,16 @@ test.each([
   expect(readFileSync(decision.path, 'utf8')).toBe(`${first}\n`);
 });
 
+test('what is cleared, or was never prepared, can only be aborted', () => {
+  const { directory, decision } = prepared();
+  decision.clear();
+  for (const each of [decision, new Decision(directory, 'other'), new Decision('/nowhere', 'm1')]) {
+    expect(() => each.decide('commit')).toThrow('ENOENT');
+    expect(each.decide('abort')).toBe('abort');
+    expect(each.read()).toBeUndefined();
+  }
+});
+
 test('among many at once one wins, and all are told the same', async () => {
   for (let round = 0; round < 5; round++) {
     const { decision } = prepared();

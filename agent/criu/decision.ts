@@ -47,8 +47,10 @@ export class Decision {
       linkSync(`${this.path}.${verdict}`, this.path);
     } catch (error) {
       const standing = this.read();
-      if (standing === undefined) throw error;
-      return standing;
+      if (standing !== undefined) return standing;
+      // Cleared, or never prepared: nobody can commit it any more.
+      if (verdict === 'abort' && !existsSync(`${this.path}.commit`)) return 'abort';
+      throw error;
     }
     syncDirectory(dirname(this.path));
     return verdict;

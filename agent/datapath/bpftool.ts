@@ -2,6 +2,7 @@
 export const MAPS = [
   'ingress',
   'egress',
+  'relays',
   'sides',
   'listeners',
   'forwards',

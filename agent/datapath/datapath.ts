@@ -13,6 +13,7 @@ import { deleteLine, type ProgramName, updateLine } from './bpftool.ts';
 import { halvesOf, putLocal, putRemote, remotePlace, removeLocal, removeRemote } from './halves.ts';
 import { attachInside, describeInside } from './inside.ts';
 import {
+  decodeRelayState,
   encodeCell,
   encodeForwardKey,
   encodeForwardValue,
@@ -31,13 +32,22 @@ import {
   mirrorOf,
   needsLoopback,
 } from './mirror.ts';
-import type { FlowEntry, FlowId, Forward, LocalHalf, RemoteHalf, Side, WireSlot } from './model.ts';
+import type {
+  FlowEntry,
+  FlowId,
+  Forward,
+  LocalHalf,
+  RelayState,
+  RemoteHalf,
+  Side,
+  WireSlot,
+} from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
 import { RuleBook } from './rule-book.ts';
 import { checkRule, type DrawnLabel, type Rule } from './rules.ts';
 import { type Run, runnerIn } from './run.ts';
 import { clearSeen, type SeenMaps, watchPorts } from './seen.ts';
-import { type Dump, EMPTY, readMaps, type Snapshot } from './snapshot.ts';
+import { type Dump, EMPTY, readMaps, type Snapshot, soleValue } from './snapshot.ts';
 import {
   type Change,
   FORWARDS_MAX,
@@ -229,6 +239,17 @@ export class Datapath {
       for (const id of ids) places.push(remotePlace(table, sides, id));
     });
     return places;
+  }
+
+  /** The flows that this host relays, created ones included, and how far they have come. */
+  async relays(signal?: AbortSignal): Promise<RelayState[]> {
+    let states: RelayState[] = [];
+    if (!(await this.#isLoaded())) return states;
+    await this.#use(async () => {
+      const elements = await this.#dump('relays', signal);
+      states = elements.map((element) => decodeRelayState(element.key, soleValue(element)));
+    });
+    return states;
   }
 
   /** Takes flows out, whole, by scope and virtual endpoints; those that are not there are no error. */

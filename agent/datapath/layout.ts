@@ -19,6 +19,8 @@ import {
   type FlowEntry,
   type Forward,
   type Inside,
+  RELAY,
+  type RelayState,
   SIDE_STATES,
   type Side,
   type WireSlot,
@@ -49,6 +51,7 @@ export const LAYOUT = {
     via: 28,
     slots: 32,
   },
+  relay_state: { bytes: 16, ns: 0, ended: 8, pad: 9 },
   side: { bytes: 8, state: 0, active: 1, accept: 2, pad: 3, ifindex: 4 },
   listener: { bytes: 20, address: 0, port: 16, protocol: 18, pad: 19 },
   cell: { bytes: 8, scope: 0, ifindex: 4 },
@@ -56,6 +59,8 @@ export const LAYOUT = {
 
 /** As in osmosis.bpf.c. */
 const FROM_RELAYED = 2;
+const FINS = 1 | 2;
+const LAST_WAS_RESET = 4;
 
 /** Assigned Internet protocol numbers (IANA). */
 export const PROTOCOL_NUMBERS = { tcp: 6, udp: 17 } as const satisfies Record<Protocol, number>;
@@ -144,6 +149,24 @@ export function decodeEgress(key: Uint8Array, value: Uint8Array): FlowEntry {
     scope: u32At(key, LAYOUT.egress_key.scope),
     via: u32At(value, at.via),
     ...(rule === 0 ? {} : { rule }),
+  };
+}
+
+/** Value of map `relays`, for a flow that begins to be relayed now. `ns`: of the monotonic clock. */
+export function encodeRelayState(ns: bigint): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.relay_state.bytes);
+  view(bytes).setBigUint64(LAYOUT.relay_state.ns, ns, true);
+  return bytes;
+}
+
+export function decodeRelayState(key: Uint8Array, value: Uint8Array): RelayState {
+  const { ns, ended } = LAYOUT.relay_state;
+  const bits = value[ended] ?? 0;
+  return {
+    id: { ...decodeTuple(key), scope: RELAY },
+    seenNs: view(value).getBigUint64(ns, true),
+    isClosed: (bits & FINS) === FINS,
+    isReset: (bits & LAST_WAS_RESET) !== 0,
   };
 }
 

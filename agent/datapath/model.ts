@@ -84,6 +84,17 @@ export type LocalHalf = FlowId &
   };
 export type RemoteHalf = FlowId & Pick<FlowEntry, 'wireRemote' | 'remoteSide'>;
 
+/** How far a relayed flow has come: no socket of this host says so. */
+export type RelayState = {
+  readonly id: FlowId;
+  /** Of the monotonic clock (process.hrtime.bigint()): the last packet, either way. */
+  readonly seenNs: bigint;
+  /** TCP: each end has said that it has no more to say. */
+  readonly isClosed: boolean;
+  /** TCP: the last packet was a reset. */
+  readonly isReset: boolean;
+};
+
 /** Where packets of `peer` for the wire endpoint `local` go while its side is fenced: to the destination of a move. */
 export type Forward = {
   readonly protocol: Protocol;

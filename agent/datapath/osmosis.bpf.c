@@ -548,6 +548,7 @@ int set_sockets(struct bpf_iter__tcp *ctx)
 #define ICMPV6_PARAMPROB 4
 #define IPV6_EXTENSIONS_MAX 2
 #define TCP_OFFSET_FLAGS 13
+#define TCP_FLAG_BITS_FIN 0x01
 #define TCP_FLAG_BITS_SYN 0x02
 #define TCP_FLAG_BITS_RST 0x04
 #define TCP_FLAG_BITS_ACK 0x10
@@ -623,6 +624,16 @@ struct egress_value {
 	__u32 via; /* as in struct ingress_value: so that the whole flow can be read from here */
 	struct wire_slot slots[2];
 };
+
+/* Of a flow with scope RELAY, by its virtual tuple. */
+struct relay_state {
+	__u64 ns; /* when the last packet passed, either way */
+	__u8 ended; /* bits below; always 0 for UDP */
+	__u8 pad[7];
+};
+
+/* A reset that its receiver does not take is answered: then it was not the last. */
+enum { FIN_OF_PEER = 1, FIN_OF_CELL = 2, LAST_WAS_RESET = 4 };
 
 enum side_state { HOME, ARMED, MOVED, HELD, FENCED, QUEUED, LEAVING };
 
@@ -739,6 +750,7 @@ _Static_assert(sizeof(struct tuple) == 40, "layout.ts");
 _Static_assert(sizeof(struct egress_key) == 44, "layout.ts");
 _Static_assert(sizeof(struct ingress_value) == 60, "layout.ts");
 _Static_assert(sizeof(struct egress_value) == 88, "layout.ts");
+_Static_assert(sizeof(struct relay_state) == 16, "layout.ts");
 _Static_assert(sizeof(struct side) == 8, "layout.ts");
 _Static_assert(sizeof(struct listener) == 20, "layout.ts");
 _Static_assert(sizeof(struct cell) == 8, "layout.ts");
@@ -763,6 +775,15 @@ struct {
 	__type(key, struct egress_key);
 	__type(value, struct egress_value);
 } egress SEC(".maps");
+
+/* For each flow with scope RELAY: whether it has ended. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, FLOWS_MAX);
+	__type(key, struct tuple);
+	__type(value, struct relay_state);
+} relays SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -1139,6 +1160,29 @@ static __noinline void remember_first(__be32 identification, const struct tuple 
 
 	key.from.port[LOCAL] = key.from.port[REMOTE] = 0;
 	bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
+}
+
+/*
+ * The flow is in use: nobody here has a socket that would say so. The agent enters the element with a flow (take_on with
+ * one that it creates) and takes it out with it.
+ */
+static __noinline void note_relayed(struct __sk_buff *skb, __u32 l4, const struct tuple *virtual, __u32 fin)
+{
+	struct relay_state *state = bpf_map_lookup_elem(&relays, virtual);
+	__u8 flags, ended;
+
+	if (!state)
+		return;
+	state->ns = bpf_ktime_get_ns();
+	if (virtual->protocol != IPPROTO_TCP || bpf_skb_load_bytes(skb, l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)))
+		return;
+	ended = flags & TCP_FLAG_BITS_SYN ? 0 : state->ended & (FIN_OF_PEER | FIN_OF_CELL);
+	if (flags & TCP_FLAG_BITS_FIN)
+		ended |= fin;
+	if (flags & TCP_FLAG_BITS_RST)
+		ended |= LAST_WAS_RESET;
+	if (ended != state->ended)
+		state->ended = ended;
 }
 
 /* What a flow may begin with: the SYN of a TCP connection, any datagram of UDP. */
@@ -1907,7 +1951,9 @@ static __always_inline enum creation take_on(struct __sk_buff *skb, const struct
 {
 	struct place place = place_of(from, LOCAL);
 	struct rule *follow = bpf_map_lookup_elem(&follows, &place);
+	struct relay_state began = {};
 	struct draft *draft;
+	bool made;
 
 	if (!follow || !follow->labels)
 		return NO_RULE;
@@ -1928,8 +1974,13 @@ static __always_inline enum creation take_on(struct __sk_buff *skb, const struct
 	if (!draft->wire.port[LOCAL])
 		return refuse(DROPPED_LABELS);
 	draft->way_in.via = draft->way_out.via = skb->ifindex;
-	if (enter(draft, follow, follow->ifindex) != EXISTS)
+	began.ns = bpf_ktime_get_ns();
+	made = !bpf_map_update_elem(&relays, &draft->key.virtual, &began, BPF_NOEXIST);
+	if (enter(draft, follow, follow->ifindex) != EXISTS) {
+		if (made)
+			bpf_map_delete_elem(&relays, &draft->key.virtual);
 		return REFUSED;
+	}
 	/* The second way in, by which the peer is known from its next packet on: as encodeRelayed of layout.ts has it. */
 	draft->way_in.slot = FROM_RELAYED;
 	draft->way_in.remote_side = draft->way_in.via = 0;
@@ -1976,6 +2027,7 @@ static __noinline int relay(struct __sk_buff *skb, const struct tuple *from, __u
 	if (!slot)
 		return TC_ACT_SHOT;
 	count(RELAYED);
+	note_relayed(skb, l4, &key.virtual, FIN_OF_PEER);
 	if (slot->identity)
 		return PASS;
 	wire.protocol = from->protocol;
@@ -2066,8 +2118,11 @@ int from_wire(struct __sk_buff *skb)
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
 	inward = way_in_of(flow, cell, queued);
-	if (inward.way == RELAYED_BACK && !is_alive(skb, &packet))
-		return drop(ERRORS);
+	if (inward.way == RELAYED_BACK) {
+		if (!is_alive(skb, &packet))
+			return drop(ERRORS);
+		note_relayed(skb, packet.l4, &flow->virtual, FIN_OF_CELL);
+	}
 	if (packet.first)
 		remember_first(packet.identification, &wire, FROM_WIRE, &flow->virtual, &inward);
 	count(counter_of(&inward));

@@ -74,18 +74,19 @@ const HERE: FlowEntry = {
 test('a relayed flow has a way in for the peer too, and one that leaves its home hands that over', () => {
   const table = createTable();
   expect(summary(putFlow(table, HERE))).toEqual(['+ingress', '+egress']);
+  expect(summary(putFlow(table, RELAYED))).toEqual(['+relays', '+ingress', '+ingress', '+egress']);
   expect(summary(putFlow(table, RELAYED))).toEqual(['+ingress', '+ingress', '+egress']);
   // What was handed over stays, also for an agent that has read both from the kernel.
   for (const each of [table, createTable([RELAYED, HERE])]) {
     expect(summary(removeFlow(each, HERE))).toEqual(['-egress']);
-    expect(summary(removeFlow(each, RELAYED))).toEqual(['-egress', '-ingress', '-ingress']);
+    expect(summary(removeFlow(each, RELAYED))).toEqual(['-egress', '-ingress', '-ingress', '-relays']);
   }
 });
 
 test('a flow that is back home takes its way in back', () => {
   const table = createTable([RELAYED]);
   putFlow(table, HERE);
-  expect(summary(removeFlow(table, RELAYED))).toEqual(['-egress', '-ingress']);
+  expect(summary(removeFlow(table, RELAYED))).toEqual(['-egress', '-ingress', '-relays']);
   expect(summary(removeFlow(table, HERE))).toEqual(['-egress', '-ingress']);
 });
 

@@ -9,6 +9,7 @@ import {
   encodeEgressValue,
   encodeIngress,
   encodeRelayed,
+  encodeRelayState,
   encodeTuple,
   type Tuple,
 } from './layout.ts';
@@ -21,7 +22,7 @@ export const LISTENERS_MAX = 1_024;
 export const FORWARDS_MAX = 16_384;
 
 export type Change = {
-  readonly map: 'ingress' | 'egress';
+  readonly map: 'ingress' | 'egress' | 'relays';
   readonly key: Uint8Array;
   /** Without it the element is deleted. */
   readonly value?: Uint8Array;
@@ -42,16 +43,21 @@ export function createTable(flows: readonly FlowEntry[] = []): FlowTable {
   return table;
 }
 
-/** Enters a flow or replaces the one of the same scope and virtual endpoints. Throws before anything is changed. */
-export function putFlow(table: FlowTable, flow: FlowEntry): Change[] {
+/**
+ * Enters a flow or replaces the one of the same scope and virtual endpoints. Throws before anything is changed.
+ * `nowNs`: of the monotonic clock; a relayed flow counts as in use from then on.
+ */
+export function putFlow(table: FlowTable, flow: FlowEntry, nowNs = process.hrtime.bigint()): Change[] {
   const key = keyOf(flow);
   checkFlow(flow);
   for (const [wire] of wiresOf(flow)) checkFree(table, key, flow, wire);
   if (!table.flows.has(key) && table.flows.size >= FLOWS_MAX) throw full(`${FLOWS_MAX} flows`);
+  const isNewRelay = flow.scope === RELAY && !table.flows.has(key);
   const stale = dropFlow(table, key);
   adoptFlow(table, flow);
   // The way in is there before the first packet goes out that could be answered.
   return [
+    ...(isNewRelay ? [write('relays', encodeTuple(flow), encodeRelayState(nowNs))] : []),
     ...wiresOf(flow).map(([wire, from]) => write('ingress', encodeTuple(wire), wayIn(flow, from))),
     write('egress', encodeEgressKey(flow), encodeEgressValue(flow)),
     ...stale
@@ -71,6 +77,7 @@ export function removeFlow(
   return [
     erase('egress', encodeEgressKey(known)),
     ...wires.map((wire) => erase('ingress', encodeTuple(wire))),
+    ...(known.scope === RELAY ? [erase('relays', encodeTuple(known))] : []),
   ];
 }
 

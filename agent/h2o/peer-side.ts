@@ -12,6 +12,7 @@ import {
 } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
+import type { RelayFact, RemoteCellFact } from '../control/protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import {
   acceptOf,
@@ -31,6 +32,7 @@ import { type Accepted, arm, consumeFromCell, pairFor, stateFor } from '../wire/
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { idKey, type PeerFlow, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
+import { isOver } from './relays.ts';
 import type { H2oSocket, Sender } from './socket.ts';
 import { TokenBucket } from './token-bucket.ts';
 import { WaitingMessages } from './waiting.ts';
@@ -51,6 +53,8 @@ const ASKED_MS_MAX = 60_000;
 /** A cell that is back where its flows began: late packets of the place that it left are still understood for this long. */
 const PLAIN_AFTER_MS = 5_000;
 const SWEEP_MS = 2_000;
+/** Whether relayed flows have ended is looked at this often: with 10,000 of them a look takes 0.2 s. */
+const RELAYS_LOOK_MS = 5_000;
 /** A flow is forgotten when its socket is missing in this many sweeps in a row. */
 const SWEEPS_MISSING_MAX = 2;
 /** A flow that arrives with a cell gets this many more: its process has to be restored first. */
@@ -92,6 +96,7 @@ export class PeerSide {
   readonly #nextKeys = new Map<number, KeyPair>();
   readonly #routes = new Map<string, { at: number; removals: number; ifindex: number }>();
   #sweeper: NodeJS.Timeout | undefined;
+  #relaysAt = 0;
 
   constructor(
     socket: H2oSocket,
@@ -130,7 +135,7 @@ export class PeerSide {
   }
 
   /** One row a cell, for `osmosis ps` and `osmosis datapath`. */
-  list(): { cell: string; epoch: number; flows: number; state: string; wire: string[] }[] {
+  list(): RemoteCellFact[] {
     return this.#records.all().map((record) => {
       const { cell, state, flows, armedAt, plainAt } = record;
       const epoch = state?.pair.epoch ?? 0;
@@ -141,8 +146,39 @@ export class PeerSide {
         flows: flows.size,
         state: plainAt === undefined ? away : 'home',
         wire: [...new Set([...flows.values()].map((flow) => placeOf(flow, record)?.endpoint.address ?? ''))],
+        relays: relaysOf(record),
       };
     });
+  }
+
+  /** Where the other end of a flow of this host is on the wire now; undefined where nobody has said that it has moved. */
+  placeOf(id: FlowId): Endpoint | undefined {
+    const owner = this.#records.owner(id);
+    const flow = owner?.flows.get(idKey(id));
+    return owner && flow && placeOf(flow, owner)?.endpoint;
+  }
+
+  /**
+   * Ends what this host relays, of the cell with this id or of all, and answers with what that was. Either end's next
+   * packet finds nobody here, and this host's kernel answers it with a reset.
+   */
+  async endRelays(cell: string | undefined, dryRun: boolean): Promise<RelayFact[]> {
+    const ended: RelayFact[] = [];
+    await this.#exclusive(async () => {
+      const records = cell === undefined ? this.#records.all() : this.#records.of(cell);
+      for (const record of records) {
+        const relayed = relayedOf(record);
+        if (relayed.length === 0) continue;
+        ended.push(...relaysOf(record).map((relay) => ({ cell: record.cell, ...relay })));
+        if (!dryRun) await this.#end(record, relayed);
+      }
+    });
+    return ended;
+  }
+
+  async #end(record: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
+    await this.#dropFlows(record, flows);
+    this.#records.save(record);
   }
 
   /** Whether a cell at the other end of one of these flows has announced a move that has not happened yet. */
@@ -622,11 +658,13 @@ export class PeerSide {
     if (records.length === 0) return;
     const now = Date.now();
     await this.#dropEnded(SWEEPS_MISSING_MAX);
+    if (now - this.#relaysAt > RELAYS_LOOK_MS) await this.#dropEndedRelays(records);
     for (const record of records) {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
       const idleMsMax = record.state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX;
-      if (record.flows.size === 0 && now - record.touchedAt > idleMsMax) await this.#forget(record);
+      const idle = record.flows.size === 0 && record.armedAt === undefined;
+      if (idle && now - record.touchedAt > idleMsMax) await this.#forget(record);
     }
   }
 
@@ -637,7 +675,22 @@ export class PeerSide {
     this.#records.save(record);
   }
 
-  /** The sockets of a relayed flow are elsewhere. */
+  async #dropEndedRelays(records: readonly PeerRecord[]): Promise<void> {
+    this.#relaysAt = Date.now();
+    if (records.every((record) => relayedOf(record).length === 0)) return;
+    const states = await this.#datapath.relays();
+    const nowNs = process.hrtime.bigint();
+    const over = states.filter((state) => isOver(state, nowNs)).map(({ id }) => id);
+    for (const [record, ids] of Map.groupBy(over, (id) => this.#records.owner(id))) {
+      if (record === undefined) continue;
+      await this.#end(
+        record,
+        ids.flatMap((id) => record.flows.get(idKey(id)) ?? []),
+      );
+    }
+  }
+
+  /** The sockets of a relayed flow are elsewhere: dropEndedRelays sees to those. */
   #isAlive(id: FlowId): boolean {
     return id.scope === RELAY || this.#kernel.scopesOf(id).includes(id.scope);
   }
@@ -661,6 +714,16 @@ function viewsOf(cells: readonly Cell[]): NetworkView[] {
     init === undefined || link === undefined ? [] : [{ pid: init.pid, scope: link.ifindex }],
   );
   return [{ pid: 'self', scope: 0 }, ...inside];
+}
+
+/** What this host carries on: the cell is elsewhere, or was and has only just come back. */
+function relayedOf(record: PeerRecord): PeerFlow[] {
+  return [...record.flows.values()].filter((flow) => flow.id.scope === RELAY && isAway(flow, record));
+}
+
+function relaysOf(record: PeerRecord): { peer: string; flows: number }[] {
+  const byPeer = Map.groupBy(relayedOf(record), ({ id }) => id.local.address);
+  return [...byPeer].map(([peer, flows]) => ({ peer, flows: flows.length }));
 }
 
 /** An end that its own endpoint can't stand for on the wire. */

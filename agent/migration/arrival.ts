@@ -57,6 +57,13 @@ export class Arrival {
       labels: [],
       entries: [],
     };
+    context.labels.take(this.#drawn);
+  }
+
+  /** The ports that were drawn for it: at home most endpoints stand for themselves. */
+  get #drawn(): { protocol: Protocol; port: number }[] {
+    const moved = this.labels.filter(({ virtual, wire }) => endpointText(virtual) !== endpointText(wire));
+    return moved.map(({ protocol, wire }) => ({ protocol, port: wire.port }));
   }
 
   get record(): ArrivalRecord {
@@ -196,7 +203,7 @@ export class Arrival {
     const { labels, peerSide } = this.#context;
     await peerSide.unplace(this.#record.entries);
     await this.#remove(this.#record.entries);
-    labels.release(this.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
+    labels.release(this.#drawn);
   }
 
   async #remove(entries: readonly CellFlow[]): Promise<void> {

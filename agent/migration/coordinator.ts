@@ -71,7 +71,9 @@ export class Coordinator {
 
   /** For an agent that comes back: what this migration has put into kernel and files. */
   remember(migration: SourceMigration): void {
-    this.#store.put(`source-${migration.id}`, migration.record());
+    // Nothing is left to find of one that was undone in the meantime.
+    if (this.#sources.get(migration.id) === migration)
+      this.#store.put(`source-${migration.id}`, migration.record());
   }
 
   async beginDestination(
@@ -211,8 +213,14 @@ export class Coordinator {
   /** After a restart: every migration that the last agent left is finished or undone. */
   async recover(): Promise<void> {
     for (const record of this.#store.all()) {
-      if (record.role === 'source') await this.#recoverSource(record);
-      else this.#recoverDestination(record);
+      try {
+        if (record.role === 'source') await this.#recoverSource(record);
+        else this.#recoverDestination(record);
+      } catch (error) {
+        const { migration } = record;
+        // The other cells of this host need their agent; this one is tried again when it next starts.
+        this.#context.log.error({ migration, error: messageOf(error) }, 'a migration could not be recovered');
+      }
     }
     this.#sweepFiles();
     clearOldDecisions(decisionDirectory(this.#context), DECISION_KEPT_MS);

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import { type CellInit, createNamespaces, destroyNamespaces, setUpKernel } from '../cell/namespaces.ts';
 import type { Cell } from '../cell/registry.ts';
+import { endConnections } from '../cell/sockets.ts';
 import { type AgentContext, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
@@ -23,10 +24,11 @@ const FIRST_FD = 3;
 /** Helpers of CRIU get pids this far after the highest of the tree, so that none of them is in its way. */
 const PID_GAP = 100;
 const RESTORE_END_MS_MAX = 30_000;
+/** A step that an undoing waits for has ended by then: each program in it has a shorter limit. */
+const STEP_MS_MAX = 30_000;
 const MKFIFO_MS_MAX = 2_000;
 /** MOVE is under way for this long at most before the process runs: one round trip where peers are near. */
 const HEAD_START_MS_MAX = 30;
-const KILLED_SOCKETS_MS_MAX = 5_000;
 
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
 
@@ -36,14 +38,13 @@ export type DestinationRecord = {
   readonly migration: string;
   readonly stage: Stage;
   readonly snapshot: Snapshot;
-  readonly drop: readonly string[];
   readonly source: { readonly addresses: readonly string[]; readonly key: Uint8Array };
   readonly init: CellInit | undefined;
   readonly arrival: ArrivalRecord;
   readonly announcements: readonly ReturnType<Announcement['record']>[];
 };
 
-type Request = Pick<DestinationRecord, 'snapshot' | 'drop' | 'source'>;
+type Request = Pick<DestinationRecord, 'snapshot' | 'source'>;
 
 export class DestinationMigration {
   readonly id: string;
@@ -59,6 +60,8 @@ export class DestinationMigration {
   readonly #nextKeys = new Map<string, KeyPair>();
   #criu: Promise<CriuExit> | undefined;
   #sockets: SocketSetter | undefined;
+  /** What is under way: an undoing must not meet it half done. */
+  #step: Promise<unknown> = Promise.resolve();
 
   constructor(
     context: AgentContext,
@@ -109,7 +112,16 @@ export class DestinationMigration {
   }
 
   /** Makes the cell, draws its labels and raises its fence; the addresses differ from peer to peer where routes do. */
-  async prepare(): Promise<Label[]> {
+  prepare(): Promise<Label[]> {
+    return this.#during(this.#prepare());
+  }
+
+  #during<Result>(step: Promise<Result>): Promise<Result> {
+    this.#step = step.catch(() => undefined);
+    return step;
+  }
+
+  async #prepare(): Promise<Label[]> {
     const { snapshot } = this.#request;
     this.#makeDirectory();
     await execa('mkfifo', ['-m', '0600', join(this.#directory, 'verdict')], { timeout: MKFIFO_MS_MAX });
@@ -152,7 +164,11 @@ export class DestinationMigration {
   }
 
   /** Restores, behind the fence and not yet running. Resolves when CRIU waits for the verdict. */
-  async restore(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
+  restore(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
+    return this.#during(this.#restore(sessions, signal));
+  }
+
+  async #restore(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
     const init = this.#init;
     if (init === undefined || this.#stage !== 'prepared')
       throw new OsmosisError('RESTORE_FAILED', 'there is no prepared cell; start the migration anew', {
@@ -229,17 +245,8 @@ export class DestinationMigration {
   /** Connections of peers that were left behind end now, not after minutes of silence. */
   async #killDropped(): Promise<void> {
     if (this.#init === undefined) return;
-    for (const peer of this.#request.drop) {
-      const argv = insideArgv({ init: this.#init.pid, net: this.#hasNetwork }, [
-        'ss',
-        '--kill',
-        '--tcp',
-        '--no-header',
-        'dst',
-        peer,
-      ]);
-      await execa(argv[0] ?? '', argv.slice(1), { reject: false, timeout: KILLED_SOCKETS_MS_MAX });
-    }
+    const namespaces = { init: this.#init.pid, net: this.#hasNetwork };
+    await endConnections(namespaces, this.#request.snapshot.dropped);
   }
 
   #register(): void {
@@ -299,8 +306,12 @@ export class DestinationMigration {
   async undo(): Promise<void> {
     if (this.#stage === 'committed' || this.#stage === 'running')
       throw new OsmosisError('ABORTED', 'the process runs here already', { owner: 'destination' });
+    // First the namespaces, which ends a restore that is under way; then those that were being made.
+    const early = this.#init;
+    if (early !== undefined) await destroyNamespaces(early);
+    await Promise.race([this.#step, sleep(STEP_MS_MAX, undefined, { ref: false })]);
+    if (this.#init !== undefined && this.#init !== early) await destroyNamespaces(this.#init);
     await this.#sockets?.drop();
-    if (this.#init !== undefined) await destroyNamespaces(this.#init);
     await this.#arrival.undo();
     this.end();
   }

@@ -38,7 +38,7 @@ const LOOK_AFTER_MS = 10;
 const CRIU_END_MS_MAX = 30_000;
 
 /** A tree whose flows are known to be where they are. */
-type PlacedTree = Omit<Tree, 'flows'> & { readonly flows: PlacedFlow[] };
+type PlacedTree = Omit<Tree, 'flows'> & { readonly flows: PlacedFlow[]; readonly dropped: PlacedFlow[] };
 
 type Stage = 'prepared' | 'armed' | 'frozen' | 'committed' | 'ended';
 
@@ -58,6 +58,8 @@ type Request = {
   readonly relay: readonly string[];
   readonly datagrams: readonly Flow[];
 };
+
+type Frozen = { sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover };
 
 export class SourceMigration {
   readonly id: string;
@@ -84,6 +86,8 @@ export class SourceMigration {
   #flowsLookedAt = false;
   #changed: unknown;
   #criu: Promise<CriuExit> | undefined;
+  /** What is under way: an undoing must not meet it half done. */
+  #step: Promise<unknown> = Promise.resolve();
 
   constructor(context: AgentContext, id: string, cell: Cell) {
     this.#context = context;
@@ -119,7 +123,17 @@ export class SourceMigration {
   }
 
   /** Holds off new connections and says what exactly is to move. `datagrams`: flows of unconnected sockets, as planned. */
-  async prepare({ key, drop, relay, datagrams }: Request, signal: AbortSignal): Promise<PlacedTree> {
+  prepare(request: Request, signal: AbortSignal): Promise<PlacedTree> {
+    return this.#during(signal, (either) => this.#prepare(request, either));
+  }
+
+  #during<Result>(signal: AbortSignal, step: (either: AbortSignal) => Promise<Result>): Promise<Result> {
+    const done = step(AbortSignal.any([signal, this.#abort.signal]));
+    this.#step = done.catch(() => undefined);
+    return done;
+  }
+
+  async #prepare({ key, drop, relay, datagrams }: Request, signal: AbortSignal): Promise<PlacedTree> {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
     mkdirSync(this.#marks, { recursive: true, mode: 0o700 });
@@ -132,10 +146,13 @@ export class SourceMigration {
     this.#leaving = new Set(settled.flows.map((flow) => flowKey(flow)));
     await this.#checkOtherEnds(settled.flows);
     const flows = await this.#offer(await this.#place(settled.flows), new Set(relay));
-    this.#flows = flows.filter(({ at }) => !this.#drop.has(at.address));
+    const { dropped = [], going = [] } = Object.groupBy(flows, ({ at }) =>
+      this.#drop.has(at.address) ? 'dropped' : 'going',
+    );
+    this.#flows = going;
     this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
     await this.#departure.enterFlows(flows);
-    return { ...settled, flows: this.#flows };
+    return { ...settled, flows: this.#flows, dropped };
   }
 
   #place(flows: readonly Flow[]): Promise<PlacedFlow[]> {
@@ -174,7 +191,11 @@ export class SourceMigration {
   }
 
   /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
-  async arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
+  arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
+    return this.#during(signal, (either) => this.#arm(labels, either));
+  }
+
+  async #arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
     this.#labels = [...labels];
     await this.#departure.enterForwards(labels, this.#flows);
     const byPeer = Map.groupBy(this.#flows, ({ at }) => at.address);
@@ -253,13 +274,16 @@ export class SourceMigration {
   }
 
   /** From here the process stands still. Resolves when all of it is written, and CRIU waits for the decision. */
-  async freeze(
-    signal: AbortSignal,
-  ): Promise<{ sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover }> {
+  freeze(signal: AbortSignal): Promise<Frozen> {
+    return this.#during(signal, (either) => this.#freeze(either));
+  }
+
+  async #freeze(signal: AbortSignal): Promise<Frozen> {
     if (!this.#isAlive()) throw this.#exited();
     await this.#departure.switchTo('leaving');
     await this.#context.peerSide.engage(this.#cell.id);
     await this.#queues?.drain(signal);
+    signal.throwIfAborted();
     const started = performance.now();
     const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
     const run = startCriu(
@@ -442,6 +466,7 @@ export class SourceMigration {
     // First, so that nothing is lost that arrives while CRIU lets the process go on.
     await this.#departure.switchTo('home');
     await this.#criuEnd();
+    await Promise.race([this.#step, sleep(CRIU_END_MS_MAX, undefined, { ref: false })]);
     const { socket, registry } = this.#context;
     await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     await this.#departure.takeBack();

@@ -45,8 +45,23 @@ test('a cell has a line, and one for each endpoint and peer', () => {
 });
 
 test('cells elsewhere are told by the start of their id', () => {
-  const remote = { cell: cell.id, epoch: 2, flows: 3, state: 'moved', wire: ['10.77.3.2'] };
+  const remote = { cell: cell.id, epoch: 2, flows: 3, state: 'moved', wire: ['10.77.3.2'], relays: [] };
   const text = statusText(statusWith({ remote_cells: [remote, { ...remote, wire: [] }] }));
   expect(text).toContain('  cell abababab elsewhere: moved, epoch 2, 3 flows, now at 10.77.3.2');
   expect(text).toContain('now at no place known');
+});
+
+test('what is relayed is told at both hosts', () => {
+  const relays = [{ peer: '10.77.5.2', flows: 2 }];
+  const remote = { cell: cell.id, epoch: 2, flows: 3, state: 'moved', wire: ['10.77.3.2'], relays };
+  expect(statusText(statusWith({ remote_cells: [remote] }))).toContain(
+    '    relayed from here for 10.77.5.2, which has no agent: 2 flows',
+  );
+  const flows = [{ ...flowOf(1), by: '10.77.1.2' }, flowOf(2)];
+  expect(statusText(statusWith({ cells: [{ ...cell, flows }] })).split('\n')).toEqual([
+    expect.anything(),
+    expect.stringContaining('2 flows'),
+    expect.stringContaining('1 flows with 10.77.4.2, relayed by 10.77.1.2'),
+    expect.stringMatching(/1 flows with 10.77.4.2$/),
+  ]);
 });

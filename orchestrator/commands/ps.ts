@@ -37,22 +37,24 @@ export function statusText({ name: host, status: { version, cells, remote_cells 
   ];
   for (const { name, pid, command, home, flows } of cells) {
     lines.push(`  ${name}  pid ${pid}  ${home ? 'at home' : 'moved in'}  ${flows.length} flows  ${command}`);
-    const groups = Map.groupBy(flows, ({ virtual_local, wire_local, virtual_remote }) =>
-      [endpointText(virtual_local), endpointText(wire_local), virtual_remote.address].join(' '),
+    const groups = Map.groupBy(flows, ({ virtual_local, wire_local, virtual_remote, by }) =>
+      [endpointText(virtual_local), endpointText(wire_local), virtual_remote.address, by].join(' '),
     );
     for (const same of groups.values()) {
       const [first] = same;
       if (first === undefined) continue;
-      const { virtual_local, wire_local, virtual_remote } = first;
+      const { virtual_local, wire_local, virtual_remote, by } = first;
       lines.push(
-        `    ${endpointText(virtual_local)} on the wire as ${endpointText(wire_local)}: ${same.length} flows with ${virtual_remote.address}`,
+        `    ${endpointText(virtual_local)} on the wire as ${endpointText(wire_local)}: ${same.length} flows with ${virtual_remote.address}${by === undefined ? '' : `, relayed by ${by}`}`,
       );
     }
   }
-  for (const { cell, state, flows, wire, epoch } of remote_cells) {
+  for (const { cell, state, flows, wire, epoch, relays } of remote_cells) {
     lines.push(
       `  cell ${cell.slice(0, 8) || '(unnamed)'} elsewhere: ${state}, epoch ${epoch}, ${flows} flows, now at ${wire.join(', ') || 'no place known'}`,
     );
+    for (const { peer, flows: count } of relays)
+      lines.push(`    relayed from here for ${peer}, which has no agent: ${count} flows`);
   }
   return lines.join('\n');
 }
