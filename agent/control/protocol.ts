@@ -1,7 +1,7 @@
 /** What orchestrator and agent say to one another: one schema a method, checked on arrival at either end. */
 import { z } from 'zod';
 import { PROTOCOLS } from '../address.ts';
-import type { Snapshot as DatapathSnapshot } from '../datapath/datapath.ts';
+import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 
 /** A migration names at most this many flows. */
 export const FLOWS_MAX = 65_536;

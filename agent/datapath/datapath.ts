@@ -7,76 +7,49 @@
  */
 import { type Endpoint, endpointText } from '../address.ts';
 import { OsmosisError } from '../error.ts';
-import { type AttachedDevice, attach, attachedDevices, detach } from './attach.ts';
+import { attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
-import { deleteLine, type Element, type MapName, type ProgramName, updateLine } from './bpftool.ts';
-import {
-  adoptCreated,
-  decodeLabels,
-  decodeSpent,
-  freeNumber,
-  newLimits,
-  orphans,
-  type Reading,
-  unusedLabels,
-} from './created.ts';
+import { deleteLine, type ProgramName, updateLine } from './bpftool.ts';
 import { halvesOf, putLocal, putRemote, remotePlace, removeLocal, removeRemote } from './halves.ts';
 import { attachInside, describeInside } from './inside.ts';
 import {
-  decodeCell,
-  decodeCounters,
-  decodeEgress,
-  decodeForward,
-  decodeListener,
   decodeRelayState,
-  decodeSide,
   encodeCell,
   encodeForwardKey,
   encodeForwardValue,
   encodeId,
   encodeListener,
   encodeSide,
-  LAYOUT,
   type Tuple,
 } from './layout.ts';
 import { Loopback } from './loopback.ts';
 import {
-  type Counters,
-  type FlowEntry,
-  type FlowId,
-  type Forward,
-  type Inside,
-  LOOPBACK,
-  type LocalHalf,
-  type RelayState,
-  type RemoteHalf,
-  type Side,
-  type WireSlot,
+  checkSides,
+  forwardText,
+  isEmpty,
+  isViaLoopback,
+  type Mirror,
+  mirrorOf,
+  needsLoopback,
+} from './mirror.ts';
+import type {
+  FlowEntry,
+  FlowId,
+  Forward,
+  LocalHalf,
+  RelayState,
+  RemoteHalf,
+  Side,
+  WireSlot,
 } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
-import {
-  checkRoom,
-  checkRule,
-  type DrawnLabel,
-  decodeRule,
-  encodeLabel,
-  encodeOwner,
-  encodeRuleKey,
-  encodeRuleValue,
-  mapOf,
-  type NumberedRule,
-  RULE_MAPS,
-  RULES_MAX,
-  type Rule,
-  type RuleMap,
-  sideOf,
-} from './rules.ts';
+import { RuleBook } from './rule-book.ts';
+import { checkRule, type DrawnLabel, type Rule } from './rules.ts';
 import { type Run, runnerIn } from './run.ts';
 import { clearSeen, type SeenMaps, watchPorts } from './seen.ts';
+import { type Dump, EMPTY, readMaps, type Snapshot, soleValue } from './snapshot.ts';
 import {
   type Change,
-  createTable,
-  type FlowTable,
   FORWARDS_MAX,
   full,
   keyOf,
@@ -99,39 +72,13 @@ export type DatapathOptions = {
   readonly log?: (message: string) => void;
 };
 
-/** Everything that is in the kernel. */
-export type Snapshot = {
-  readonly flows: readonly FlowEntry[];
-  readonly sides: readonly Side[];
-  /** Listening TCP endpoints whose new connections are dropped. */
-  readonly listeners: readonly Endpoint[];
-  readonly forwards: readonly Forward[];
-  readonly insides: readonly Inside[];
-  readonly rules: readonly NumberedRule[];
-  readonly counters: Counters;
-  readonly devices: readonly AttachedDevice[];
-};
-
-/** What the maps hold, as far as the agent knows. */
-type Mirror = {
-  readonly table: FlowTable;
-  readonly sides: Map<number, Side>;
-  readonly listeners: Map<string, Endpoint>;
-  readonly forwards: Map<string, Forward>;
-  /** By scope. */
-  readonly insides: Map<number, Inside>;
-  readonly rules: Map<string, NumberedRule>;
-  /** One for each reading under way: the flows, by `keyOf`, that the agent has changed since it began. */
-  readonly changed: Set<Set<string>>;
-  /** There have been rules: the kernel may have flows that are not in here. */
-  ruled: boolean;
-};
-
 export class Datapath {
   readonly #options: DatapathOptions;
   readonly #run: Run;
   readonly #batch = new Batch();
   readonly #loopback: Loopback;
+  readonly #rules: RuleBook;
+  readonly #dump: Dump;
   #mirror: Mirror | undefined;
   #removals = 0;
   /** Calls that are under way and count on the programs being loaded. */
@@ -146,7 +93,17 @@ export class Datapath {
   private constructor(options: DatapathOptions) {
     this.#options = options;
     this.#run = runnerIn(options.netns);
-    this.#loopback = new Loopback(this.#run, options.pinDir);
+    const { pinDir } = options;
+    this.#loopback = new Loopback(this.#run, pinDir);
+    this.#dump = (map, signal) => dumpMap(this.#run, pinDir, map, signal);
+    this.#rules = new RuleBook({
+      pinDir,
+      dump: this.#dump,
+      write: (lines, signal) => this.#write(lines, signal),
+      settle: () => this.#batch.run([]),
+      removeFlows: (mirror, flows) => this.#remove(mirror, flows),
+      aroundLoopback: (mirror, enters, change) => this.#aroundLoopback(mirror, enters, change),
+    });
   }
 
   /**
@@ -213,16 +170,6 @@ export class Datapath {
     });
   }
 
-  /** Takes off whatever of ours is on the device; no harm where nothing is. */
-  async detachDevice(name: string, signal?: AbortSignal): Promise<void> {
-    const { pinDir } = this.#options;
-    await this.#exclusive(async () => {
-      if (!(await isPinned(pinDir))) return;
-      const device = (await attachedDevices(this.#run, pinDir, signal)).find((each) => each.name === name);
-      if (device !== undefined) await detach(this.#run, pinDir, device, signal);
-    });
-  }
-
   /**
    * Enters flows, or replaces those of the same scope and virtual endpoints: the ways in of all filled slots, and the
    * way out. Their sides must be there. An abort leaves those that were written; removeFlows takes any of them out.
@@ -231,9 +178,9 @@ export class Datapath {
   async putFlows(entries: readonly FlowEntry[], signal?: AbortSignal): Promise<void> {
     await this.#use(async (mirror) => {
       if (entries.length > 0) await this.#readCreated(mirror, signal);
-      for (const { localSide, remoteSide } of entries) this.#checkSides(mirror, [localSide, remoteSide]);
+      for (const { localSide, remoteSide } of entries) checkSides(mirror, [localSide, remoteSide]);
       const change = () => this.#change(mirror, entries, (entry) => putFlow(mirror.table, entry), signal);
-      await this.#loopback.around(entries.some(isViaLoopback), change, () => needsLoopback(mirror));
+      await this.#aroundLoopback(mirror, entries.some(isViaLoopback), change);
     });
   }
 
@@ -241,9 +188,9 @@ export class Datapath {
   async putLocals(halves: readonly LocalHalf[]): Promise<void> {
     await this.#use(async (mirror) => {
       if (halves.length > 0) await this.#readCreated(mirror);
-      for (const { localSide } of halves) this.#checkSides(mirror, [localSide]);
+      for (const { localSide } of halves) checkSides(mirror, [localSide]);
       const change = () => this.#change(mirror, halves, (half) => putLocal(mirror.table, half));
-      await this.#loopback.around(halves.some(isViaLoopback), change, () => needsLoopback(mirror));
+      await this.#aroundLoopback(mirror, halves.some(isViaLoopback), change);
     });
   }
 
@@ -251,7 +198,7 @@ export class Datapath {
   async putRemotes(halves: readonly RemoteHalf[]): Promise<void> {
     await this.#use(async (mirror) => {
       if (halves.length > 0) await this.#readCreated(mirror);
-      for (const { remoteSide } of halves) this.#checkSides(mirror, [remoteSide]);
+      for (const { remoteSide } of halves) checkSides(mirror, [remoteSide]);
       await this.#change(mirror, halves, (half) => putRemote(mirror.table, half));
     });
   }
@@ -261,7 +208,7 @@ export class Datapath {
     if (ids.length === 0) return;
     await this.#use(async (mirror) => {
       const change = () => this.#change(mirror, ids, (id) => removeLocal(mirror.table, id));
-      await this.#loopback.around(false, change, () => needsLoopback(mirror));
+      await this.#aroundLoopback(mirror, false, change);
     });
   }
 
@@ -299,7 +246,7 @@ export class Datapath {
     let states: RelayState[] = [];
     if (!(await this.#isLoaded())) return states;
     await this.#use(async () => {
-      const elements = await dumpMap(this.#run, this.#options.pinDir, 'relays', signal);
+      const elements = await this.#dump('relays', signal);
       states = elements.map((element) => decodeRelayState(element.key, soleValue(element)));
     });
     return states;
@@ -308,48 +255,20 @@ export class Datapath {
   /** Takes flows out, whole, by scope and virtual endpoints; those that are not there are no error. */
   async removeFlows(entries: readonly FlowId[], signal?: AbortSignal): Promise<void> {
     if (entries.length === 0) return;
-    await this.#use(async (mirror) => {
-      const change = () => this.#change(mirror, entries, (entry) => removeFlow(mirror.table, entry), signal);
-      await this.#loopback.around(false, change, () => needsLoopback(mirror));
-    });
+    await this.#use((mirror) => this.#remove(mirror, entries, signal));
   }
 
   /** Enters rules, or replaces those with the same key: flows that a rule has created stay as they are. */
   async putRules(rules: readonly Rule[], signal?: AbortSignal): Promise<void> {
     if (rules.length === 0) return;
     for (const rule of rules) checkRule(rule);
-    await this.#use(async (mirror) => {
-      for (const rule of rules) this.#checkSides(mirror, [sideOf(rule)]);
-      const { spent } = await this.#reread(mirror, signal, (reading) => reading);
-      checkRoom(
-        rules.filter((rule) => !mirror.rules.has(ruleText(rule))),
-        mirror.rules.values(),
-      );
-      const numbered = rules.map((rule) => {
-        const known = mirror.rules.get(ruleText(rule));
-        const number = known?.number ?? freeNumber(mirror.table, mirror.rules.values());
-        if (number === undefined) throw full(`${RULES_MAX - 1} rules`);
-        const added = rule.flowsMax - (known?.rule.flowsMax ?? 0);
-        const entry = { rule, number, limit: ((known?.limit ?? spent[number] ?? 0) + added) >>> 0 };
-        mirror.rules.set(ruleText(rule), entry);
-        mirror.ruled = true;
-        return entry;
-      });
-      const lines = numbered.map((rule) => this.#ruleLine(rule));
-      const change = () => this.#write(lines, signal);
-      await this.#loopback.around(rules.some(isOfOwn), change, () => needsLoopback(mirror));
-    });
+    await this.#use((mirror) => this.#rules.put(mirror, rules, signal));
   }
 
   /** Rules that are not there are no error. The flows that they have created stay: see removeCreated. */
   async removeRules(rules: readonly Rule[], signal?: AbortSignal): Promise<void> {
     if (rules.length === 0) return;
-    await this.#use(async (mirror) => {
-      const removed = rules.filter((rule) => mirror.rules.delete(ruleText(rule)));
-      const line = (rule: Rule) => deleteLine(this.#options.pinDir, mapOf(rule), encodeRuleKey(rule));
-      const change = () => this.#write(removed.map(line), signal);
-      await this.#loopback.around(false, change, () => needsLoopback(mirror));
-    });
+    await this.#use((mirror) => this.#rules.remove(mirror, rules, signal));
   }
 
   /** The flows that rules have created, read afresh; from here on removeFlows and putFlows know them. */
@@ -357,7 +276,7 @@ export class Datapath {
     let created: FlowEntry[] = [];
     if (!(await this.#isLoaded())) return created;
     await this.#use(async (mirror) => {
-      await this.#reread(mirror, signal, () => {});
+      await this.#rules.refresh(mirror, signal);
       created = [...mirror.table.flows.values()].filter(({ rule }) => rule !== undefined);
     });
     return created;
@@ -462,18 +381,7 @@ export class Datapath {
   /** What the kernel has, read afresh; all empty where nothing is loaded. */
   async entries(signal?: AbortSignal): Promise<Snapshot> {
     return await this.#exclusive(async () => {
-      if (!(await isPinned(this.#options.pinDir))) {
-        return {
-          flows: [],
-          sides: [],
-          listeners: [],
-          forwards: [],
-          insides: [],
-          rules: [],
-          counters: decodeCounters([]),
-          devices: [],
-        };
-      }
+      if (!(await isPinned(this.#options.pinDir))) return EMPTY;
       return await this.#snapshot(signal);
     });
   }
@@ -510,7 +418,7 @@ export class Datapath {
     return {
       pinDir,
       write: (lines) => this.#write(lines),
-      dump: (map) => dumpMap(this.#run, pinDir, map),
+      dump: (map) => this.#dump(map),
     };
   }
 
@@ -545,7 +453,7 @@ export class Datapath {
     const { pinDir, objectFile, log } = this.#options;
     const found = await isPinned(pinDir);
     if (!found) await loadPins(this.#run, pinDir, objectFile);
-    this.#mirror = found ? await this.#adopt() : emptyMirror();
+    this.#mirror = found ? await this.#adopt() : mirrorOf(EMPTY);
     // Started now, so that the flip does not wait for it.
     await this.#batch.run([]);
     log?.(`datapath ${found ? 'adopted from' : 'loaded to'} ${pinDir}`);
@@ -553,124 +461,42 @@ export class Datapath {
   }
 
   async #adopt(): Promise<Mirror> {
-    const { flows, sides, listeners, forwards, insides, rules } = await this.#snapshot();
-    return {
-      table: createTable(flows),
-      sides: new Map(sides.map((side) => [side.id, side])),
-      listeners: new Map(listeners.map((endpoint) => [endpointText(endpoint), endpoint])),
-      forwards: new Map(forwards.map((forward) => [forwardText(forward), forward])),
-      insides: new Map(insides.map((inside) => [inside.scope, inside])),
-      rules: new Map(rules.map((rule) => [ruleText(rule.rule), rule])),
-      changed: new Set(),
-      ruled: rules.length > 0,
-    };
-  }
-
-  /**
-   * Reads what the programs write, the flows last, and takes into the mirror the flows that they have created. `then` gets
-   * what was read before the mirror can change again.
-   */
-  async #reread<T>(
-    mirror: Mirror,
-    signal: AbortSignal | undefined,
-    then: (reading: Reading) => T,
-  ): Promise<T> {
-    const { pinDir } = this.#options;
-    const changed = new Set<string>();
-    mirror.changed.add(changed);
-    try {
-      // Whatever has left the mirror before is out of the kernel now.
-      await this.#batch.run([]);
-      const [spent, drawn, ingress] = await Promise.all([
-        dumpMap(this.#run, pinDir, 'spent', signal),
-        dumpMap(this.#run, pinDir, 'drawn', signal),
-        dumpMap(this.#run, pinDir, 'ingress', signal),
-      ]);
-      const egress = await dumpMap(this.#run, pinDir, 'egress', signal);
-      const flows = egress.map((element) => decodeEgress(element.key, flowValue(element)));
-      adoptCreated(mirror.table, flows, changed);
-      const reading = { spent: decodeSpent(spent), drawn: decodeLabels(drawn), ingress };
-      return then({ ...reading, changed: changed.size > 0 });
-    } finally {
-      mirror.changed.delete(changed);
-    }
+    return mirrorOf(await readMaps(this.#dump));
   }
 
   /** Takes what rules have created into the mirror, where there have been rules. */
   async #readCreated(mirror: Mirror, signal?: AbortSignal): Promise<void> {
-    if (mirror.ruled) await this.#reread(mirror, signal, () => {});
+    if (mirror.ruled) await this.#rules.refresh(mirror, signal);
   }
 
   async #removeCreated(which: (flow: FlowEntry) => boolean, signal?: AbortSignal): Promise<DrawnLabel[]> {
-    const { pinDir } = this.#options;
     let labels: DrawnLabel[] = [];
     if (!(await this.#isLoaded())) return labels;
     await this.#use(async (mirror) => {
-      const { table, rules } = mirror;
-      await this.#reread(mirror, signal, () => {});
-      const gone = [...table.flows.values()].filter((flow) => flow.rule !== undefined && which(flow));
-      const change = () => this.#change(mirror, gone, (flow) => removeFlow(table, flow));
-      await this.#loopback.around(false, change, () => needsLoopback(mirror));
-      const writing = await this.#reread(mirror, signal, ({ spent, drawn, ingress, changed }) => {
-        const lost = changed ? [] : orphans(table, ingress);
-        const limits = newLimits(table, rules.values(), spent);
-        labels = unusedLabels(table, drawn);
-        for (const rule of limits) rules.set(ruleText(rule.rule), rule);
-        const lines = [
-          ...lost.map((key) => deleteLine(pinDir, 'ingress', key)),
-          ...labels.map((label) => deleteLine(pinDir, 'labels', encodeOwner(label))),
-          ...labels.map((label) => deleteLine(pinDir, 'drawn', encodeLabel(label))),
-          ...limits.map((rule) => this.#ruleLine(rule)),
-        ];
-        // Begun before anything else can change the mirror.
-        return { done: this.#write(lines) };
-      });
-      await writing.done;
+      labels = await this.#rules.removeCreated(mirror, which, signal);
     });
     return labels;
   }
 
   async #isFlowless(signal?: AbortSignal): Promise<boolean> {
-    return (await dumpMap(this.#run, this.#options.pinDir, 'egress', signal)).length === 0;
-  }
-
-  #ruleLine(numbered: NumberedRule): string {
-    const { rule } = numbered;
-    return updateLine(this.#options.pinDir, mapOf(rule), encodeRuleKey(rule), encodeRuleValue(numbered));
+    return (await this.#dump('egress', signal)).length === 0;
   }
 
   async #snapshot(signal?: AbortSignal): Promise<Snapshot> {
-    const { pinDir } = this.#options;
-    const dump = (map: MapName) => dumpMap(this.#run, pinDir, map, signal);
-    const [egress, sides, listeners, forwards, cells, counters, rules, devices] = await Promise.all([
-      dump('egress'),
-      dump('sides'),
-      dump('listeners'),
-      dump('forwards'),
-      dump('cells'),
-      dump('counters'),
-      Promise.all(RULE_MAPS.map(async (map) => rulesOf(map, await dump(map)))),
-      attachedDevices(this.#run, pinDir, signal),
+    const [maps, devices] = await Promise.all([
+      readMaps(this.#dump, signal),
+      attachedDevices(this.#run, this.#options.pinDir, signal),
     ]);
-    return {
-      flows: egress.map((element) => decodeEgress(element.key, flowValue(element))),
-      sides: sides.map((element) => decodeSide(element.key, soleValue(element))),
-      listeners: listeners.map(({ key }) => decodeListener(key)),
-      forwards: forwards.map((element) => decodeForward(element.key, soleValue(element))),
-      insides: cells.map((element) => decodeCell(element.key, soleValue(element))),
-      rules: rules.flat(),
-      counters: decodeCounters(counters.map(({ values }) => values)),
-      devices,
-    };
+    return { ...maps, devices };
   }
 
-  #checkSides({ sides }: Mirror, ids: readonly number[]): void {
-    const missing = ids.find((id) => id !== 0 && !sides.has(id));
-    if (missing === undefined) return;
-    throw new OsmosisError(
-      'DATAPATH',
-      `side ${missing} of a flow or rule is not there; put the side before its flows and rules`,
-    );
+  async #aroundLoopback(mirror: Mirror, enters: boolean, change: () => Promise<void>): Promise<void> {
+    await this.#loopback.around(enters, change, () => needsLoopback(mirror));
+  }
+
+  async #remove(mirror: Mirror, flows: readonly FlowId[], signal?: AbortSignal): Promise<void> {
+    const change = () => this.#change(mirror, flows, (flow) => removeFlow(mirror.table, flow), signal);
+    await this.#aroundLoopback(mirror, false, change);
   }
 
   /** Changes mirror and kernel a piece at a time: a piece that is in the mirror is being written. */
@@ -709,66 +535,6 @@ export class Datapath {
   }
 }
 
-function needsLoopback({ table, rules }: Mirror): boolean {
-  return (
-    [...table.flows.values()].some(isViaLoopback) || [...rules.values()].some(({ rule }) => isOfOwn(rule))
-  );
-}
-
-/** The flows that it creates for sockets of this host are `via` LOOPBACK: their remote endpoint has an address of its own. */
-function isOfOwn(rule: Rule): boolean {
-  return rule.kind === 'follow' && rule.labels !== undefined;
-}
-
-function isViaLoopback({ via }: Pick<FlowEntry, 'via'>): boolean {
-  return via === LOOPBACK;
-}
-
 function lineOf(pinDir: string, { map, key, value }: Change): string {
   return value === undefined ? deleteLine(pinDir, map, key) : updateLine(pinDir, map, key, value);
-}
-
-function forwardText({ protocol, local, peer }: Forward): string {
-  return `${protocol} ${endpointText(local)} ${peer}`;
-}
-
-function emptyMirror(): Mirror {
-  return {
-    table: createTable(),
-    sides: new Map(),
-    listeners: new Map(),
-    forwards: new Map(),
-    insides: new Map(),
-    rules: new Map(),
-    changed: new Set(),
-    ruled: false,
-  };
-}
-
-function ruleText(rule: Rule): string {
-  return `${rule.kind} ${encodeRuleKey(rule)}`;
-}
-
-function rulesOf(map: RuleMap, elements: readonly Element[]): NumberedRule[] {
-  return elements.map((element) => decodeRule(map, element.key, soleValue(element)));
-}
-
-function isEmpty({ table, sides, listeners, forwards, insides, rules }: Mirror): boolean {
-  const maps = [table.flows, sides, listeners, forwards, insides, rules];
-  return maps.every(({ size }) => size === 0);
-}
-
-/** Entries that were pinned with another layout are told by their size. */
-function flowValue(element: Element): Uint8Array {
-  const value = soleValue(element);
-  const known = element.key.length === LAYOUT.egress_key.bytes && value.length === LAYOUT.egress_value.bytes;
-  if (known) return value;
-  const message =
-    'the pinned flows are of another version of Osmosis; run that one until they are gone, or reboot';
-  throw new OsmosisError('DATAPATH', message);
-}
-
-function soleValue({ values: [value] }: Element): Uint8Array {
-  if (value === undefined) throw new RangeError('a map element has no value');
-  return value;
 }

@@ -1,6 +1,6 @@
 /**
  * Keys and values of the maps, byte for byte as the structs of osmosis.bpf.c: offsets here, _Static_assert there, and
- * e2e/datapath.test.ts compares this table with the type information in the compiled object.
+ * e2e/datapath-programs.test.ts compares this table with the type information in the compiled object.
  *
  * Addresses and ports are in network order, all other numbers in the host's (every machine that we run on is
  * little-endian).

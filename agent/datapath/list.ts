@@ -1,8 +1,8 @@
 /** What the datapath holds, as text for people: `osmosis datapath`. Pure. */
 import { type Endpoint, endpointText } from '../address.ts';
-import type { Snapshot } from './datapath.ts';
 import { type FlowEntry, RELAY, type Side, type WireSlot } from './model.ts';
 import type { NumberedRule } from './rules.ts';
+import type { Snapshot } from './snapshot.ts';
 
 const GAP = '  ';
 

@@ -1,0 +1,89 @@
+/** The maps, read and decoded. */
+import type { Endpoint } from '../address.ts';
+import { OsmosisError } from '../error.ts';
+import type { AttachedDevice } from './attach.ts';
+import type { Element, MapName } from './bpftool.ts';
+import {
+  decodeCell,
+  decodeCounters,
+  decodeEgress,
+  decodeForward,
+  decodeListener,
+  decodeSide,
+  LAYOUT,
+} from './layout.ts';
+import type { Counters, FlowEntry, Forward, Inside, Side } from './model.ts';
+import { decodeRule, type NumberedRule, RULE_MAPS, type RuleMap } from './rules.ts';
+
+/** Everything that is in the kernel. */
+export type Snapshot = {
+  readonly flows: readonly FlowEntry[];
+  readonly sides: readonly Side[];
+  /** Listening TCP endpoints whose new connections are dropped. */
+  readonly listeners: readonly Endpoint[];
+  readonly forwards: readonly Forward[];
+  readonly insides: readonly Inside[];
+  readonly rules: readonly NumberedRule[];
+  readonly counters: Counters;
+  readonly devices: readonly AttachedDevice[];
+};
+
+/** Nothing is loaded. */
+export const EMPTY: Snapshot = {
+  flows: [],
+  sides: [],
+  listeners: [],
+  forwards: [],
+  insides: [],
+  rules: [],
+  counters: decodeCounters([]),
+  devices: [],
+};
+
+/** All of what a map has. */
+export type Dump = (map: MapName, signal?: AbortSignal) => Promise<Element[]>;
+
+export async function readMaps(dump: Dump, signal?: AbortSignal): Promise<Omit<Snapshot, 'devices'>> {
+  const [flows, sides, listeners, forwards, cells, counters, rules] = await Promise.all([
+    readFlows(dump, signal),
+    dump('sides', signal),
+    dump('listeners', signal),
+    dump('forwards', signal),
+    dump('cells', signal),
+    dump('counters', signal),
+    Promise.all(RULE_MAPS.map(async (map) => rulesOf(map, await dump(map, signal)))),
+  ]);
+  return {
+    flows,
+    sides: sides.map((element) => decodeSide(element.key, soleValue(element))),
+    listeners: listeners.map(({ key }) => decodeListener(key)),
+    forwards: forwards.map((element) => decodeForward(element.key, soleValue(element))),
+    insides: cells.map((element) => decodeCell(element.key, soleValue(element))),
+    rules: rules.flat(),
+    counters: decodeCounters(counters.map(({ values }) => values)),
+  };
+}
+
+export async function readFlows(dump: Dump, signal?: AbortSignal): Promise<FlowEntry[]> {
+  const egress = await dump('egress', signal);
+  return egress.map((element) => decodeEgress(element.key, flowValue(element)));
+}
+
+function rulesOf(map: RuleMap, elements: readonly Element[]): NumberedRule[] {
+  return elements.map((element) => decodeRule(map, element.key, soleValue(element)));
+}
+
+/** Entries that were pinned with another layout are told by their size. */
+function flowValue(element: Element): Uint8Array {
+  const value = soleValue(element);
+  const known = element.key.length === LAYOUT.egress_key.bytes && value.length === LAYOUT.egress_value.bytes;
+  if (known) return value;
+  const message =
+    'the pinned flows are of another version of Osmosis; run that one until they are gone, or reboot';
+  throw new OsmosisError('DATAPATH', message);
+}
+
+export function soleValue({ values: [value] }: Element): Uint8Array {
+  if (value === undefined) throw new RangeError('a map element has no value');
+  return value;
+}
