@@ -22,6 +22,7 @@ import {
   type Bye,
   createAck,
   deriveSession,
+  type Follow,
   type FromCell,
   generateKeyPair,
   type Hold,
@@ -57,7 +58,7 @@ export type PeerState = {
 };
 
 /** A MOVE whose labels are all known, also those that it named by digest. */
-export type Accepted = (Omit<Move, 'labels'> & { readonly labels: readonly Label[] }) | Hold | Bye;
+export type Accepted = (Omit<Move, 'labels'> & { readonly labels: readonly Label[] }) | Hold | Bye | Follow;
 
 /** `state` is to be kept in every case: also what is dropped may have computed the session. */
 export type Consumed =
@@ -159,7 +160,7 @@ function accept(
   if (type !== 'move') {
     const ack = createAck(session, { type: 'ack', epoch, acknowledged: type });
     // A suspended cell's labels stay understood; an aborted or ended move's must be forgotten.
-    const armed = type === 'hold' ? state.armed : [];
+    const armed = type === 'bye' ? [] : state.armed;
     return { outcome: 'accepted', state: { ...state, epoch, armed, last: { digest, ack } }, message, ack };
   }
   const { secretKey, publicKey } = newKeyPair();
