@@ -7,6 +7,7 @@ import { type SocketIndex, socketIndex } from '../proc/socket-index.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
 import { destroyLink, destroyNamespaces, isInitAlive } from './namespaces.ts';
+import { Newcomers } from './newcomers.ts';
 import type { Cell } from './registry.ts';
 
 const SWEEP_MS = 1_000;
@@ -20,6 +21,7 @@ const SWEEPS_MISSING_MAX = 3;
 
 export class CellKeeper {
   readonly #context: AgentContext;
+  readonly #newcomers: Newcomers;
   readonly #endedAt = new Map<string, number>();
   readonly #missing = new Map<string, number>();
   #timer: NodeJS.Timeout | undefined;
@@ -28,6 +30,7 @@ export class CellKeeper {
 
   constructor(context: AgentContext) {
     this.#context = context;
+    this.#newcomers = new Newcomers(context);
   }
 
   start(): void {
@@ -63,8 +66,10 @@ export class CellKeeper {
     const sockets = (cell.init === undefined ? [] : inetSockets(cell.init.pid)).filter(
       ({ state }) => state !== 'time-wait',
     );
-    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks)
-      return this.#forgetEnded(cell, socketIndex(sockets));
+    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks) {
+      await this.#newcomers.take(cell);
+      return this.#forgetEnded(this.#context.registry.get(cell.id) ?? cell, socketIndex(sockets));
+    }
     const endedAt = this.#endedAt.get(cell.id) ?? Date.now();
     this.#endedAt.set(cell.id, endedAt);
     const closing =
@@ -90,6 +95,7 @@ export class CellKeeper {
   async #remove(cell: Cell): Promise<void> {
     const { datapath, labels, registry, log } = this.#context;
     log.info({ cell: cell.name }, 'the cell has ended');
+    await this.#newcomers.end(cell);
     await datapath.removeLocals(cell.flows);
     if (cell.side !== 0) await datapath.removeSide(cell.side);
     if (cell.link !== undefined) {

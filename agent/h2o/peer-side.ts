@@ -19,9 +19,19 @@ import { messageOf, OsmosisError } from '../error.ts';
 import { isOwnAddress, ownAddressLike, routeTo } from '../host/routes.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
+import type { FollowBody } from '../wire/h2o-follow.ts';
 import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
-import { type Accepted, arm, consumeFromCell, pairFor, stateFor } from '../wire/h2o-peer.ts';
+import {
+  type Accepted,
+  arm,
+  consumeFromCell,
+  type FirstPair,
+  firstState,
+  pairFor,
+  stateFor,
+} from '../wire/h2o-peer.ts';
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
+import { Follows } from './follows.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { idKey, type PeerFlow, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
 import type { H2oSocket, Sender } from './socket.ts';
@@ -63,6 +73,16 @@ type Unanswered = {
   readonly at: number;
 };
 
+/** As `osmosis ps` shows it. */
+type RemoteCell = {
+  readonly cell: string;
+  readonly epoch: number;
+  readonly flows: number;
+  readonly state: string;
+  readonly wire: string[];
+  readonly follow?: { until: number; labels: Label[] };
+};
+
 type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
 
 export class PeerSide {
@@ -79,6 +99,9 @@ export class PeerSide {
   #isLeaving: (id: FlowId) => boolean = () => false;
   readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
   readonly #kernel: KernelFlows;
+  readonly #follows: Follows;
+  /** Of the HELLO for which created flows were read last. */
+  #readFor = '';
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new Map<number, KeyPair>();
   readonly #routes = new Map<string, { at: number; removals: number; ifindex: number }>();
@@ -98,12 +121,15 @@ export class PeerSide {
     this.#kernel = new KernelFlows(() => viewsOf(registry.all()));
     this.#labels = labels;
     this.#log = log;
+    const slotOf = (endpoint: Label['wire']) => this.#slot(endpoint);
+    this.#follows = new Follows({ datapath, labels, records: this.#records, slotOf, log });
   }
 
   /** `isLeaving`: whether a flow of this host belongs to a cell that is being moved away just now. */
   start(isLeaving: (id: FlowId) => boolean): void {
     this.#isLeaving = isLeaving;
     this.#records.load();
+    this.#follows.load();
     const own = this.#records
       .all()
       .flatMap(({ flows }) => [...flows.values()].flatMap((flow) => flow.own ?? []));
@@ -121,7 +147,7 @@ export class PeerSide {
   }
 
   /** One row a cell, for `osmosis ps` and `osmosis datapath`. */
-  list(): { cell: string; epoch: number; flows: number; state: string; wire: string[] }[] {
+  list(): RemoteCell[] {
     return this.#records.all().map((record) => {
       const { cell, state, flows, armedAt, plainAt } = record;
       const epoch = state?.pair.epoch ?? 0;
@@ -132,6 +158,7 @@ export class PeerSide {
         flows: flows.size,
         state: plainAt === undefined ? away : 'home',
         wire: [...new Set([...flows.values()].map((flow) => placeOf(flow, record)?.endpoint.address ?? ''))],
+        ...(record.follow && { follow: { ...record.follow, labels: [...record.follow.labels] } }),
       };
     });
   }
@@ -298,12 +325,36 @@ export class PeerSide {
     });
   }
 
+  /**
+   * This host lets a cell go that began here: new flows to its endpoints follow it at once. `pair`: the keys that were
+   * exchanged for that, unless the cell's host has others by the flows that it has with this one.
+   */
+  async beginFollow(cell: string, follow: FollowBody, pair: FirstPair | undefined): Promise<void> {
+    await this.#exclusive(async () => {
+      const state = pair && firstState(cell, pair);
+      const record = state === undefined ? this.#records.of(cell)[0] : this.#records.create(cell, state);
+      if (record === undefined) return;
+      Follows.remember(
+        record,
+        follow.labels.map(({ protocol, virtual }) => ({
+          protocol,
+          local: virtual,
+          remote: virtual,
+          scope: 0,
+        })),
+      );
+      await this.#follows.set(record, follow);
+      this.#records.save(record);
+    });
+  }
+
   #enqueue(message: Message, from: Sender): void {
     const forUs =
       message.type === 'hello' ||
       message.type === 'move' ||
       message.type === 'hold' ||
-      message.type === 'bye';
+      message.type === 'bye' ||
+      message.type === 'follow';
     if (forUs && this.#waiting.add(message, from)) void this.#inTurn(() => this.#serveNext());
   }
 
@@ -345,6 +396,7 @@ export class PeerSide {
     // Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it.
     if (from.port !== H2O_PORT || !this.#hellos.take()) return;
     const cell = hex(hello.cell);
+    await this.#readCreated(hello);
     const known = this.#records.of(cell);
     const at = performance.now();
     const flows = claimedFlows(hello.claims);
@@ -392,6 +444,14 @@ export class PeerSide {
     this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
   }
 
+  /** New flows that followed the cell are as good as those that it came with; once for all parts. */
+  async #readCreated({ cell, transaction }: Hello): Promise<void> {
+    const follows = this.#records.of(hex(cell)).some(({ follow }) => follow !== undefined);
+    if (!follows || this.#readFor === hex(transaction)) return;
+    this.#readFor = hex(transaction);
+    await this.#follows.take();
+  }
+
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
   #makeReady(record: PeerRecord): void {
     const { state } = record;
@@ -421,8 +481,13 @@ export class PeerSide {
     const mine = { protocol, local: remote, remote: local };
     const relayed = { ...mine, scope: RELAY };
     const isRelayed = this.#offers.has(idKey(relayed)) || this.#records.owner(relayed) !== undefined;
-    for (const scope of [...this.#kernel.scopesOf(mine), ...(isRelayed ? [RELAY] : [])]) {
-      const id = { ...mine, scope };
+    const renamed = this.#follows.relayedAs(mine);
+    const ids = [
+      ...this.#kernel.scopesOf(mine).map((scope) => ({ ...mine, scope })),
+      ...(isRelayed ? [relayed] : []),
+      ...(renamed === undefined ? [] : [renamed]),
+    ];
+    for (const id of ids) {
       const owner = this.#records.owner(id);
       const anothers = owner !== undefined && owner.cell !== cell && (owner.state?.pair.epoch ?? 0) > 0;
       const flow = owner?.flows.get(idKey(id));
@@ -462,6 +527,7 @@ export class PeerSide {
       ifindex: 0,
     });
     for (const flow of armed) this.#records.take(record, flow);
+    Follows.remember(record, ids);
     await this.#datapath.putLocals(armed.flatMap(({ own }) => own ?? []));
     await this.#put(record, armed);
     record.armedAt = Date.now();
@@ -506,7 +572,8 @@ export class PeerSide {
       record.state = consumed.state;
       record.touchedAt = Date.now();
       const kept = this.#records.has(record);
-      if (kept && consumed.message.type === 'move') this.#records.saveState(record);
+      const isState = consumed.message.type === 'move' || consumed.message.type === 'follow';
+      if (kept && isState) this.#records.saveState(record);
       else if (kept) this.#records.save(record);
     }
     this.#socket.send(consumed.ack, from.address, from.port);
@@ -526,6 +593,9 @@ export class PeerSide {
         // Suspended for any length of time: what is armed stays so.
         record.armedAt = undefined;
         return this.#switch(record, 'held');
+      case 'follow':
+        await this.#follows.set(record, message);
+        return this.#tidy(record);
       case 'bye':
         return message.reason === 'aborted' ? this.#disarm(record) : this.#forget(record);
     }
@@ -541,6 +611,7 @@ export class PeerSide {
     const next = record.active === 0 ? 1 : 0;
     const started = performance.now();
     await this.#correct(record, labels, next);
+    await this.#follows.moved(record, labels);
     await this.#switch({ ...record, active: next }, 'moved');
     const flip_ms = performance.now() - started;
     record.active = next;
@@ -583,6 +654,7 @@ export class PeerSide {
   }
 
   async #forget(record: PeerRecord): Promise<void> {
+    await this.#follows.end(record);
     await this.#dropFlows(record, [...record.flows.values()]);
     this.#records.forget(record);
     this.#nextKeys.delete(record.side);
@@ -595,7 +667,12 @@ export class PeerSide {
     // What is offered again, to a migration that tries once more, keeps its label.
     this.#release(own.filter((half) => !this.#offers.has(idKey(half))));
     this.#records.drop(record, flows);
-    if (record.flows.size === 0) await this.#removeSide(record);
+    await this.#tidy(record);
+  }
+
+  /** A side serves its flows, and rules. */
+  async #tidy(record: PeerRecord): Promise<void> {
+    if (record.flows.size === 0 && record.follow === undefined) await this.#removeSide(record);
   }
 
   async #removeSide({ side }: PeerRecord): Promise<void> {
@@ -610,11 +687,13 @@ export class PeerSide {
     const records = this.#records.all();
     if (records.length === 0) return;
     const now = Date.now();
+    await this.#follows.sweep();
     await this.#dropEnded(SWEEPS_MISSING_MAX);
     for (const record of records) {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
-      if (record.flows.size === 0 && now - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
+      const idle = record.flows.size === 0 && record.follow === undefined;
+      if (idle && now - record.touchedAt > IDLE_MS_MAX) await this.#forget(record);
     }
   }
 

@@ -87,6 +87,19 @@ export function pairFor(hello: Hello, known: readonly PeerState[]): PeerState | 
   return { pair, secretKey, epoch: 0, armed: [] };
 }
 
+/** Keys that the two agents have exchanged over SSH: of the peer side, and the cell side's public one. */
+export type FirstPair = KeyPair & { readonly cellPublicKey: Uint8Array };
+/** Epoch of such a pair: above that of a first contact, which so can't replace it. */
+export const FIRST_PAIR_EPOCH = 1;
+
+/** `cell`: hexadecimal. */
+export function firstState(cell: string, { secretKey, publicKey, cellPublicKey }: FirstPair): PeerState {
+  const epoch = FIRST_PAIR_EPOCH;
+  const id = new Uint8Array(Buffer.from(cell, 'hex'));
+  const pair = { cell: id, epoch, cellPublicKey, peerPublicKey: publicKey };
+  return { pair, secretKey, epoch, armed: [] };
+}
+
 function isPairOf(hello: Hello, { pair }: PeerState): boolean {
   const samePair = hello.epoch === pair.epoch && equalBytes(hello.publicKey, pair.cellPublicKey);
   return samePair && equalBytes(hello.cell, pair.cell);
