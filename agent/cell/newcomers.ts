@@ -23,12 +23,12 @@ export class Newcomers {
     await this.#context.datapath.removeCreated(() => false);
   }
 
-  /** The cell is no more: whoever follows it is told, and forgets it. */
+  /** The cell is no more: whoever follows it, or carries its flows on for others, is told and forgets it. */
   async end(cell: Cell): Promise<void> {
     this.#lookedAt.delete(cell.id);
-    if (cell.forwarding === undefined) return;
     const { datapath, registry, socket } = this.#context;
     await removeForwarding(datapath, cell);
-    await sayBye(socket, cell.id, cell.peers, () => registry.save(cell.id), 'ended');
+    if (cell.peers.length > 0)
+      await sayBye(socket, cell.id, cell.peers, () => registry.save(cell.id), 'ended');
   }
 }

@@ -65,7 +65,7 @@ export class Follows {
     await this.#enter(record, { until: Date.now() + leaseSeconds * 1_000, labels: allowed });
   }
 
-  /** Before the flip of a MOVE: a rule must not lead to where the cell is no more. */
+  /** After the flip of a MOVE, which must not wait for it: rules lead to where the cell is, and so do flows that came up since. */
   async moved(record: PeerRecord, labels: readonly Label[]): Promise<void> {
     const { follow } = record;
     if (follow === undefined) return;
@@ -75,8 +75,30 @@ export class Follows {
       const isAway = wire !== undefined && endpointText(wire) !== endpointText(virtual);
       return isAway ? [{ protocol, virtual, wire }] : [];
     });
-    if (next.length === 0) return this.end(record);
-    await this.#enter(record, { ...follow, labels: next });
+    if (next.length > 0) {
+      await this.#enter(record, { ...follow, labels: next });
+      await this.take();
+    } else await this.end(record);
+    await this.#redirect(record, wires);
+  }
+
+  /** Their first packets were dropped where the cell has left; the next ones go where it is. */
+  async #redirect(record: PeerRecord, wires: ReadonlyMap<string, Endpoint>): Promise<void> {
+    const late: PeerFlow[] = [];
+    for (const flow of record.flows.values()) {
+      const wire = wires.get(nameOf(flow.id.protocol, flow.id.remote));
+      const now = flow.wireRemote[record.active]?.endpoint;
+      if (wire === undefined || (now !== undefined && endpointText(now) === endpointText(wire))) continue;
+      const slot = await this.#needs.slotOf(wire);
+      flow.wireRemote = record.active === 0 ? [slot, undefined] : [undefined, slot];
+      late.push(flow);
+    }
+    if (late.length === 0) return;
+    const remoteSide = record.side;
+    await this.#needs.datapath.putRemotes(
+      late.map(({ id, wireRemote }) => ({ ...id, wireRemote, remoteSide })),
+    );
+    this.#needs.records.save(record);
   }
 
   /** No new flows from now on; those that have begun go on. */
@@ -90,7 +112,7 @@ export class Follows {
     labels.letGo(holder(record));
   }
 
-  /** Ended leases, and what the programs have created since the last look. True where nothing is followed any more. */
+  /** Ended leases, and what the programs have created since the last look. */
   async sweep(): Promise<void> {
     const now = Date.now();
     for (const record of this.#followed()) {

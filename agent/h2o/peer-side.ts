@@ -3,7 +3,7 @@
  * forgets flows in the datapath; whether a message is to be believed is decided in wire/h2o-peer.ts.
  */
 import { endpointText, type Flow, isLoopback, type PlacedFlow } from '../address.ts';
-import type { Labels } from '../cell/labels.ts';
+import { type Labels, PROGRAM_LABELS } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import {
@@ -611,11 +611,11 @@ export class PeerSide {
     const next = record.active === 0 ? 1 : 0;
     const started = performance.now();
     await this.#correct(record, labels, next);
-    await this.#follows.moved(record, labels);
     await this.#switch({ ...record, active: next }, 'moved');
     const flip_ms = performance.now() - started;
     record.active = next;
     record.armedAt = undefined;
+    await this.#follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];
     this.#log.info({ cell: record.cell, flows: record.flows.size, to, flip_ms }, 'cell moved');
@@ -738,7 +738,13 @@ function needsLabel({ scope, local }: FlowId): boolean {
 /** Not where the flow began. */
 function isAway(flow: PeerFlow, record: PeerRecord): boolean {
   const place = placeOf(flow, record)?.endpoint;
+  if (isRenamed(flow)) return true;
   return place !== undefined && endpointText(place) !== endpointText(flow.id.remote);
+}
+
+/** The cell knows it by a label of this host's programs, wherever the cell is. */
+function isRenamed({ id, own }: PeerFlow): boolean {
+  return id.scope === RELAY && own !== undefined && own.wireLocal.port >= PROGRAM_LABELS.first;
 }
 
 function isPlain(record: PeerRecord): boolean {
