@@ -54,8 +54,8 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
   const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, log };
   const coordinator = new Coordinator(context);
-  const keeper = new CellKeeper(context);
   const forwarder = new Forwarder(context);
+  const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
   await sweepSocketPrograms();
   await socket.open();

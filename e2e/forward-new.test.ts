@@ -8,6 +8,9 @@ import { leftSince, type Traces, traces } from './traces.ts';
 
 const BETWEEN_MS = 500;
 const NEW_EVERY_MS = 150;
+const FORGOTTEN_MS_MAX = 20_000;
+/** Scope of a relayed flow: agent/datapath/model.ts. */
+const RELAY = 0xffffffff;
 const GOOD: Partial<LinesSummary> = { ok: true, faults: [] };
 
 type Row = { address: string; until: number };
@@ -27,6 +30,13 @@ async function forward(cell: string, on: LabHost, ...more: string[]): Promise<Re
   const { object, exitCode } = await osmosis(['forward', cell, '--on', `ssh://${on}`, '--json', ...more]);
   expect({ object, exitCode }).toMatchObject({ object: { ok: true, silent: [] }, exitCode: 0 });
   return object;
+}
+
+/** How many connections of others this host carries on. */
+async function relayedBy(host: LabHost): Promise<number> {
+  const { object } = await osmosis(['datapath', `ssh://${host}`, '--json']);
+  const { flows } = (object.datapath ?? object) as { flows: { scope: number }[] };
+  return flows.filter(({ scope }) => scope === RELAY).length;
 }
 
 /** Opens a new connection again and again; each is kept. `stop` ends that, and says what all of them have found. */
@@ -97,6 +107,24 @@ describe('new connections to the old address', () => {
       expect(summary).toMatchObject(GOOD);
       expect(summary.lines).toBeGreaterThan(10);
     }
+  }, 60_000);
+
+  it('are forgotten by the host that relays them once they end, and need nothing once the server is home', async () => {
+    await using server = await startTreeServer('alpha', 7451);
+    await using old = await startLines('peer', ['alpha:7451'], { connections: 2 });
+    const { cell } = await move(server.pid, 'alpha', 'beta', '--forward-new');
+    const short = await startLines('legacy', ['alpha:7451'], { connections: 3 });
+    const long = await startLines('legacy', ['alpha:7451'], { connections: 2 });
+    expect(await relayedBy('alpha')).toBe(5);
+    expect(await short.stop()).toMatchObject(GOOD);
+    await expect.poll(() => relayedBy('alpha'), { timeout: FORGOTTEN_MS_MAX, interval: 500 }).toBe(2);
+    expect(await long.stop()).toMatchObject(GOOD);
+    await expect.poll(() => relayedBy('alpha'), { timeout: FORGOTTEN_MS_MAX, interval: 500 }).toBe(0);
+    await move(cell, 'beta', 'alpha');
+    expect((await ps('alpha')).cells[0]?.forwarding).toBeUndefined();
+    await using atHome = await startLines('peer', ['alpha:7451'], { connections: 2 });
+    await sleep(BETWEEN_MS);
+    for (const client of [old, atHome]) expect(await client.stop()).toMatchObject(GOOD);
   }, 60_000);
 
   it('leaves nothing behind', async () => {

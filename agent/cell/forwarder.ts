@@ -2,15 +2,18 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { endpointText } from '../address.ts';
 import type { AgentContext } from '../context.ts';
-import { LEASE_SECONDS, type Result } from '../control/protocol.ts';
+import { type Label, LEASE_SECONDS, type Result } from '../control/protocol.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { sendUntilAcknowledged } from '../h2o/cell-side.ts';
 import { listenersOf } from '../proc/inspect.ts';
-import { FOLLOW_ROWS_MAX } from '../wire/h2o-follow.ts';
+import { socketIndex } from '../proc/socket-index.ts';
+import { inetSockets } from '../proc/sockets.ts';
+import { endedMax, FOLLOW_ROWS_MAX } from '../wire/h2o-follow.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { createFollow, deriveSession } from '../wire/h2o-session.ts';
 import { acceptsAt, endpointsOf, labelsTo, takeNewcomers } from './forwarding.ts';
-import type { Cell, PeerKeys } from './registry.ts';
+import { PROGRAM_LABELS } from './labels.ts';
+import type { Cell, CellFlow, PeerKeys } from './registry.ts';
 
 const LOOK_MS = 500;
 /** A lease is renewed when this part of it is over: two attempts may fail. */
@@ -30,6 +33,9 @@ export class Forwarder {
   /** By cell and peer: until when the peer follows, as it has acknowledged; ms since the epoch. */
   readonly #told = new Map<string, Map<string, number>>();
   readonly #telling = new Map<string, AbortController>();
+  /** By cell: flows of newcomers that have ended, and that the host which relays them has not been told of. */
+  readonly #ended = new Map<string, CellFlow[]>();
+  readonly #busy = new Set<string>();
 
   constructor(context: AgentContext) {
     this.#context = context;
@@ -43,6 +49,12 @@ export class Forwarder {
   stop(): void {
     clearInterval(this.#timer);
     for (const telling of this.#telling.values()) telling.abort();
+  }
+
+  /** Flows of a cell that have ended: another host may relay them, and can't see it. */
+  ended(cell: Cell, flows: readonly CellFlow[]): void {
+    const relayed = flows.filter((flow) => isRelayedElsewhere(cell, flow));
+    if (relayed.length > 0) this.#ended.set(cell.id, [...(this.#ended.get(cell.id) ?? []), ...relayed]);
   }
 
   /** Peers that follow a cell of this host, as far as they have said so. */
@@ -109,7 +121,46 @@ export class Forwarder {
       if (cell.forwarding === undefined || registry.isLocked(cell.id)) continue;
       if (now >= (this.#nextAt.get(cell.id) ?? 0)) void this.tell(cell);
     }
+    for (const id of this.#ended.keys()) void this.#tellEnded(id);
     for (const id of this.#nextAt.keys()) if (registry.get(id)?.forwarding === undefined) this.#forget(id);
+  }
+
+  async #tellEnded(id: string): Promise<void> {
+    const { registry, log } = this.#context;
+    const cell = registry.get(id);
+    if (cell === undefined) this.#ended.delete(id);
+    if (cell === undefined || registry.isLocked(id) || this.#busy.has(id)) return;
+    this.#busy.add(id);
+    try {
+      // Its port may be in use again meanwhile.
+      const present = socketIndex(inetSockets(cell.pid).filter(({ state }) => state !== 'time-wait'));
+      const flows = (this.#ended.get(id) ?? []).filter((flow) => !present.has(flow));
+      this.#ended.delete(id);
+      const byPeer = Map.groupBy(flows, ({ remote }) => relayOf(cell, remote.address));
+      for (const [keys, its] of byPeer) {
+        if (keys === undefined) continue;
+        const lease_s = cell.forwarding?.lease_s ?? 0;
+        const labels = lease_s === 0 ? [] : this.#rowsFor(cell, keys.address);
+        const now = its.slice(0, endedMax(labels.length));
+        keys.last++;
+        registry.save(id);
+        const ended = now.map(({ protocol, remote }) => ({ protocol, port: remote.port }));
+        const body = { epoch: keys.last, leaseSeconds: labels.length === 0 ? 0 : lease_s, labels, ended };
+        const signal = AbortSignal.timeout(WAIT_MS_MAX);
+        const isTold = await this.#tellOne(id, keys, body, signal);
+        const left = isTold ? its.slice(now.length) : its;
+        if (left.length > 0) this.#ended.set(id, [...(this.#ended.get(id) ?? []), ...left]);
+      }
+    } catch (error) {
+      log.warn({ cell: cell.name, error: messageOf(error) }, 'a relay could not be told of ended flows');
+    } finally {
+      this.#busy.delete(id);
+    }
+  }
+
+  #rowsFor(cell: Cell, peer: string): Label[] {
+    const rows = labelsTo(cell.forwarding?.endpoints ?? [], cell.labels);
+    return rows.filter((row) => row.peer === peer).slice(0, FOLLOW_ROWS_MAX);
   }
 
   #forget(id: string): void {
@@ -123,16 +174,16 @@ export class Forwarder {
     const telling = new AbortController();
     this.#telling.set(cell.id, telling);
     const signal = AbortSignal.any([telling.signal, AbortSignal.timeout(TELL_MS_MAX)]);
-    const rows = labelsTo(cell.forwarding?.endpoints ?? [], cell.labels);
     const silent = new Set<string>();
     const told = cell.peers.map(async (keys) => {
-      const labels = rows.filter(({ peer }) => peer === keys.address).slice(0, FOLLOW_ROWS_MAX);
+      const labels = this.#rowsFor(cell, keys.address);
       if (labels.length === 0 || keys.peerPublicKey === undefined) return;
       silent.add(keys.address);
       keys.last++;
       registry.save(cell.id);
       const sentAt = Date.now();
-      const body = { epoch: keys.last, leaseSeconds: lease_s, labels: lease_s === 0 ? [] : labels };
+      const rows = lease_s === 0 ? [] : labels;
+      const body = { epoch: keys.last, leaseSeconds: lease_s, labels: rows, ended: [] };
       if (!(await this.#tellOne(cell.id, keys, body, signal))) return;
       silent.delete(keys.address);
       const until = this.#told.get(cell.id) ?? new Map<string, number>();
@@ -166,6 +217,19 @@ export class Forwarder {
     );
     return ack !== undefined;
   }
+}
+
+/** A newcomer that the cell's old home relays: to the cell it comes from an address of its own, and a program's label. */
+function isRelayedElsewhere({ addresses }: Cell, { remote }: CellFlow): boolean {
+  const { first, count } = PROGRAM_LABELS;
+  return addresses.includes(remote.address) && remote.port >= first && remote.port < first + count;
+}
+
+/** The pair with the host whose address that is: with that address, or another one of the cell's in its family. */
+function relayOf({ peers, addresses }: Cell, address: string): PeerKeys | undefined {
+  const isAlike = (other: string) =>
+    addresses.includes(other) && other.includes(':') === address.includes(':');
+  return peers.find((keys) => keys.address === address) ?? peers.find((keys) => isAlike(keys.address));
 }
 
 /** Begins, changes or ends it for one cell, as the operator says. @throws OsmosisError BUSY, USAGE */

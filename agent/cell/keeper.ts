@@ -8,7 +8,7 @@ import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
 import { destroyLink, destroyNamespaces, isInitAlive } from './namespaces.ts';
 import { Newcomers } from './newcomers.ts';
-import type { Cell } from './registry.ts';
+import type { Cell, CellFlow } from './registry.ts';
 
 const SWEEP_MS = 1_000;
 /** Looking takes this part of a core at most: with 10,000 flows, and under load, one look takes 0.2 s. */
@@ -22,14 +22,17 @@ const SWEEPS_MISSING_MAX = 3;
 export class CellKeeper {
   readonly #context: AgentContext;
   readonly #newcomers: Newcomers;
+  readonly #onEnded: (cell: Cell, flows: readonly CellFlow[]) => void;
   readonly #endedAt = new Map<string, number>();
   readonly #missing = new Map<string, number>();
   #timer: NodeJS.Timeout | undefined;
   #sweeping = false;
   #restUntil = 0;
 
-  constructor(context: AgentContext) {
+  /** `onEnded` is told of flows whose sockets have ended. */
+  constructor(context: AgentContext, onEnded: (cell: Cell, flows: readonly CellFlow[]) => void) {
     this.#context = context;
+    this.#onEnded = onEnded;
     this.#newcomers = new Newcomers(context);
   }
 
@@ -88,6 +91,7 @@ export class CellKeeper {
     });
     if (ended.length === 0) return;
     const gone = new Set(ended);
+    this.#onEnded(cell, ended);
     await this.#context.datapath.removeLocals(ended);
     this.#context.registry.put({ ...cell, flows: cell.flows.filter((flow) => !gone.has(flow)) });
   }

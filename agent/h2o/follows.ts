@@ -9,7 +9,7 @@ import { halfOf } from '../datapath/halves.ts';
 import { acceptOf, type FlowId, RELAY, type WireSlot } from '../datapath/model.ts';
 import { FLOWS_PER_RULE_MAX, type Follow } from '../datapath/rules.ts';
 import { ethernetDevices, isOwnAddress } from '../host/routes.ts';
-import type { FollowBody } from '../wire/h2o-follow.ts';
+import type { Ended, FollowBody } from '../wire/h2o-follow.ts';
 import type { Label } from '../wire/h2o-layout.ts';
 import { idKey, type PeerFlow, type PeerRecord, type PeerRecords } from './peer-records.ts';
 
@@ -53,7 +53,7 @@ export class Follows {
   }
 
   /** A FOLLOW. Endpoints that this host never had a flow with, as far as this cell has proved, are left out. */
-  async set(record: PeerRecord, { leaseSeconds, labels }: FollowBody): Promise<void> {
+  async set(record: PeerRecord, { leaseSeconds, labels }: Omit<FollowBody, 'ended'>): Promise<void> {
     const known = new Set(record.endpoints ?? []);
     const allowed = labels.filter(({ protocol, virtual }) => known.has(nameOf(protocol, virtual)));
     if (allowed.length < labels.length)
@@ -63,6 +63,16 @@ export class Follows {
       );
     if (leaseSeconds === 0 || allowed.length === 0) return this.end(record);
     await this.#enter(record, { until: Date.now() + leaseSeconds * 1_000, labels: allowed });
+  }
+
+  /** Of the record's flows those that are relayed under ports that nobody uses any more. */
+  async over(record: PeerRecord, ended: readonly Ended[]): Promise<PeerFlow[]> {
+    if (ended.length === 0) return [];
+    await this.take();
+    const ports = new Set(ended.map(({ protocol, port }) => `${protocol} ${port}`));
+    return [...record.flows.values()].filter(
+      ({ id, own }) => id.scope === RELAY && ports.has(`${id.protocol} ${own?.wireLocal.port}`),
+    );
   }
 
   /** After the flip of a MOVE, which must not wait for it: rules lead to where the cell is, and so do flows that came up since. */

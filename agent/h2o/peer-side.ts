@@ -19,7 +19,7 @@ import { messageOf, OsmosisError } from '../error.ts';
 import { isOwnAddress, ownAddressLike, routeTo } from '../host/routes.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
-import type { FollowBody } from '../wire/h2o-follow.ts';
+import type { Ended, FollowBody } from '../wire/h2o-follow.ts';
 import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
 import {
   type Accepted,
@@ -329,7 +329,11 @@ export class PeerSide {
    * This host lets a cell go that began here: new flows to its endpoints follow it at once. `pair`: the keys that were
    * exchanged for that, unless the cell's host has others by the flows that it has with this one.
    */
-  async beginFollow(cell: string, follow: FollowBody, pair: FirstPair | undefined): Promise<void> {
+  async beginFollow(
+    cell: string,
+    follow: Omit<FollowBody, 'ended'>,
+    pair: FirstPair | undefined,
+  ): Promise<void> {
     await this.#exclusive(async () => {
       const state = pair && firstState(cell, pair);
       const record = state === undefined ? this.#records.of(cell)[0] : this.#records.create(cell, state);
@@ -595,6 +599,7 @@ export class PeerSide {
         return this.#switch(record, 'held');
       case 'follow':
         await this.#follows.set(record, message);
+        await this.#dropOver(record, message.ended);
         return this.#tidy(record);
       case 'bye':
         return message.reason === 'aborted' ? this.#disarm(record) : this.#forget(record);
@@ -668,6 +673,15 @@ export class PeerSide {
     this.#release(own.filter((half) => !this.#offers.has(idKey(half))));
     this.#records.drop(record, flows);
     await this.#tidy(record);
+  }
+
+  async #dropOver(record: PeerRecord, ended: readonly Ended[]): Promise<void> {
+    const over = await this.#follows.over(record, ended);
+    if (over.length === 0) return;
+    await this.#dropFlows(record, over);
+    // Their labels, and room for others.
+    await this.#datapath.removeCreated(() => false);
+    this.#records.saveFlows(record);
   }
 
   /** A side serves its flows, and rules. */

@@ -9,22 +9,32 @@ const label = (port: number): Label => ({
   virtual: { address: '10.77.1.2', port },
   wire: { address: '10.77.2.2', port: 40_000 + port },
 });
-const good = encodeFollow({ leaseSeconds: 3_600, labels: [label(1), label(2)] });
+const good = encodeFollow({
+  leaseSeconds: 3_600,
+  labels: [label(1), label(2)],
+  ended: [{ protocol: 'udp', port: 52_000 }],
+});
 const decoded = (bytes: Uint8Array) => decodeFollow(byteReader(bytes));
 
 test('the end of a follow has no rows, and a lease has some', () => {
-  expect(decoded(encodeFollow({ leaseSeconds: 0, labels: [] }))).toEqual({ leaseSeconds: 0, labels: [] });
-  expect(() => encodeFollow({ leaseSeconds: 0, labels: [label(1)] })).toThrow();
-  expect(() => encodeFollow({ leaseSeconds: 1, labels: [] })).toThrow();
+  expect(decoded(encodeFollow({ leaseSeconds: 0, labels: [], ended: [] }))).toEqual({
+    leaseSeconds: 0,
+    labels: [],
+    ended: [],
+  });
+  expect(() => encodeFollow({ leaseSeconds: 0, labels: [label(1)], ended: [] })).toThrow();
+  expect(() => encodeFollow({ leaseSeconds: 1, labels: [], ended: [] })).toThrow();
   const many = Array.from({ length: FOLLOW_ROWS_MAX + 1 }, (_, index) => label(index + 1));
-  expect(() => encodeFollow({ leaseSeconds: 1, labels: many })).toThrow();
+  expect(() => encodeFollow({ leaseSeconds: 1, labels: many, ended: [] })).toThrow();
 });
 
 test.each([
   ['a lease that is too long', good.with(0, 1), 'value'],
-  ['a lease without rows', good.slice(0, 8).with(4, 0), 'count'],
+  ['a lease without rows', good.slice(0, 8).with(4, 0).with(7, 0), 'count'],
   ['rows without a lease', good.with(2, 0).with(3, 0), 'count'],
-  ['reserved bytes', good.with(5, 1), 'reserved'],
+  ['a reserved byte', good.with(5, 1), 'reserved'],
+  ['a reserved byte of what has ended', good.with(85, 1), 'reserved'],
+  ['port 0 has ended', good.with(86, 0).with(87, 0), 'value'],
   ['a reserved byte of a row', good.with(9, 1), 'reserved'],
   ['another protocol', good.with(8, 1), 'value'],
   ['port 0', good.with(10, 0).with(11, 0), 'value'],

@@ -260,7 +260,7 @@ test('a FOLLOW of any rows comes back, in one datagram', () => {
   const rows = fc.integer({ min: 1, max: FOLLOW_ROWS_MAX });
   fc.assert(
     fc.property(rows, fc.integer({ min: 1, max: LEASE_SECONDS_MAX }), (count, leaseSeconds) => {
-      const follow: Follow = { type: 'follow', epoch: 7, leaseSeconds, labels: row(count) };
+      const follow: Follow = { type: 'follow', epoch: 7, leaseSeconds, labels: row(count), ended: [] };
       const datagram = createFollow(keys, follow);
       expect(datagram.length).toBeLessThanOrEqual(DATAGRAM_BYTES_MAX);
       expect(open(keys, sealedOf(datagram))).toEqual(follow);
