@@ -1,5 +1,7 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
 import { flowKey, type PlacedFlow } from './address.ts';
+import { type Forwarder, forward } from './cell/forwarder.ts';
+import { takeNewcomers } from './cell/forwarding.ts';
 import type { Cell } from './cell/registry.ts';
 import { endRelayedSockets } from './cell/relayed.ts';
 import { runCell } from './cell/run.ts';
@@ -25,12 +27,20 @@ import { decodeMessage } from './wire/frame.ts';
 import { newTransaction } from './wire/h2o.ts';
 import { ImageTally } from './wire/image.ts';
 
-export function createHandlers(context: AgentContext, coordinator: Coordinator): Handlers {
+export function createHandlers(
+  context: AgentContext,
+  coordinator: Coordinator,
+  forwarder: Forwarder,
+): Handlers {
   const { registry, datapath, peerSide, socket, paths } = context;
 
   const snapshotOf = async (
     cell: Cell,
-    tree: Omit<Tree, 'flows'> & { flows: PlacedFlow[]; dropped: PlacedFlow[] },
+    tree: Omit<Tree, 'flows'> & {
+      flows: PlacedFlow[];
+      dropped: PlacedFlow[];
+      forwarding?: NonNullable<Snapshot['forwarding']>;
+    },
   ): Promise<Snapshot> => ({
     cell: cell.id,
     name: cell.name,
@@ -40,14 +50,29 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
     agent_addresses: await ownAddresses(),
     ...tree,
     // A moved cell owns its addresses whatever it still uses of them.
-    addresses: [...new Set([...cell.addresses, ...tree.addresses])],
+    addresses: [
+      ...new Set([
+        ...cell.addresses,
+        ...tree.addresses,
+        ...(tree.forwarding?.endpoints ?? []).map(({ address }) => address),
+      ]),
+    ],
   });
 
   return {
     status: async () => ({
       version: VERSION,
       host: await hostFacts(paths.run),
-      cells: registry.all().map((cell) => describeCell(cell, peerSide)),
+      cells: registry.all().map((cell) => ({
+        ...describeCell(cell, peerSide),
+        ...(cell.forwarding && {
+          forwarding: {
+            ...cell.forwarding,
+            endpoints: [...cell.forwarding.endpoints],
+            peers: forwarder.told(cell.id),
+          },
+        }),
+      })),
       remote_cells: peerSide.list(),
     }),
     datapath: async () => datapath.entries(),
@@ -64,6 +89,7 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
     inspect: async ({ target, name, learn_ms = LEARN_MS }, { signal }) => {
       const cell = registry.resolve(target, name);
       registry.checkFree(cell.id);
+      await takeNewcomers(context, cell.id);
       const found = await inspectTree(cell.pid);
       const tree = withFlows(found, await learnFlows(context, cell, found, learn_ms, signal));
       return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows), dropped: [] });
@@ -99,21 +125,26 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
         checks: preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
       };
     },
-    'source.prepare': async ({ migration: id, cell, drop, relay, datagrams = [], key }, { signal, gone }) => {
+    forward: ({ target, ...wanted }) => forward(context, forwarder, registry.resolve(target), wanted),
+    'source.prepare': async (
+      { migration: id, cell, drop, relay, datagrams = [], forward_lease_s, key },
+      { signal, gone },
+    ) => {
       const migration = coordinator.beginSource(id, cell, gone);
       coordinator.remember(migration);
-      const tree = await migration.prepare({ key, drop, relay, datagrams }, signal);
+      const tree = await migration.prepare({ key, drop, relay, datagrams, forward_lease_s }, signal);
       coordinator.remember(migration);
       return snapshotOf(migration.cell, tree);
     },
     'destination.prepare': async ({ migration: id, ...request }, { gone }) => {
       const migration = await coordinator.beginDestination(id, request, gone);
-      return { labels: await migration.prepare() };
+      const labels = await migration.prepare();
+      return { labels, homes: migration.homes };
     },
-    'source.arm': async ({ migration, labels }, { signal }) => {
+    'source.arm': async ({ migration, labels, homes = [] }, { signal }) => {
       const source = coordinator.source(migration);
       try {
-        await source.arm(labels, signal);
+        await source.arm(labels, homes, signal);
       } finally {
         coordinator.remember(source);
       }

@@ -5,6 +5,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { pino } from 'pino';
+import { Forwarder } from './cell/forwarder.ts';
 import { CellKeeper } from './cell/keeper.ts';
 import { Labels } from './cell/labels.ts';
 import { Registry } from './cell/registry.ts';
@@ -53,19 +54,22 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
   const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, log };
   const coordinator = new Coordinator(context);
-  const keeper = new CellKeeper(context);
+  const forwarder = new Forwarder(context);
+  const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
   await sweepSocketPrograms();
   await socket.open();
   peerSide.start((id) => coordinator.isLeaving(id));
   await coordinator.recover();
   keeper.start();
-  const server = await serveControl(socketPath(paths), createHandlers(context, coordinator), log);
+  forwarder.start();
+  const server = await serveControl(socketPath(paths), createHandlers(context, coordinator, forwarder), log);
   log.info({ socket: socketPath(paths), cells: registry.all().length }, 'agent ready');
 
   await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
   log.info('agent stops; moved connections go on');
   keeper.stop();
+  forwarder.stop();
   coordinator.stop();
   server.close();
   await peerSide.stop();

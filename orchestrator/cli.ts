@@ -36,6 +36,11 @@ program
   )
   .option('--drop-legacy', 'go on without the connections of peers that run no agent')
   .option(
+    '--forward-new [lease]',
+    'new connections to its old address follow it, from hosts with an agent that it has connections with, and by way of the host ' +
+      'that it leaves; renewed for the lease (default: 1h) until osmosis forward --end. A new server at the old address is not reached meanwhile',
+  )
+  .option(
     '--learn <seconds>',
     'listen for so long who exchanges datagrams with unconnected UDP sockets (default: 1)',
     Number,
@@ -46,6 +51,30 @@ program
   .action(async (target: string, options) => {
     const { runMigrate } = await import('./commands/migrate.ts');
     await runMigrate(target, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('forward')
+  .summary('let new connections to its old address follow a cell, or no longer')
+  .description(
+    'Begins, changes or ends what migrate --forward-new does, for a cell that has moved. While it lasts, a new server at ' +
+      'the old address is not reached by the hosts that follow; connections that have begun go on when it ends.',
+  )
+  .argument('<cell>', 'name of the cell, or a pid of it')
+  .option('--on <host>', 'where it lives: ssh://[user@]host[:port], or local', 'local')
+  .addOption(
+    new Option(
+      '--lease <time>',
+      'such as 90s, 30m or 1h: after that hosts forget it, unless it is renewed (default: as it is, or 1h)',
+    ).conflicts('end'),
+  )
+  .option('--end', 'new connections to its old address do not follow any more')
+  .option('--dry-run', 'say what would change; touch nothing', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis forward redis --on ssh://beta --end')
+  .action(async (cell: string, options) => {
+    const { runForward } = await import('./commands/forward.ts');
+    await runForward(cell, { ...program.opts<Global>(), ...options });
   });
 
 program

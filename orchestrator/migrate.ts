@@ -44,6 +44,8 @@ export type MigrationOptions = {
   readonly legacy: Legacy;
   /** How long the flows of unconnected UDP sockets are learnt; the agent's choice (a second) where it is not given. */
   readonly learnMs?: number | undefined;
+  /** New flows follow the process, for so many seconds at a time. */
+  readonly forwardLeaseS?: number | undefined;
   readonly source: Host;
   readonly destination: Host;
   readonly emit: (event: MigrationEvent) => void;
@@ -76,6 +78,7 @@ async function migrateOnce({
   name,
   legacy,
   learnMs,
+  forwardLeaseS,
   source,
   destination,
   emit,
@@ -119,16 +122,17 @@ async function migrateOnce({
         drop: addresses(drop),
         relay: addresses(relay),
         datagrams: [...datagrams],
+        ...(forwardLeaseS === undefined ? {} : { forward_lease_s: forwardLeaseS }),
         key,
       },
       until,
     );
-    const { labels } = await to.call(
+    const { labels, homes = [] } = await to.call(
       'destination.prepare',
       { migration, snapshot, source: { addresses: snapshot.agent_addresses, key } },
       until,
     );
-    await from.call('source.arm', { migration, labels }, until);
+    await from.call('source.arm', { migration, labels, homes }, until);
 
     phases.enter('freeze');
     const frozenAt = performance.now();

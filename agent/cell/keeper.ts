@@ -7,7 +7,8 @@ import { type SocketIndex, socketIndex } from '../proc/socket-index.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
 import { destroyLink, destroyNamespaces, isInitAlive } from './namespaces.ts';
-import type { Cell } from './registry.ts';
+import { Newcomers } from './newcomers.ts';
+import type { Cell, CellFlow } from './registry.ts';
 
 const SWEEP_MS = 1_000;
 /** Looking takes this part of a core at most: with 10,000 flows, and under load, one look takes 0.2 s. */
@@ -20,14 +21,19 @@ const SWEEPS_MISSING_MAX = 3;
 
 export class CellKeeper {
   readonly #context: AgentContext;
+  readonly #newcomers: Newcomers;
+  readonly #onEnded: (cell: Cell, flows: readonly CellFlow[]) => void;
   readonly #endedAt = new Map<string, number>();
   readonly #missing = new Map<string, number>();
   #timer: NodeJS.Timeout | undefined;
   #sweeping = false;
   #restUntil = 0;
 
-  constructor(context: AgentContext) {
+  /** `onEnded` is told of flows whose sockets have ended. */
+  constructor(context: AgentContext, onEnded: (cell: Cell, flows: readonly CellFlow[]) => void) {
     this.#context = context;
+    this.#onEnded = onEnded;
+    this.#newcomers = new Newcomers(context);
   }
 
   start(): void {
@@ -63,8 +69,10 @@ export class CellKeeper {
     const sockets = (cell.init === undefined ? [] : inetSockets(cell.init.pid)).filter(
       ({ state }) => state !== 'time-wait',
     );
-    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks)
-      return this.#forgetEnded(cell, socketIndex(sockets));
+    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks) {
+      await this.#newcomers.take(cell);
+      return this.#forgetEnded(this.#context.registry.get(cell.id) ?? cell, socketIndex(sockets));
+    }
     const endedAt = this.#endedAt.get(cell.id) ?? Date.now();
     this.#endedAt.set(cell.id, endedAt);
     const closing =
@@ -83,6 +91,7 @@ export class CellKeeper {
     });
     if (ended.length === 0) return;
     const gone = new Set(ended);
+    this.#onEnded(cell, ended);
     await this.#context.datapath.removeLocals(ended);
     this.#context.registry.put({ ...cell, flows: cell.flows.filter((flow) => !gone.has(flow)) });
   }
@@ -90,6 +99,7 @@ export class CellKeeper {
   async #remove(cell: Cell): Promise<void> {
     const { datapath, labels, registry, log } = this.#context;
     log.info({ cell: cell.name }, 'the cell has ended');
+    await this.#newcomers.end(cell);
     await datapath.removeLocals(cell.flows);
     if (cell.side !== 0) await datapath.removeSide(cell.side);
     if (cell.link !== undefined) {

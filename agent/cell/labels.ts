@@ -19,6 +19,8 @@ const SYSCTL = '/proc/sys/net/ipv4/ip_local_reserved_ports';
 /** Keeps the range reserved while `drawn` has labels, and gives it back with the last one. */
 export class Labels {
   readonly #drawn = new Set<string>();
+  /** Who else needs the range reserved: rules that the datapath's programs draw for. */
+  readonly #holders = new Set<string>();
   /** A label that was just given back is drawn again last: its old peers may not have forgotten it yet. */
   #next = 0;
 
@@ -64,6 +66,16 @@ export class Labels {
     return labels;
   }
 
+  /** Keeps the range reserved until `letGo`; no harm where it is held already. */
+  hold(holder: string): void {
+    this.#holders.add(holder);
+    this.#reserve();
+  }
+
+  letGo(holder: string): void {
+    if (this.#holders.delete(holder)) this.#giveBack();
+  }
+
   release(labels: Iterable<{ protocol: Protocol; port: number }>): void {
     for (const { protocol, port } of labels) this.#drawn.delete(`${protocol} ${port}`);
     this.#giveBack();
@@ -75,7 +87,7 @@ export class Labels {
   }
 
   #giveBack(): void {
-    if (this.#drawn.size > 0) return;
+    if (this.#drawn.size > 0 || this.#holders.size > 0) return;
     const reserved = currentRanges();
     // The kernel takes an empty list only as a lone newline.
     if (reserved.includes(RANGE))

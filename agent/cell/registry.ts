@@ -6,6 +6,7 @@ import { OsmosisError } from '../error.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { generateKeyPair } from '../wire/h2o-session.ts';
+import type { Forwarding } from './forwarding.ts';
 import type { CellInit, CellLink } from './namespaces.ts';
 
 /** Processes that somebody looked at and that may become cells; the oldest is forgotten beyond this. */
@@ -45,6 +46,8 @@ export type Cell = {
   /** Empty while it uses the host's network: its flows are as they always were. */
   readonly flows: readonly CellFlow[];
   readonly peers: readonly PeerKeys[];
+  /** New flows to its old endpoints follow it. */
+  readonly forwarding?: Forwarding | undefined;
 };
 
 export class Registry {

@@ -2,9 +2,14 @@
 import { z } from 'zod';
 import { PROTOCOLS } from '../address.ts';
 import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
+import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
 
 /** A migration names at most this many flows. */
 export const FLOWS_MAX = 65_536;
+/** A lease of new flows that follow a cell, in seconds: renewed at a third, so not shorter than retries take. */
+export const LEASE_SECONDS_MIN = 3;
+/** Unless the operator says otherwise: an hour. */
+export const LEASE_SECONDS = 3_600;
 /** Flows of unconnected UDP sockets are learnt for this long at most. */
 export const LEARN_MS_MAX = 300_000;
 
@@ -69,6 +74,22 @@ export const socketGroupSchema = z.object({
   sockets: z.array(z.object({ local: endpointSchema, remote: endpointSchema })).max(FLOWS_MAX),
 });
 
+const listenerSchema = endpointSchema.extend({ protocol: z.enum(PROTOCOLS) });
+const leaseSchema = z.int().min(LEASE_SECONDS_MIN).max(LEASE_SECONDS_MAX);
+const publicKeysSchema = z.array(z.object({ address: z.string().max(45), publicKey: key })).max(2);
+
+/** New flows to the endpoints that the cell had where it began are to follow it. */
+export const forwardingSchema = z.object({
+  lease_s: leaseSchema,
+  /** ms since the epoch. */
+  since: z.number(),
+  endpoints: z.array(listenerSchema).max(FOLLOW_ROWS_MAX),
+  /** Addresses of the source, where the cell is at home, and its public keys for the pairs with it. */
+  homes: publicKeysSchema,
+  /** Peers that follow the cell and have no flow with it now. */
+  followers: z.array(z.string().max(45)).max(4096),
+});
+
 export const snapshotSchema = z.object({
   cell: id,
   name: z.string(),
@@ -91,6 +112,7 @@ export const snapshotSchema = z.object({
   outside: z.array(z.object({ resource: z.string(), external: z.boolean(), what: z.string() })),
   image_bytes: z.number(),
   checks: z.array(checkSchema),
+  forwarding: forwardingSchema.optional(),
 });
 /** All that a plan needs to know of a process (tree) and its host. */
 export type Snapshot = z.infer<typeof snapshotSchema>;
@@ -150,6 +172,15 @@ export const cellSchema = z.object({
   ),
   labels: z.array(labelSchema),
   peers: z.array(z.object({ address: z.string(), epoch: z.int() })),
+  forwarding: z
+    .object({
+      lease_s: z.int(),
+      since: z.number(),
+      endpoints: z.array(listenerSchema),
+      /** Who has said to send new flows here, and until when unless it is renewed; ms since the epoch. */
+      peers: z.array(z.object({ address: z.string(), until: z.number() })),
+    })
+    .optional(),
 });
 export type CellFact = z.infer<typeof cellSchema>;
 
@@ -163,6 +194,15 @@ export const remoteCellSchema = z.object({
   wire: z.array(z.string()),
   /** Of `flows`: those that this host carries on for peers without an agent. */
   relays: z.array(z.object({ peer: z.string(), flows: z.int() })),
+  /** New flows of this host to these endpoints go there, until then (ms since the epoch) unless it is renewed. */
+  follow: z
+    .object({
+      until: z.number(),
+      labels: z.array(
+        z.object({ protocol: z.enum(PROTOCOLS), virtual: endpointSchema, wire: endpointSchema }),
+      ),
+    })
+    .optional(),
 });
 export type RemoteCellFact = z.infer<typeof remoteCellSchema>;
 
@@ -204,6 +244,24 @@ export const METHODS = {
     params: z.object({ cell: id.optional(), what: z.enum(['sockets', 'entries']), dry_run: z.boolean() }),
     result: z.object({ ended: z.array(relaySchema) }),
   },
+  forward: {
+    params: z.object({
+      target: z.string(),
+      /** Undefined: as it is, or an hour. */
+      lease_s: leaseSchema.optional(),
+      end: z.boolean(),
+      dry_run: z.boolean(),
+    }),
+    result: z.object({
+      cell: z.string(),
+      /** 0: no new flows follow. */
+      lease_s: z.int(),
+      endpoints: z.array(listenerSchema),
+      peers: z.array(z.string()),
+      /** Peers that have not acknowledged yet. */
+      silent: z.array(z.string()),
+    }),
+  },
   inspect: {
     params: z.object({
       target: z.string(),
@@ -236,6 +294,8 @@ export const METHODS = {
       datagrams: z.array(flowSchema).max(FLOWS_MAX).optional(),
       /** Peers without an agent whose flows this host carries on. */
       relay: z.array(z.string()).max(4096),
+      /** New flows are to follow, for so many seconds at a time. */
+      forward_lease_s: leaseSchema.optional(),
       key,
     }),
     /** What is to move as it is now, with new connections held off: the destination prepares for exactly this. */
@@ -248,10 +308,15 @@ export const METHODS = {
       /** Where the source's agent answers QUERY, and the key that seals it. */
       source: z.object({ addresses: z.array(z.string()).max(64), key }),
     }),
-    result: z.object({ labels: z.array(labelSchema) }),
+    /** `homes`: the destination's public keys for the pairs that the snapshot offers. */
+    result: z.object({ labels: z.array(labelSchema), homes: publicKeysSchema.optional() }),
   },
   'source.arm': {
-    params: z.object({ ...migration, labels: z.array(labelSchema).max(FLOWS_MAX) }),
+    params: z.object({
+      ...migration,
+      labels: z.array(labelSchema).max(FLOWS_MAX),
+      homes: publicKeysSchema.optional(),
+    }),
     result: none,
   },
   'image.read': { params: z.object(migration), result: none },

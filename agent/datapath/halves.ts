@@ -41,14 +41,20 @@ export function remotePlace(
 export function halvesOf(table: FlowTable, id: FlowId): Halves {
   const entry = table.flows.get(`${id.scope} ${flowKey(id)}`);
   if (entry === undefined) return {};
-  const { protocol, local, remote, scope, wireLocal, wireRemote, localSide, remoteSide, via } = entry;
-  const flow = { protocol, local, remote, scope };
-  const owned = localSide !== 0 || via !== 0 || endpointText(wireLocal) !== endpointText(local);
-  const path = wireRemote.find((slot) => slot?.endpoint.address === remote.address) ?? wireRemote[0];
+  const { protocol, local, remote, scope, wireRemote, remoteSide } = entry;
+  const half = halfOf(entry);
   return {
-    ...(owned ? { local: { ...flow, wireLocal, localSide, via, path: path?.ifindex ?? 0 } } : {}),
-    ...(remoteSide === 0 ? {} : { remote: { ...flow, wireRemote, remoteSide } }),
+    ...(half && { local: half }),
+    ...(remoteSide === 0 ? {} : { remote: { protocol, local, remote, scope, wireRemote, remoteSide } }),
   };
+}
+
+/** What the owner of the local end has said of an entry; undefined where that end is as it always was. */
+export function halfOf(entry: FlowEntry): LocalHalf | undefined {
+  const { protocol, local, remote, scope, wireLocal, wireRemote, localSide, via } = entry;
+  if (localSide === 0 && via === 0 && endpointText(wireLocal) === endpointText(local)) return undefined;
+  const path = wireRemote.find((slot) => slot?.endpoint.address === remote.address) ?? wireRemote[0];
+  return { protocol, local, remote, scope, wireLocal, localSide, via, path: path?.ifindex ?? 0 };
 }
 
 function compose({ local, remote }: Halves): FlowEntry {

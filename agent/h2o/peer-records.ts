@@ -4,6 +4,7 @@ import { flowKey } from '../address.ts';
 import type { FlowId, LocalHalf, RemoteHalf, WireSlot } from '../datapath/model.ts';
 import { Store } from '../state/store.ts';
 import type { PeerState } from '../wire/h2o-peer.ts';
+import type { FollowState } from './follows.ts';
 
 /** Cells of other hosts that this host knows at once. */
 const CELLS_MAX = 4_096;
@@ -30,6 +31,10 @@ export type PeerRecord = {
   /** The cell is back where its flows began: from then on its flows are plain, and need no entries. */
   plainAt: number | undefined;
   touchedAt: number;
+  /** Endpoints of the cell that it was seen at from here. */
+  endpoints?: readonly string[] | undefined;
+  /** New flows follow the cell. */
+  follow?: FollowState | undefined;
 };
 
 type StoredState = Omit<PeerRecord, 'flows'>;

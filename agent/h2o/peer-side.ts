@@ -10,7 +10,7 @@ import {
   type PlacedFlow,
   type Protocol,
 } from '../address.ts';
-import type { Labels } from '../cell/labels.ts';
+import { type Labels, PROGRAM_LABELS } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { RelayFact, RemoteCellFact } from '../control/protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
@@ -27,9 +27,19 @@ import { messageOf, OsmosisError } from '../error.ts';
 import { isOwnAddress, ownAddressLike, routeTo } from '../host/routes.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
+import type { Ended, FollowBody } from '../wire/h2o-follow.ts';
 import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
-import { type Accepted, arm, consumeFromCell, pairFor, stateFor } from '../wire/h2o-peer.ts';
+import {
+  type Accepted,
+  arm,
+  consumeFromCell,
+  type FirstPair,
+  firstState,
+  pairFor,
+  stateFor,
+} from '../wire/h2o-peer.ts';
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
+import { Follows } from './follows.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { idKey, type PeerFlow, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
 import { isOver } from './relays.ts';
@@ -92,6 +102,9 @@ export class PeerSide {
   #isLeaving: (id: FlowId) => boolean = () => false;
   readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
   readonly #kernel: KernelFlows;
+  readonly #follows: Follows;
+  /** Of the HELLO for which created flows were read last. */
+  #readFor = '';
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new Map<number, KeyPair>();
   readonly #routes = new Map<string, { at: number; removals: number; ifindex: number }>();
@@ -112,12 +125,15 @@ export class PeerSide {
     this.#kernel = new KernelFlows(() => viewsOf(registry.all()));
     this.#labels = labels;
     this.#log = log;
+    const slotOf = (endpoint: Label['wire']) => this.#slot(endpoint);
+    this.#follows = new Follows({ datapath, labels, records: this.#records, slotOf, log });
   }
 
   /** `isLeaving`: whether a flow of this host belongs to a cell that is being moved away just now. */
   start(isLeaving: (id: FlowId) => boolean): void {
     this.#isLeaving = isLeaving;
     this.#records.load();
+    this.#follows.load();
     const own = this.#records
       .all()
       .flatMap(({ flows }) => [...flows.values()].flatMap((flow) => flow.own ?? []));
@@ -147,6 +163,7 @@ export class PeerSide {
         state: plainAt === undefined ? away : 'home',
         wire: [...new Set([...flows.values()].map((flow) => placeOf(flow, record)?.endpoint.address ?? ''))],
         relays: relaysOf(record),
+        ...(record.follow && { follow: { ...record.follow, labels: [...record.follow.labels] } }),
       };
     });
   }
@@ -343,12 +360,40 @@ export class PeerSide {
     });
   }
 
+  /**
+   * This host lets a cell go that began here: new flows to its endpoints follow it at once. `pair`: the keys that were
+   * exchanged for that, unless the cell's host has others by the flows that it has with this one.
+   */
+  async beginFollow(
+    cell: string,
+    follow: Omit<FollowBody, 'ended'>,
+    pair: FirstPair | undefined,
+  ): Promise<void> {
+    await this.#exclusive(async () => {
+      const state = pair && firstState(cell, pair);
+      const record = state === undefined ? this.#records.of(cell)[0] : this.#records.create(cell, state);
+      if (record === undefined) return;
+      Follows.remember(
+        record,
+        follow.labels.map(({ protocol, virtual }) => ({
+          protocol,
+          local: virtual,
+          remote: virtual,
+          scope: 0,
+        })),
+      );
+      await this.#follows.set(record, follow);
+      this.#records.save(record);
+    });
+  }
+
   #enqueue(message: Message, from: Sender): void {
     const forUs =
       message.type === 'hello' ||
       message.type === 'move' ||
       message.type === 'hold' ||
-      message.type === 'bye';
+      message.type === 'bye' ||
+      message.type === 'follow';
     if (forUs && this.#waiting.add(message, from)) void this.#inTurn(() => this.#serveNext());
   }
 
@@ -390,6 +435,7 @@ export class PeerSide {
     // Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it.
     if (from.port !== H2O_PORT || !this.#hellos.take()) return;
     const cell = hex(hello.cell);
+    await this.#readCreated(hello);
     const known = this.#records.of(cell);
     const at = performance.now();
     const flows = claimedFlows(hello.claims);
@@ -437,6 +483,14 @@ export class PeerSide {
     this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
   }
 
+  /** New flows that followed the cell are as good as those that it came with; once for all parts. */
+  async #readCreated({ cell, transaction }: Hello): Promise<void> {
+    const follows = this.#records.of(hex(cell)).some(({ follow }) => follow !== undefined);
+    if (!follows || this.#readFor === hex(transaction)) return;
+    this.#readFor = hex(transaction);
+    await this.#follows.take();
+  }
+
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
   #makeReady(record: PeerRecord): void {
     const { state } = record;
@@ -466,8 +520,13 @@ export class PeerSide {
     const mine = { protocol, local: remote, remote: local };
     const relayed = { ...mine, scope: RELAY };
     const isRelayed = this.#offers.has(idKey(relayed)) || this.#records.owner(relayed) !== undefined;
-    for (const scope of [...this.#kernel.scopesOf(mine), ...(isRelayed ? [RELAY] : [])]) {
-      const id = { ...mine, scope };
+    const renamed = this.#follows.relayedAs(mine);
+    const ids = [
+      ...this.#kernel.scopesOf(mine).map((scope) => ({ ...mine, scope })),
+      ...(isRelayed ? [relayed] : []),
+      ...(renamed === undefined ? [] : [renamed]),
+    ];
+    for (const id of ids) {
       const owner = this.#records.owner(id);
       const anothers = owner !== undefined && owner.cell !== cell && (owner.state?.pair.epoch ?? 0) > 0;
       const flow = owner?.flows.get(idKey(id));
@@ -507,6 +566,7 @@ export class PeerSide {
       ifindex: 0,
     });
     for (const flow of armed) this.#records.take(record, flow);
+    Follows.remember(record, ids);
     await this.#datapath.putLocals(armed.flatMap(({ own }) => own ?? []));
     await this.#put(record, armed);
     record.armedAt = Date.now();
@@ -551,7 +611,8 @@ export class PeerSide {
       record.state = consumed.state;
       record.touchedAt = Date.now();
       const kept = this.#records.has(record);
-      if (kept && consumed.message.type === 'move') this.#records.saveState(record);
+      const isState = consumed.message.type === 'move' || consumed.message.type === 'follow';
+      if (kept && isState) this.#records.saveState(record);
       else if (kept) this.#records.save(record);
     }
     this.#socket.send(consumed.ack, from.address, from.port);
@@ -571,6 +632,10 @@ export class PeerSide {
         // Suspended for any length of time: what is armed stays so.
         record.armedAt = undefined;
         return this.#switch(record, 'held');
+      case 'follow':
+        await this.#follows.set(record, message);
+        await this.#dropOver(record, message.ended);
+        return this.#tidy(record);
       case 'bye':
         return message.reason === 'aborted' ? this.#disarm(record) : this.#forget(record);
     }
@@ -590,6 +655,7 @@ export class PeerSide {
     const flip_ms = performance.now() - started;
     record.active = next;
     record.armedAt = undefined;
+    await this.#follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];
     this.#log.info({ cell: record.cell, flows: record.flows.size, to, flip_ms }, 'cell moved');
@@ -630,6 +696,7 @@ export class PeerSide {
   }
 
   async #forget(record: PeerRecord): Promise<void> {
+    await this.#follows.end(record);
     await this.#dropFlows(record, [...record.flows.values()]);
     this.#records.forget(record);
     this.#nextKeys.delete(record.side);
@@ -642,7 +709,21 @@ export class PeerSide {
     // What is offered again, to a migration that tries once more, keeps its label.
     this.#release(own.filter((half) => !this.#offers.has(idKey(half))));
     this.#records.drop(record, flows);
-    if (record.flows.size === 0) await this.#removeSide(record);
+    await this.#tidy(record);
+  }
+
+  async #dropOver(record: PeerRecord, ended: readonly Ended[]): Promise<void> {
+    const over = await this.#follows.over(record, ended);
+    if (over.length === 0) return;
+    await this.#dropFlows(record, over);
+    // Their labels, and room for others.
+    await this.#datapath.removeCreated(() => false);
+    this.#records.saveFlows(record);
+  }
+
+  /** A side serves its flows, and rules. */
+  async #tidy(record: PeerRecord): Promise<void> {
+    if (record.flows.size === 0 && record.follow === undefined) await this.#removeSide(record);
   }
 
   async #removeSide({ side }: PeerRecord): Promise<void> {
@@ -657,14 +738,15 @@ export class PeerSide {
     const records = this.#records.all();
     if (records.length === 0) return;
     const now = Date.now();
+    await this.#follows.sweep();
     await this.#dropEnded(SWEEPS_MISSING_MAX);
     if (now - this.#relaysAt > RELAYS_LOOK_MS) await this.#dropEndedRelays(records);
     for (const record of records) {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX) await this.#disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
       const idleMsMax = record.state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX;
-      const idle = record.flows.size === 0 && record.armedAt === undefined;
-      if (idle && now - record.touchedAt > idleMsMax) await this.#forget(record);
+      const isIdle = record.flows.size === 0 && record.armedAt === undefined && record.follow === undefined;
+      if (isIdle && now - record.touchedAt > idleMsMax) await this.#forget(record);
     }
   }
 
@@ -734,7 +816,13 @@ function needsLabel({ scope, local }: FlowId): boolean {
 /** Not where the flow began. */
 function isAway(flow: PeerFlow, record: PeerRecord): boolean {
   const place = placeOf(flow, record)?.endpoint;
+  if (isRenamed(flow)) return true;
   return place !== undefined && endpointText(place) !== endpointText(flow.id.remote);
+}
+
+/** The cell knows it by a label of this host's programs, wherever the cell is. */
+function isRenamed({ id, own }: PeerFlow): boolean {
+  return id.scope === RELAY && own !== undefined && own.wireLocal.port >= PROGRAM_LABELS.first;
 }
 
 function isPlain(record: PeerRecord): boolean {

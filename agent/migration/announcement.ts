@@ -30,6 +30,7 @@ export class Announcement {
     this.#peerPublicKey = record.peerPublicKey;
   }
 
+  /** `labels`: those that this peer is to know. */
   static create(
     socket: H2oSocket,
     { peer, epoch, transaction, cell, tag, toPeer, toCell }: PeerSession,
@@ -41,7 +42,7 @@ export class Announcement {
       epoch,
       nextPublicKey: next.publicKey,
       transaction,
-      labels: labels.filter((label) => label.peer === peer),
+      labels,
     });
     return new Announcement(socket, { peer, epoch, session, datagram, next, peerPublicKey: undefined });
   }

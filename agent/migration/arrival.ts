@@ -4,6 +4,7 @@
  */
 import { randomInt } from 'node:crypto';
 import { type Endpoint, endpointText, isLoopback, type PlacedFlow, type Protocol } from '../address.ts';
+import { acceptsOf, labelsTo } from '../cell/forwarding.ts';
 import {
   type CellInit,
   type CellLink,
@@ -16,7 +17,9 @@ import {
 import type { CellFlow } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import type { Label, Snapshot } from '../control/protocol.ts';
+import { belongsTo } from '../datapath/created.ts';
 import { acceptOf, LOOPBACK, type Side } from '../datapath/model.ts';
+import type { Accept } from '../datapath/rules.ts';
 import { isOwnAddress, type Route, routeTo } from '../host/routes.ts';
 import { isComingHome } from './homecoming.ts';
 
@@ -35,7 +38,7 @@ export type ArrivalRecord = {
 };
 
 type Needs = Pick<AgentContext, 'datapath' | 'labels' | 'peerSide'>;
-type Coming = Pick<Snapshot, 'flows' | 'listeners' | 'addresses'>;
+type Coming = Pick<Snapshot, 'flows' | 'listeners' | 'addresses' | 'forwarding'>;
 
 export class Arrival {
   readonly #context: Needs;
@@ -77,7 +80,7 @@ export class Arrival {
   /** One label a local endpoint; its address may differ from peer to peer, as routes do. */
   async drawLabels(): Promise<void> {
     const { flows } = this.#snapshot;
-    for (const address of new Set(flows.map(({ at }) => at.address)))
+    for (const address of new Set([...flows.map(({ at }) => at.address), ...this.#followers()]))
       this.#routes.set(address, await routeTo(address));
     const ports = this.#drawPorts();
     const rows = new Map<string, Label>();
@@ -88,7 +91,34 @@ export class Arrival {
       const wire = this.#needsLabel(flow) ? label : local;
       rows.set(`${key} ${at.address}`, { protocol, virtual: local, peer: at.address, wire });
     }
+    for (const label of this.#listenerLabels(ports)) {
+      const key = `${endpointKey(label.protocol, label.virtual)} ${label.peer}`;
+      if (!rows.has(key)) rows.set(key, label);
+    }
     this.#record = { ...this.#record, labels: [...rows.values()] };
+  }
+
+  /** Peers that new flows come from, also where none has any now. */
+  #followers(): string[] {
+    const { forwarding } = this.#snapshot;
+    return [...(forwarding?.homes ?? []).map(({ address }) => address), ...(forwarding?.followers ?? [])];
+  }
+
+  /** Where each peer finds the endpoints that new flows come to. */
+  #listenerLabels(ports: ReadonlyMap<string, number>): Label[] {
+    const peers = [...this.#routes];
+    return (this.#snapshot.forwarding?.endpoints ?? []).flatMap(({ protocol, address, port }) => {
+      const virtual = { address, port };
+      const label = ports.get(endpointKey(protocol, virtual)) ?? 0;
+      return peers
+        .filter(([peer]) => peer.includes(':') === address.includes(':'))
+        .map(([peer, { source }]) => ({
+          protocol,
+          virtual,
+          peer,
+          wire: this.#record.home ? virtual : { address: source, port: label },
+        }));
+    });
   }
 
   #drawPorts(): Map<string, number> {
@@ -96,6 +126,9 @@ export class Arrival {
     const endpoints = new Map(
       labelled.map(({ protocol, local }) => [endpointKey(protocol, local), protocol]),
     );
+    if (!this.#record.home)
+      for (const { protocol, address, port } of this.#snapshot.forwarding?.endpoints ?? [])
+        endpoints.set(endpointKey(protocol, { address, port }), protocol);
     const ports = endpoints.size === 0 ? [] : this.#context.labels.draw([...endpoints.values()]);
     return new Map([...endpoints.keys()].map((key, index) => [key, ports[index] ?? 0]));
   }
@@ -124,7 +157,7 @@ export class Arrival {
       ? await createQueue(this.#device)
       : await createLink(init, this.#device, addresses, mtu);
     this.#record = { ...this.#record, link };
-    if (flows.length > 0) await this.#enterFlows(init, link);
+    if (this.#hasEntries) await this.#enterFlows(init, link);
   }
 
   async #enterFlows(init: CellInit, link: CellLink): Promise<void> {
@@ -137,6 +170,7 @@ export class Arrival {
     await datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });
     await peerSide.place(scope, flows);
     await datapath.putLocals(entries);
+    await datapath.putRules(this.#accepts);
     const devices = new Set([...this.#routes.values()].map((route) => route.device));
     // What the process says to an address of this host's own leaves it there, wherever the other end is.
     if (home && entries.some(({ via }) => via === LOOPBACK)) devices.add('lo');
@@ -146,7 +180,7 @@ export class Arrival {
       return;
     }
     await datapath.attachCell(link.name);
-    if (entries.some(({ via }) => via === LOOPBACK))
+    if (this.#accepts.length > 0 || entries.some(({ via }) => via === LOOPBACK))
       await datapath.attachInside(`/proc/${init.pid}/ns/net`, scope);
   }
 
@@ -179,15 +213,15 @@ export class Arrival {
 
   /** What the peers say reaches the process from here on. */
   async open(): Promise<void> {
-    const { entries, link, home } = this.#record;
+    const { link, home } = this.#record;
     const ifindex = home ? 0 : (link?.ifindex ?? 0);
-    if (entries.length > 0) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex });
+    if (this.#hasEntries) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex });
   }
 
   /** The process runs: what has waited for it is delivered. */
   async release(): Promise<void> {
-    const { link, entries } = this.#record;
-    if (link !== undefined && entries.length > 0) await releaseQueue(link);
+    const { link } = this.#record;
+    if (link !== undefined && this.#hasEntries) await releaseQueue(link);
   }
 
   /** The process runs. At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
@@ -210,10 +244,26 @@ export class Arrival {
     const { datapath } = this.#context;
     const { link, side, home } = this.#record;
     await datapath.removeLocals(entries);
-    if (this.#record.entries.length > 0) await datapath.removeSide(side);
+    if (this.#accepts.length > 0 && link !== undefined) {
+      await datapath.removeRules(this.#accepts);
+      await datapath.removeCreated(belongsTo({ scope: link.ifindex }));
+    }
+    if (this.#hasEntries) await datapath.removeSide(side);
     if (link !== undefined && !home) await datapath.removeInside(link.ifindex);
     if (link !== undefined) await destroyLink(link.name);
     await datapath.removeIfEmpty();
+  }
+
+  /** New flows come to a cell that is not at home by these. */
+  get #accepts(): Accept[] {
+    const { home, link, side } = this.#record;
+    const endpoints = this.#snapshot.forwarding?.endpoints ?? [];
+    if (home || link === undefined) return [];
+    return acceptsOf(labelsTo(endpoints, this.labels), { side, scope: link.ifindex });
+  }
+
+  get #hasEntries(): boolean {
+    return this.#snapshot.flows.length > 0 || this.#accepts.length > 0;
   }
 
   #side(state: 'queued' | 'home'): Side {

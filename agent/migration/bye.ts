@@ -1,9 +1,9 @@
-/** Tells peers that an announced move will not happen. */
+/** Tells peers that an announced move will not happen, or that the cell has ended. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PeerKeys } from '../cell/registry.ts';
 import { sendUntilAcknowledged } from '../h2o/cell-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
-import { isDrop } from '../wire/h2o-layout.ts';
+import { type ByeReason, isDrop } from '../wire/h2o-layout.ts';
 import { createBye, deriveSession } from '../wire/h2o-session.ts';
 
 /** A peer that misses all of it disarms by its own deadline. */
@@ -17,11 +17,14 @@ export async function sayBye(
   cell: string,
   keys: readonly PeerKeys[],
   save: () => void,
+  reason: ByeReason = 'aborted',
 ): Promise<void> {
   for (const each of keys) each.last++;
   save();
   const signal = AbortSignal.timeout(BYE_MS_MAX);
-  const told = Promise.all(keys.map((each) => sayByeTo(socket, Buffer.from(cell, 'hex'), each, signal)));
+  const told = Promise.all(
+    keys.map((each) => sayByeTo(socket, Buffer.from(cell, 'hex'), each, reason, signal)),
+  );
   await Promise.race([told, sleep(BYE_WAIT_MS_MAX, undefined, { ref: false })]);
 }
 
@@ -29,6 +32,7 @@ async function sayByeTo(
   socket: H2oSocket,
   cell: Uint8Array,
   keys: PeerKeys,
+  reason: ByeReason,
   signal: AbortSignal,
 ): Promise<void> {
   const { address, epoch: pairEpoch, last: epoch, publicKey: cellPublicKey, secretKey, peerPublicKey } = keys;
@@ -42,6 +46,6 @@ async function sayByeTo(
     role: 'cell',
   });
   if (isDrop(session)) return;
-  const datagram = createBye(session, { epoch, reason: 'aborted' });
+  const datagram = createBye(session, { epoch, reason });
   await sendUntilAcknowledged(socket, address, { session, sent: { type: 'bye', epoch }, datagram }, signal);
 }

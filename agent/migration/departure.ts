@@ -1,6 +1,7 @@
 /** What a migration puts into the source's datapath, and takes out again: the flows as they are, the fence, the forwards. */
 import { randomInt } from 'node:crypto';
 import { type Endpoint, endpointText, flowKey, type PlacedFlow } from '../address.ts';
+import { acceptsAt, removeForwarding } from '../cell/forwarding.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { Label, Snapshot } from '../control/protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
@@ -18,7 +19,7 @@ export type DepartureRecord = {
 export class Departure {
   readonly #datapath: Datapath;
   /** As it was when the migration began: its place here does not change. */
-  readonly #cell: Cell;
+  #cell: Cell;
   #side: Side | undefined;
   #entries: LocalHalf[] = [];
   /** Of `#entries`, what was said of them before: flows that go by a label of this host already. */
@@ -28,6 +29,11 @@ export class Departure {
 
   constructor(datapath: Datapath, cell: Cell) {
     this.#datapath = datapath;
+    this.#cell = cell;
+  }
+
+  /** With the flows that had come in since. */
+  update(cell: Cell): void {
     this.#cell = cell;
   }
 
@@ -51,11 +57,20 @@ export class Departure {
    */
   async holdOff(listeners: Snapshot['listeners'], flows: readonly PlacedFlow[]): Promise<void> {
     const held = listeners.filter(({ protocol }) => protocol === 'tcp');
-    if (this.#cell.link !== undefined || held.length === 0) return;
+    if (this.#cell.link !== undefined) return this.#holdOffNewcomers();
+    if (held.length === 0) return;
     this.#heldOff = held;
     for (const address of peersOf(flows)) await this.#attachTowards(address);
     for (const device of await ethernetDevices()) await this.#datapath.attachDevice(device);
     await this.#datapath.fenceListeners(held);
+  }
+
+  /** The endpoints on the wire that new flows come to; their devices are attached. */
+  async #holdOffNewcomers(): Promise<void> {
+    const wires = acceptsAt(this.#cell).filter(({ protocol }) => protocol === 'tcp');
+    if (wires.length === 0) return;
+    this.#heldOff = wires.map(({ protocol, wire }) => ({ protocol, ...wire }));
+    await this.#datapath.fenceListeners(this.#heldOff);
   }
 
   /** At home the flows are entered as they are, so that one update can switch them all. */
@@ -119,13 +134,16 @@ export class Departure {
       return;
     }
     await this.#datapath.removeForwards(this.#forwards);
+    await this.#datapath.unfenceListeners(this.#heldOff);
     this.#forwards = [];
+    this.#heldOff = [];
   }
 
   /** Nothing of the cell is left in this host's datapath. */
   async remove(): Promise<void> {
     await this.#datapath.unfenceListeners(this.#heldOff);
     await this.#datapath.removeForwards(this.#forwards);
+    await removeForwarding(this.#datapath, this.#cell);
     await this.#datapath.removeLocals(this.#own);
     if (this.#side !== undefined && this.#side.id !== 0) await this.#datapath.removeSide(this.#side.id);
     this.#heldOff = [];

@@ -3,8 +3,9 @@ import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statfsSync, write
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
+import { endpointText } from '../address.ts';
 import { type CellInit, createNamespaces, destroyNamespaces, setUpKernel } from '../cell/namespaces.ts';
-import type { Cell } from '../cell/registry.ts';
+import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { endConnections } from '../cell/sockets.ts';
 import { type AgentContext, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
@@ -15,6 +16,8 @@ import { OsmosisError } from '../error.ts';
 import { TMPFS_MAGIC } from '../host/facts.ts';
 import { ImageWriter } from '../image/writer.ts';
 import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
+import { areListed } from '../wire/h2o-labels.ts';
+import { FIRST_PAIR_EPOCH } from '../wire/h2o-peer.ts';
 import { generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Announcement } from './announcement.ts';
 import { Arrival, type ArrivalRecord } from './arrival.ts';
@@ -42,7 +45,11 @@ export type DestinationRecord = {
   readonly init: CellInit | undefined;
   readonly arrival: ArrivalRecord;
   readonly announcements: readonly ReturnType<Announcement['record']>[];
+  /** Own keys of the pairs that the source has offered. */
+  readonly homes?: readonly HomeKeys[];
 };
+
+type HomeKeys = KeyPair & { readonly address: string };
 
 type Request = Pick<DestinationRecord, 'snapshot' | 'source'>;
 
@@ -56,6 +63,7 @@ export class DestinationMigration {
   #init: CellInit | undefined;
   readonly #arrival: Arrival;
   #announcements: Announcement[] = [];
+  #homes: readonly HomeKeys[] = [];
   /** By peer; made ahead, because making them takes longer than all else in the restore phase but CRIU. */
   readonly #nextKeys = new Map<string, KeyPair>();
   #criu: Promise<CriuExit> | undefined;
@@ -87,6 +95,7 @@ export class DestinationMigration {
     const migration = new DestinationMigration(context, record.migration, record, save, record.arrival);
     migration.#stage = record.stage;
     migration.#init = record.init;
+    migration.#homes = record.homes ?? [];
     migration.#announcements = record.announcements.map((one) => Announcement.adopt(context.socket, one));
     return migration;
   }
@@ -108,6 +117,7 @@ export class DestinationMigration {
       init: this.#init,
       arrival: this.#arrival.record,
       announcements: this.#announcements.map((one) => one.record()),
+      homes: this.#homes,
     };
   }
 
@@ -128,6 +138,7 @@ export class DestinationMigration {
     for (const { at } of snapshot.flows) {
       if (!this.#nextKeys.has(at.address)) this.#nextKeys.set(at.address, generateKeyPair());
     }
+    this.#homes = this.#offeredHomes();
     await this.#arrival.drawLabels();
     this.#enter('prepared');
     this.#init = await createNamespaces(this.#hasNetwork);
@@ -141,6 +152,28 @@ export class DestinationMigration {
       this.#enter('prepared');
     }
     return [...this.#arrival.labels];
+  }
+
+  /** Public keys for the source, whose new flows are to follow. */
+  get homes(): { address: string; publicKey: Uint8Array }[] {
+    return this.#homes.map(({ address, publicKey }) => ({ address, publicKey }));
+  }
+
+  /** Not with an address that the cell has flows with: these make a pair as always. */
+  #offeredHomes(): HomeKeys[] {
+    const { flows, forwarding } = this.#request.snapshot;
+    const peers = new Set(flows.map(({ at }) => at.address));
+    const offered = (forwarding?.homes ?? []).filter(({ address }) => !peers.has(address));
+    return offered.map(({ address }) => ({ address, ...generateKeyPair() }));
+  }
+
+  /** What the MOVE to a peer lists: labels of listeners too, unless there are so many that it names some by digest. */
+  #moveLabels(peer: string): Label[] {
+    const labels = this.#arrival.labels.filter((label) => label.peer === peer);
+    if (areListed(labels)) return labels;
+    const { flows } = this.#request.snapshot;
+    const local = new Set(flows.map((flow) => `${flow.protocol} ${endpointText(flow.local)}`));
+    return labels.filter(({ protocol, virtual }) => local.has(`${protocol} ${endpointText(virtual)}`));
   }
 
   #makeDirectory(): void {
@@ -178,7 +211,7 @@ export class DestinationMigration {
       Announcement.create(
         this.#context.socket,
         session,
-        this.#arrival.labels,
+        this.#moveLabels(session.peer),
         this.#nextKeys.get(session.peer) ?? generateKeyPair(),
       ),
     );
@@ -267,12 +300,38 @@ export class DestinationMigration {
       link,
       // At home they are those of the host.
       addresses: home ? [] : snapshot.addresses,
-      side: entries.length > 0 ? side : 0,
+      side: entries.length > 0 || this.#forwarding !== undefined ? side : 0,
       labels,
       flows: entries,
-      peers: this.#announcements.map((one) => one.keys()),
+      peers: [...this.#announcements.map((one) => one.keys()), ...this.#homePeers()],
+      ...(this.#forwarding && { forwarding: this.#forwarding }),
     };
     registry.put(cell);
+  }
+
+  get #forwarding(): Cell['forwarding'] {
+    const { forwarding } = this.#request.snapshot;
+    if (forwarding === undefined || this.#arrival.record.home) return undefined;
+    const { lease_s, since, endpoints } = forwarding;
+    return { lease_s, since, endpoints };
+  }
+
+  #homePeers(): PeerKeys[] {
+    const offered = this.#request.snapshot.forwarding?.homes ?? [];
+    return this.#homes.map(({ address, secretKey, publicKey }) => ({
+      address,
+      epoch: FIRST_PAIR_EPOCH,
+      last: FIRST_PAIR_EPOCH,
+      secretKey,
+      publicKey,
+      peerPublicKey: offered.find((one) => one.address === address)?.publicKey,
+    }));
+  }
+
+  /** A peer that has no flow now is told, but nobody waits for it. */
+  get #awaited(): Announcement[] {
+    const peers = new Set(this.#request.snapshot.flows.map(({ at }) => at.address));
+    return this.#announcements.filter(({ peer }) => peers.has(peer));
   }
 
   /** The restored root as a pid of this host. */
@@ -287,12 +346,12 @@ export class DestinationMigration {
   async confirm(timeoutMs: number): Promise<{ silent: string[]; flip_ms: number[] }> {
     await this.#killDropped();
     const late = sleep(timeoutMs, undefined, { ref: false });
-    await Promise.race([Promise.all(this.#announcements.map((one) => one.acknowledged)), late]);
+    await Promise.race([Promise.all(this.#awaited.map((one) => one.acknowledged)), late]);
     await this.#arrival.settle();
     this.#register();
     return {
-      silent: this.#announcements.filter((one) => !one.isAcknowledged).map(({ peer }) => peer),
-      flip_ms: this.#announcements.flatMap((one) => one.roundTripMs ?? []),
+      silent: this.#awaited.filter((one) => !one.isAcknowledged).map(({ peer }) => peer),
+      flip_ms: this.#awaited.flatMap((one) => one.roundTripMs ?? []),
     };
   }
 

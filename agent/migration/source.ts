@@ -4,6 +4,7 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { endpointText, type Flow, flowKey, isLoopback, type PlacedFlow } from '../address.ts';
+import { takeNewcomers } from '../cell/forwarding.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
@@ -26,6 +27,7 @@ import { deriveSession } from '../wire/h2o-session.ts';
 import { sayBye } from './bye.ts';
 import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
+import { type Answered, SourceForwarding } from './forwarding.ts';
 import { flowIds, placeFlows } from './placed.ts';
 import { quiesce } from './quiesce.ts';
 
@@ -38,7 +40,11 @@ const LOOK_AFTER_MS = 10;
 const CRIU_END_MS_MAX = 30_000;
 
 /** A tree whose flows are known to be where they are. */
-type PlacedTree = Omit<Tree, 'flows'> & { readonly flows: PlacedFlow[]; readonly dropped: PlacedFlow[] };
+type PlacedTree = Omit<Tree, 'flows'> & {
+  readonly flows: PlacedFlow[];
+  readonly dropped: PlacedFlow[];
+  readonly forwarding?: SourceForwarding['handed'];
+};
 
 type Stage = 'prepared' | 'armed' | 'frozen' | 'committed' | 'ended';
 
@@ -57,6 +63,7 @@ type Request = {
   readonly drop: readonly string[];
   readonly relay: readonly string[];
   readonly datagrams: readonly Flow[];
+  readonly forward_lease_s?: number | undefined;
 };
 
 type Frozen = { sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover };
@@ -75,6 +82,9 @@ export class SourceMigration {
   readonly #departure: Departure;
   #flows: PlacedFlow[] = [];
   #labels: Label[] = [];
+  #forwarding: SourceForwarding | undefined;
+  /** Public keys of the destination for pairs with this host. */
+  #answered: Answered = [];
   /** Unix sockets that are to be left out. */
   #external: string[] = [];
   #transactions = new Map<string, Uint8Array>();
@@ -133,13 +143,19 @@ export class SourceMigration {
     return done;
   }
 
-  async #prepare({ key, drop, relay, datagrams }: Request, signal: AbortSignal): Promise<PlacedTree> {
+  async #prepare(
+    { key, drop, relay, datagrams, forward_lease_s }: Request,
+    signal: AbortSignal,
+  ): Promise<PlacedTree> {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
     mkdirSync(this.#marks, { recursive: true, mode: 0o700 });
     const tree = await inspectTree(this.#cell.pid, { options: false });
     await this.#departure.holdOff(tree.listeners, await this.#place(tree.flows));
     await quiesce(this.#cell.pid, tree.listeners, signal);
+    await takeNewcomers(this.#context, this.#cell.id);
+    this.#cell = this.#context.registry.get(this.#cell.id) ?? this.#cell;
+    this.#departure.update(this.#cell);
     const found = await inspectTree(this.#cell.pid);
     const settled = withFlows(found, unconnectedFlows(this.#cell.pid, datagrams, found));
     this.#queues = new DatagramQueues(this.#cell.pid);
@@ -152,7 +168,14 @@ export class SourceMigration {
     this.#flows = going;
     this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
     await this.#departure.enterFlows(flows);
-    return { ...settled, flows: this.#flows, dropped };
+    const peers = this.#flows.map(({ at }) => at.address);
+    this.#forwarding = await SourceForwarding.of(this.#cell, settled, peers, forward_lease_s);
+    return {
+      ...settled,
+      flows: this.#flows,
+      dropped,
+      ...(this.#forwarding && { forwarding: this.#forwarding.handed }),
+    };
   }
 
   #place(flows: readonly Flow[]): Promise<PlacedFlow[]> {
@@ -191,16 +214,26 @@ export class SourceMigration {
   }
 
   /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
-  arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
-    return this.#during(signal, (either) => this.#arm(labels, either));
+  arm(labels: readonly Label[], answered: Answered, signal: AbortSignal): Promise<void> {
+    return this.#during(signal, (either) => this.#arm(labels, answered, either));
   }
 
-  async #arm(labels: readonly Label[], signal: AbortSignal): Promise<void> {
+  async #arm(labels: readonly Label[], answered: Answered, signal: AbortSignal): Promise<void> {
     this.#labels = [...labels];
+    this.#answered = answered;
     await this.#departure.enterForwards(labels, this.#flows);
     const byPeer = Map.groupBy(this.#flows, ({ at }) => at.address);
     await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
+    this.#keepFollowers();
     this.#stage = 'armed';
+  }
+
+  /** Their MOVE needs no HELLO: there is no flow of theirs to claim. */
+  #keepFollowers(): void {
+    for (const peer of this.#forwarding?.handed.followers ?? []) {
+      this.#keys.set(peer, this.#context.registry.keysWith(this.#cell, peer));
+      this.#transactions.set(peer, newTransaction());
+    }
   }
 
   async #armPeer(peer: string, flows: readonly PlacedFlow[], signal: AbortSignal): Promise<void> {
@@ -444,6 +477,7 @@ export class SourceMigration {
   /** After commit and once the peers have turned: CRIU's copy, the fence and the image go. */
   async release(): Promise<void> {
     await this.#criuEnd();
+    await this.#forwarding?.begin(this.#context, this.#cell.id, this.#labels, this.#answered);
     await this.#departure.remove();
     const { peerSide, datapath } = this.#context;
     await peerSide.unplace(flowIds(this.#cell, this.#flows));

@@ -131,6 +131,12 @@ export function currentFlows(root: number): Flow[] {
   return flowsOf(socketsOf(root, descriptors).inet).flows;
 }
 
+/** What a tree listens on now: listening TCP sockets, unconnected UDP ones. */
+export function listenersOf(root: number): (Endpoint & { protocol: Protocol })[] {
+  const descriptors = processTree(root).flatMap(({ pid }) => descriptorsOf(pid));
+  return flowsOf(socketsOf(root, descriptors).inet).listeners;
+}
+
 /** A connection that a process of the tree is opening and that nobody has answered yet. */
 export function openingSocket(root: number): InetSocket | undefined {
   const opening = inetSockets(root).filter(({ state, inode }) => state === 'syn-sent' && inode !== 0);

@@ -91,6 +91,13 @@ export function assertMovable(labels: readonly Label[]): void {
   );
 }
 
+/** Whether a MOVE says all of `labels` one by one: then it may have such as were never armed. */
+export function areListed(labels: readonly Label[]): boolean {
+  const groups = group(labels);
+  const bytes = groups.reduce((sum, { pairs }) => sum + GROUP_HEAD_BYTES + pairs.length, 0);
+  return groups.length <= MOVE_GROUPS_MAX && bytes <= GROUPS_BYTES_MAX;
+}
+
 /** Group count, three zeros, groups. Smaller groups are listed first: they are the cheapest to list. */
 export function encodeLabels(labels: readonly Label[]): Uint8Array {
   assert(labels.length > 0, 'a MOVE moves at least one label');

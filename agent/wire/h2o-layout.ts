@@ -29,6 +29,7 @@ export const MESSAGE_TYPES = {
   ack: 6,
   query: 7,
   verdict: 8,
+  follow: 9,
 } as const;
 export type MessageType = keyof typeof MESSAGE_TYPES;
 
@@ -37,6 +38,7 @@ export const ACKNOWLEDGED = {
   move: MESSAGE_TYPES.move,
   hold: MESSAGE_TYPES.hold,
   bye: MESSAGE_TYPES.bye,
+  follow: MESSAGE_TYPES.follow,
 } as const;
 export type Acknowledged = keyof typeof ACKNOWLEDGED;
 

@@ -22,6 +22,7 @@ import {
   type Bye,
   createAck,
   deriveSession,
+  type Follow,
   type FromCell,
   generateKeyPair,
   type Hold,
@@ -57,7 +58,7 @@ export type PeerState = {
 };
 
 /** A MOVE whose labels are all known, also those that it named by digest. */
-export type Accepted = (Omit<Move, 'labels'> & { readonly labels: readonly Label[] }) | Hold | Bye;
+export type Accepted = (Omit<Move, 'labels'> & { readonly labels: readonly Label[] }) | Hold | Bye | Follow;
 
 /** `state` is to be kept in every case: also what is dropped may have computed the session. */
 export type Consumed =
@@ -84,6 +85,19 @@ export function pairFor(hello: Hello, known: readonly PeerState[]): PeerState | 
   const { secretKey, publicKey } = generateKeyPair();
   const pair = { cell: hello.cell, epoch: 0, cellPublicKey: hello.publicKey, peerPublicKey: publicKey };
   return { pair, secretKey, epoch: 0, armed: [] };
+}
+
+/** Keys that the two agents have exchanged over SSH: of the peer side, and the cell side's public one. */
+export type FirstPair = KeyPair & { readonly cellPublicKey: Uint8Array };
+/** Epoch of such a pair: above that of a first contact, which so can't replace it. */
+export const FIRST_PAIR_EPOCH = 1;
+
+/** `cell`: hexadecimal. */
+export function firstState(cell: string, { secretKey, publicKey, cellPublicKey }: FirstPair): PeerState {
+  const epoch = FIRST_PAIR_EPOCH;
+  const id = new Uint8Array(Buffer.from(cell, 'hex'));
+  const pair = { cell: id, epoch, cellPublicKey, peerPublicKey: publicKey };
+  return { pair, secretKey, epoch, armed: [] };
 }
 
 function isPairOf(hello: Hello, { pair }: PeerState): boolean {
@@ -159,7 +173,7 @@ function accept(
   if (type !== 'move') {
     const ack = createAck(session, { type: 'ack', epoch, acknowledged: type });
     // A suspended cell's labels stay understood; an aborted or ended move's must be forgotten.
-    const armed = type === 'hold' ? state.armed : [];
+    const armed = type === 'bye' ? [] : state.armed;
     return { outcome: 'accepted', state: { ...state, epoch, armed, last: { digest, ack } }, message, ack };
   }
   const { secretKey, publicKey } = newKeyPair();

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import vectors from '../../fixtures/vectors/h2o.json' with { type: 'json' };
 import { decode, newCellId, newTransaction, type Sealed } from './h2o.ts';
+import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from './h2o-follow.ts';
 import { LABELS_LISTED_MAX, resolveLabels } from './h2o-labels.ts';
 import { DATAGRAM_BYTES_MAX, isDrop, type Label } from './h2o-layout.ts';
 import {
@@ -10,9 +11,11 @@ import {
   consumeAck,
   createAck,
   createBye,
+  createFollow,
   createHold,
   createMove,
   deriveSession,
+  type Follow,
   generateKeyPair,
   open,
   type Pair,
@@ -49,6 +52,7 @@ type Golden =
   | GoldenMove
   | { type: 'hold'; epoch: number }
   | ({ type: 'bye' } & Parameters<typeof createBye>[1])
+  | Follow
   | Ack;
 
 /** The labels of a golden MOVE; `more` stands for a row of them. */
@@ -75,6 +79,8 @@ function create(keys: Session, message: Golden): Uint8Array {
       return createHold(keys, message.epoch);
     case 'bye':
       return createBye(keys, message);
+    case 'follow':
+      return createFollow(keys, message);
     case 'ack':
       return createAck(keys, message);
   }
@@ -196,7 +202,7 @@ test('a sealed message with any bit changed never opens', () => {
 test('sealed bytes of any kind open to a drop, even under the right key', () => {
   fc.assert(
     fc.property(
-      fc.constantFrom(3, 4, 5, 6),
+      fc.constantFrom(3, 4, 5, 6, 9),
       fc.uint8Array({ minLength: 16, maxLength: 200 }),
       (type, box) => {
         const detail = type === 5 || type === 6 ? 1 : 0;
@@ -247,6 +253,18 @@ test('labels of any number of groups come back, listed or by digest', () => {
       expect('drop' in resolved ? resolved : byEndpoint(resolved)).toEqual(byEndpoint(labels));
     }),
     { numRuns: 40 },
+  );
+});
+
+test('a FOLLOW of any rows comes back, in one datagram', () => {
+  const rows = fc.integer({ min: 1, max: FOLLOW_ROWS_MAX });
+  fc.assert(
+    fc.property(rows, fc.integer({ min: 1, max: LEASE_SECONDS_MAX }), (count, leaseSeconds) => {
+      const follow: Follow = { type: 'follow', epoch: 7, leaseSeconds, labels: row(count), ended: [] };
+      const datagram = createFollow(keys, follow);
+      expect(datagram.length).toBeLessThanOrEqual(DATAGRAM_BYTES_MAX);
+      expect(open(keys, sealedOf(datagram))).toEqual(follow);
+    }),
   );
 });
 

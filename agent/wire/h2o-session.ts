@@ -14,7 +14,7 @@
  *   4b: epoch
  *
  * One key never seals two plaintexts under one nonce: HOLD, BYE and their ACKs have none (all they say is in the header);
- * the cell side gives every new message a new epoch and keeps a MOVE's datagram, not its parts, to send it again; the
+ * the cell side gives every new message (a FOLLOW that says the same anew as well) a new epoch and keeps a MOVE's datagram, not its parts, to send it again; the
  * peer side keeps the ACK that it made. So both MUST be written down before they are first sent.
  */
 import assert from 'node:assert/strict';
@@ -22,6 +22,7 @@ import { createCipheriv, createDecipheriv, createHash, hkdfSync } from 'node:cry
 import { x25519 } from '@noble/curves/ed25519.js';
 import { byteReader, concatBytes, equalBytes, u8, u32 } from './bytes.ts';
 import type { Sealed } from './h2o.ts';
+import { decodeFollow, encodeFollow, type FollowBody } from './h2o-follow.ts';
 import { decodeLabels, encodeLabels, type MoveLabels } from './h2o-labels.ts';
 import {
   ACKNOWLEDGED,
@@ -135,9 +136,10 @@ export type Ack = {
   readonly epoch: number;
 } & (
   | { readonly acknowledged: 'move'; readonly nextPublicKey: Uint8Array }
-  | { readonly acknowledged: 'hold' | 'bye' }
+  | { readonly acknowledged: 'hold' | 'bye' | 'follow' }
 );
-export type FromCell = Move | Hold | Bye;
+export type Follow = FollowBody & { readonly type: 'follow'; readonly epoch: number };
+export type FromCell = Move | Hold | Bye | Follow;
 
 type Legible = { readonly type: Sealed['type']; readonly detail: number; readonly epoch: number };
 
@@ -170,6 +172,11 @@ export function createBye(
   bye: { readonly epoch: number; readonly reason: ByeReason },
 ): Uint8Array {
   return seal(session, { type: 'bye', detail: BYE_REASONS[bye.reason], epoch: bye.epoch });
+}
+
+/** To be sealed with a new epoch each time, which is to be written down before it is sent. */
+export function createFollow(session: Session, { epoch, ...body }: Omit<Follow, 'type'>): Uint8Array {
+  return seal(session, { type: 'follow', detail: 0, epoch }, encodeFollow(body));
 }
 
 /** ACK's plaintext, for a MOVE: 32b: X25519 public key of the peer side for the next session. Else none. */
@@ -242,6 +249,10 @@ export function open(session: Session, sealed: Sealed): FromCell | Ack | Drop {
 
 function decodePlaintext({ type, detail, epoch }: Legible, plaintext: Uint8Array): FromCell | Ack | Drop {
   if (type === 'move') return decodeMove(epoch, plaintext);
+  if (type === 'follow') {
+    const body = decodeFollow(byteReader(plaintext));
+    return isDrop(body) ? body : { type, epoch, ...body };
+  }
   const acknowledged = type === 'ack' ? nameOf(ACKNOWLEDGED, detail) : undefined;
   if (acknowledged === 'move') {
     if (plaintext.length !== KEY_BYTES)

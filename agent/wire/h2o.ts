@@ -15,6 +15,9 @@
  *    source       HOLD (suspension), BYE (aborted, ended) →
  *                                                       ←   ACK
  *
+ *    cell's host  FOLLOW (new flows to its old endpoints, a lease) →
+ *                                                       ←   ACK
+ *
  *    destination  QUERY                                 →   source (not a peer: the two agents of one migration)
  *                                                       ←   VERDICT
  *
@@ -128,6 +131,7 @@ function decodeBody(header: Header, reader: ByteReader, datagram: Uint8Array): M
     case 'move':
     case 'hold':
     case 'bye':
+    case 'follow':
     case 'ack':
       return decodeSealed({ ...header, type: header.type }, reader, datagram);
     case 'query':
@@ -231,11 +235,11 @@ function decodePart(reader: ByteReader): Part | Drop {
 }
 
 /**
- * Sealed, after the header (MOVE, HOLD, BYE, ACK):
+ * Sealed, after the header (MOVE, HOLD, BYE, FOLLOW, ACK):
  *
  *    8b: session tag
  *    4b: epoch
- *        ciphertext (MOVE: labels; ACK of a MOVE: 32b; else empty)
+ *        ciphertext (MOVE, FOLLOW: labels; ACK of a MOVE: 32b; else empty)
  *   16b: authentication tag
  */
 function decodeSealed(

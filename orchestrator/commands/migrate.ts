@@ -4,6 +4,7 @@ import { OsmosisError } from '../../agent/error.ts';
 import { startDisplay } from '../display/display.ts';
 import { planText } from '../display/plan.ts';
 import { resultText } from '../display/result.ts';
+import { parseLease } from '../lease.ts';
 import { type Host, migrate } from '../migrate.ts';
 import { checkPlan, type Legacy, makePlan } from '../plan.ts';
 import { type HostOptions, type Hosts, printJson, withHosts } from './hosts.ts';
@@ -15,6 +16,8 @@ export type MigrateOptions = HostOptions & {
   readonly dropLegacy?: boolean;
   readonly relayLegacy?: boolean;
   readonly dryRun: boolean;
+  /** A lease, or none given: the usual one. */
+  readonly forwardNew?: string | true;
   /** Seconds. */
   readonly learn?: number;
   readonly json?: boolean;
@@ -28,6 +31,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
       { phase: 'plan' },
     );
   }
+  forwardLeaseOf(options);
   await withHosts(options, async (hosts, signal) => {
     const [source, destination] = await Promise.all([
       openHost(hosts, options.from),
@@ -43,6 +47,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
         ...name,
         legacy: legacyOf(options),
         learnMs: learnMsOf(options),
+        forwardLeaseS: forwardLeaseOf(options),
         source,
         destination,
         signal,
@@ -86,6 +91,11 @@ function learnMsOf({ learn }: MigrateOptions): number | undefined {
   const ms = Math.round(learn * 1_000);
   if (ms >= 0 && ms <= LEARN_MS_MAX) return ms;
   throw new OsmosisError('USAGE', `--learn is 0 to ${LEARN_MS_MAX / 1_000} seconds`);
+}
+
+/** @throws OsmosisError USAGE */
+function forwardLeaseOf({ forwardNew }: MigrateOptions): number | undefined {
+  return forwardNew === undefined ? undefined : parseLease(forwardNew, '--forward-new');
 }
 
 function legacyOf({ dropLegacy, relayLegacy }: MigrateOptions): Legacy {

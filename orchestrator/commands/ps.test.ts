@@ -65,3 +65,17 @@ test('what is relayed is told at both hosts', () => {
     expect.stringMatching(/1 flows with 10.77.4.2$/),
   ]);
 });
+
+test('new connections that follow are listed with their end, at the host of the cell and where they come from', () => {
+  const until = Date.UTC(2030, 0, 1);
+  const endpoints = [{ protocol: 'tcp' as const, ...virtual }];
+  const forwarding = { lease_s: 1_800, since: 0, endpoints, peers: [{ address: '10.77.4.2', until }] };
+  expect(statusText(statusWith({ cells: [{ ...cell, forwarding }] }))).toContain(
+    '    new connections to tcp 10.77.1.2:7000 follow it, renewed for 30m: 10.77.4.2 until 2030-01-01T00:00:00.000Z',
+  );
+  const follow = { until, labels: [{ protocol: 'tcp' as const, virtual, wire }] };
+  const remote = { cell: cell.id, epoch: 2, flows: 0, state: 'moved', wire: [], relays: [], follow };
+  expect(statusText(statusWith({ remote_cells: [remote] }))).toContain(
+    '    new connections follow it until 2030-01-01T00:00:00.000Z unless renewed: tcp 10.77.1.2:7000 to 10.77.2.2:40000',
+  );
+});

@@ -1,6 +1,7 @@
 /** `osmosis ps` */
 import { endpointText } from '../../agent/address.ts';
-import type { Result } from '../../agent/control/protocol.ts';
+import type { CellFact, Result } from '../../agent/control/protocol.ts';
+import { leaseText } from '../lease.ts';
 import { type HostOptions, printJson, withHosts } from './hosts.ts';
 
 export type HostStatus = { readonly name: string; readonly status: Result<'status'> };
@@ -35,7 +36,7 @@ export function statusText({ name: host, status: { version, cells, remote_cells 
   const lines = [
     `${host} (agent ${version}): ${cells.length} cells here, ${remote_cells.length} cells elsewhere with connections here`,
   ];
-  for (const { name, pid, command, home, flows } of cells) {
+  for (const { name, pid, command, home, flows, forwarding } of cells) {
     lines.push(`  ${name}  pid ${pid}  ${home ? 'at home' : 'moved in'}  ${flows.length} flows  ${command}`);
     const groups = Map.groupBy(flows, ({ virtual_local, wire_local, virtual_remote, by }) =>
       [endpointText(virtual_local), endpointText(wire_local), virtual_remote.address, by].join(' '),
@@ -48,13 +49,35 @@ export function statusText({ name: host, status: { version, cells, remote_cells 
         `    ${endpointText(virtual_local)} on the wire as ${endpointText(wire_local)}: ${same.length} flows with ${virtual_remote.address}${by === undefined ? '' : `, relayed by ${by}`}`,
       );
     }
+    if (forwarding !== undefined) lines.push(`    ${forwardingText(forwarding)}`);
   }
-  for (const { cell, state, flows, wire, epoch, relays } of remote_cells) {
+  for (const { cell, state, flows, wire, epoch, relays, follow } of remote_cells) {
     lines.push(
       `  cell ${cell.slice(0, 8) || '(unnamed)'} elsewhere: ${state}, epoch ${epoch}, ${flows} flows, now at ${wire.join(', ') || 'no place known'}`,
     );
     for (const { peer, flows: count } of relays)
       lines.push(`    relayed from here for ${peer}, which has no agent: ${count} flows`);
+    if (follow !== undefined) lines.push(`    ${followText(follow)}`);
   }
   return lines.join('\n');
+}
+
+function forwardingText({ lease_s, endpoints, peers }: NonNullable<CellFact['forwarding']>): string {
+  const what = endpoints.map((each) => `${each.protocol} ${endpointText(each)}`).join(', ');
+  const who = peers.map(({ address, until }) => `${address} until ${timeText(until)}`).join(', ');
+  return `new connections to ${what} follow it, renewed for ${leaseText(lease_s)}: ${who || 'no peer has acknowledged yet'}`;
+}
+
+function followText({
+  until,
+  labels,
+}: NonNullable<Result<'status'>['remote_cells'][number]['follow']>): string {
+  const what = labels.map(
+    ({ protocol, virtual, wire }) => `${protocol} ${endpointText(virtual)} to ${endpointText(wire)}`,
+  );
+  return `new connections follow it until ${timeText(until)} unless renewed: ${what.join(', ')}`;
+}
+
+function timeText(ms: number): string {
+  return new Date(ms).toISOString();
 }

@@ -1,0 +1,88 @@
+/** New flows to the endpoints that a cell had where it began: what a host that it lives on now keeps and enters for them. */
+import { type Endpoint, endpointText, flowKey, isLinkLocal, isLoopback, type Protocol } from '../address.ts';
+import type { AgentContext } from '../context.ts';
+import type { Label } from '../control/protocol.ts';
+import { belongsTo } from '../datapath/created.ts';
+import type { Datapath } from '../datapath/datapath.ts';
+import { halfOf } from '../datapath/halves.ts';
+import { type Accept, FLOWS_PER_RULE_MAX } from '../datapath/rules.ts';
+import type { Cell } from './registry.ts';
+
+export type Listener = Endpoint & { readonly protocol: Protocol };
+
+/** Kept with the cell, and handed on when it moves. */
+export type Forwarding = {
+  /** Seconds; peers forget it after that unless it is renewed. */
+  readonly lease_s: number;
+  /** When the operator wanted it, ms since the epoch. */
+  readonly since: number;
+  /** Virtual ones. */
+  readonly endpoints: readonly Listener[];
+};
+
+/** The endpoints that others know a process by which listens so; `addresses`: those that stand for "any". */
+export function endpointsOf(listeners: readonly Listener[], addresses: readonly string[]): Listener[] {
+  const reachable = addresses.filter((address) => !isLoopback(address) && !isLinkLocal(address));
+  const all = listeners.flatMap(({ protocol, address, port }): Listener[] => {
+    const any = address === '::' ? reachable : reachable.filter((each) => !each.includes(':'));
+    const own = address === '::' || address === '0.0.0.0' ? any : [address];
+    return own.map((each) => ({ protocol, address: each, port }));
+  });
+  const outside = all.filter(({ address }) => !isLoopback(address) && !isLinkLocal(address));
+  return [...new Map(outside.map((each) => [nameOf(each.protocol, each), each])).values()];
+}
+
+/** Rows of `labels` that lead to these endpoints. */
+export function labelsTo(endpoints: readonly Listener[], labels: readonly Label[]): Label[] {
+  const names = new Set(endpoints.map((each) => nameOf(each.protocol, each)));
+  return labels.filter(({ protocol, virtual }) => names.has(nameOf(protocol, virtual)));
+}
+
+type Place = { readonly side: number; readonly scope: number };
+
+/** One rule for each wire endpoint, whichever peers use it. */
+export function acceptsOf(labels: readonly Label[], { side, scope }: Place): Accept[] {
+  const byWire = new Map(labels.map((label) => [nameOf(label.protocol, label.wire), label]));
+  return [...byWire.values()].map(({ protocol, virtual, wire }) => ({
+    kind: 'accept',
+    protocol,
+    wire,
+    local: virtual,
+    localSide: side,
+    scope,
+    flowsMax: FLOWS_PER_RULE_MAX,
+  }));
+}
+
+/** The rules that a cell of this host has for it. */
+export function acceptsAt({ forwarding, labels, link, side }: Cell): Accept[] {
+  if (forwarding === undefined || link === undefined) return [];
+  return acceptsOf(labelsTo(forwarding.endpoints, labels), { side, scope: link.ifindex });
+}
+
+/** Flows that have come in by these rules are flows of the cell from here on, as those that it came with. */
+export async function takeNewcomers(
+  { datapath, registry }: Pick<AgentContext, 'datapath' | 'registry'>,
+  id: string,
+): Promise<void> {
+  const scope = registry.get(id)?.link?.ifindex;
+  if (scope === undefined || registry.get(id)?.forwarding === undefined) return;
+  const created = (await datapath.refresh()).filter((entry) => entry.scope === scope);
+  const cell = registry.get(id);
+  if (cell === undefined || !registry.isRegistered(id)) return;
+  const known = new Set(cell.flows.map((flow) => flowKey(flow)));
+  const news = created.filter((entry) => !known.has(flowKey(entry))).flatMap((entry) => halfOf(entry) ?? []);
+  if (news.length > 0) registry.put({ ...cell, flows: [...cell.flows, ...news] });
+}
+
+/** The cell leaves, or has ended: before its side goes. */
+export async function removeForwarding(datapath: Datapath, cell: Cell): Promise<void> {
+  const accepts = acceptsAt(cell);
+  if (accepts.length === 0 || cell.link === undefined) return;
+  await datapath.removeRules(accepts);
+  await datapath.removeCreated(belongsTo({ scope: cell.link.ifindex }));
+}
+
+function nameOf(protocol: Protocol, endpoint: Endpoint): string {
+  return `${protocol} ${endpointText(endpoint)}`;
+}
