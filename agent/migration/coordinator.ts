@@ -9,6 +9,7 @@ import { isAlive } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { sayBye } from './bye.ts';
 import { DestinationMigration, type DestinationRecord } from './destination.ts';
+import { flowIds } from './placed.ts';
 import { SourceMigration, type SourceRecord } from './source.ts';
 import { answerQueries, askVerdict } from './verdicts.ts';
 
@@ -229,19 +230,23 @@ export class Coordinator {
   /** Undecided is aborted now; CRIU's hook sees it and lets the process go on. */
   async #recoverSource(record: SourceRecord): Promise<void> {
     const { migration: id, cell, side, flows, listeners } = record;
-    const { datapath, log, registry } = this.#context;
+    const { datapath, labels, log, peerSide, registry } = this.#context;
     const verdict = new Decision(decisionDirectory(this.#context), id).decide('abort');
     log.warn({ migration: id, cell: cell.name, verdict }, 'found a migration of the last agent');
     await waitWhile(() => isAlive(cell.pid) && verdict === 'commit', RELEASE_MS_MAX);
     await datapath.unfenceListeners(listeners);
     await datapath.removeForwards(record.forwards);
     if (verdict === 'commit') {
+      await peerSide.unplace(flowIds(cell, cell.link === undefined ? flows : cell.flows));
+      if (cell.link !== undefined) await datapath.removeInside(cell.link.ifindex);
       if (cell.link !== undefined) await destroyLink(cell.link.name);
       if (cell.init !== undefined) await destroyNamespaces(cell.init);
+      labels.release(cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
       registry.remove(cell.id);
     }
     if (cell.link === undefined || verdict === 'commit') {
       await datapath.removeLocals(cell.link === undefined ? flows : cell.flows);
+      if (verdict === 'abort' && record.before.length > 0) await datapath.putLocals(record.before);
       if (side !== 0) await datapath.removeSide(side);
     } else if (side !== 0) {
       await datapath.putSide({ id: side, state: 'home', active: 0, accept: 1, ifindex: cell.link.ifindex });

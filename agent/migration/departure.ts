@@ -12,6 +12,8 @@ import { ethernetDevices, routeTo } from '../host/routes.ts';
 export type DepartureRecord = {
   readonly side: number;
   readonly flows: readonly LocalHalf[];
+  /** What of them was there before, and is to be there again after an undoing. */
+  readonly before: readonly LocalHalf[];
   readonly listeners: Snapshot['listeners'];
   readonly forwards: readonly Forward[];
 };
@@ -41,6 +43,7 @@ export class Departure {
     return {
       side: this.#side?.id ?? 0,
       flows: this.#entries,
+      before: this.#before,
       listeners: this.#heldOff,
       forwards: this.#forwards,
     };
