@@ -91,6 +91,18 @@ describe('an agent is killed', () => {
   });
 });
 
+describe('a process that ends as soon as it runs again', () => {
+  it('leaves nothing of its cell', async () => {
+    const untouched = await traces();
+    await execOn('beta', ['touch', '/tmp/end-here']);
+    const brief = 'import os, time\nwhile not os.path.exists("/tmp/end-here"): time.sleep(0.001)';
+    const { pid } = await spawnOn('alpha', ['python3', '-c', brief]);
+    await move(pid, 'alpha', 'beta');
+    await execOn('beta', ['rm', '/tmp/end-here']);
+    expect(await leftSince(untouched)).toEqual({});
+  });
+});
+
 describe('peers without an agent', () => {
   it('are dropped with --drop-legacy, and the others move', async () => {
     await using server = await startStreamServer('alpha', { port: 7124 });

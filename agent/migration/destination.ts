@@ -285,17 +285,15 @@ export class DestinationMigration {
   #register(): void {
     const { registry, log } = this.#context;
     const pid = this.rootPid();
-    if (pid === undefined) {
-      log.error({ migration: this.id }, 'the restored process has ended already');
-      return;
-    }
+    // Registered all the same: whoever looks after the cells takes away what was made for it.
+    if (pid === undefined) log.warn({ migration: this.id }, 'the restored process has ended already');
     const { snapshot } = this.#request;
     const { home, link, side, labels, entries } = this.#arrival.record;
     const cell: Cell = {
       id: snapshot.cell,
       name: snapshot.name,
-      pid,
-      ticks: startTicks(pid) ?? 0,
+      pid: pid ?? 0,
+      ticks: pid === undefined ? 0 : (startTicks(pid) ?? 0),
       init: this.#init,
       link,
       // At home they are those of the host.
