@@ -102,8 +102,8 @@ describe('new connections to the old address', () => {
     expect(second.pid).toBeGreaterThan(0);
     await using fresh = await startLines('legacy', ['alpha:7450'], { connections: 2 });
     await sleep(BETWEEN_MS);
-    for (const client of [old, atPeer, atLegacy, atHome, ...again, fresh]) {
-      const summary = await client.stop();
+    const clients = [old, atPeer, atLegacy, atHome, ...again, fresh];
+    for (const summary of await Promise.all(clients.map((client) => client.stop()))) {
       expect(summary).toMatchObject(GOOD);
       expect(summary.lines).toBeGreaterThan(10);
     }
