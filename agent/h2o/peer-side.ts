@@ -531,7 +531,9 @@ export class PeerSide {
       const anothers = owner !== undefined && owner.cell !== cell && (owner.state?.pair.epoch ?? 0) > 0;
       const flow = owner?.flows.get(idKey(id));
       const place = owner === undefined || flow === undefined ? undefined : placeOf(flow, owner)?.endpoint;
-      const isThere = place === undefined ? isSameHost(local.address, from) : place.address === from;
+      // An announced flow that has not moved yet is owned as well, and is still where it began.
+      const began = place === undefined || endpointText(place) === endpointText(local);
+      const isThere = began ? isSameHost(local.address, from) : place.address === from;
       if (!anothers && isThere && !this.#isLeaving(id)) return id;
       refusal = anothers ? 'of another cell' : isThere ? 'on the move itself' : 'elsewhere';
     }

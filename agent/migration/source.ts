@@ -276,9 +276,10 @@ export class SourceMigration {
       publicKey: keys.publicKey,
       claims,
     };
+    // Known since it was asked: it may arm although we do not hear of it, and is to be told of the undoing then.
+    if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
     const result = await exchangeHello(socket, peer, hello, signal, ARMING);
     keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
-    // Also a peer that seems silent may have armed, and is to be told of the undoing.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
     return result;
   }
