@@ -74,6 +74,16 @@ export function flowKey({ protocol, local, remote }: Flow): string {
   return `${protocol} ${endpointText(local)} ${endpointText(remote)}`;
 }
 
+/** One stable string for an endpoint: TCP and UDP may have the same one. */
+export function endpointKey(protocol: Protocol, endpoint: Endpoint): string {
+  return `${protocol} ${endpointText(endpoint)}`;
+}
+
+/** The same flow as its other end sees it. */
+export function reversed({ protocol, local, remote }: Flow): Flow {
+  return { protocol, local: remote, remote: local };
+}
+
 export function isLoopback(address: string): boolean {
   return address === '::1' || address.startsWith('127.');
 }

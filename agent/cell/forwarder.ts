@@ -1,6 +1,6 @@
 /** Tells the peers of this host's cells, again and again, that new flows are to follow (FOLLOW), until the operator ends it. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { endpointText } from '../address.ts';
+import { endpointKey } from '../address.ts';
 import type { AgentContext } from '../context.ts';
 import { type Label, LEASE_SECONDS, type Result } from '../control/protocol.ts';
 import { messageOf, OsmosisError } from '../error.ts';
@@ -84,8 +84,8 @@ export class Forwarder {
         `the cell ${cell.name} is at home: new connections reach it as they are; nothing was changed`,
       );
     const listening = endpointsOf(listenersOf(cell.pid), cell.addresses);
-    const names = new Set(cell.labels.map(({ protocol, virtual }) => `${protocol} ${endpointText(virtual)}`));
-    const known = listening.filter((each) => names.has(`${each.protocol} ${endpointText(each)}`));
+    const names = new Set(cell.labels.map(({ protocol, virtual }) => endpointKey(protocol, virtual)));
+    const known = listening.filter((each) => names.has(endpointKey(each.protocol, each)));
     if (known.length === 0)
       throw new OsmosisError(
         'USAGE',

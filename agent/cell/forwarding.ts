@@ -1,5 +1,5 @@
 /** New flows to the endpoints that a cell had where it began: what a host that it lives on now keeps and enters for them. */
-import { type Endpoint, endpointText, flowKey, isLinkLocal, isLoopback, type Protocol } from '../address.ts';
+import { type Endpoint, endpointKey, flowKey, isLinkLocal, isLoopback, type Protocol } from '../address.ts';
 import type { AgentContext } from '../context.ts';
 import type { Label } from '../control/protocol.ts';
 import { belongsTo } from '../datapath/created.ts';
@@ -29,20 +29,20 @@ export function endpointsOf(listeners: readonly Listener[], addresses: readonly 
     return own.map((each) => ({ protocol, address: each, port }));
   });
   const outside = all.filter(({ address }) => !isLoopback(address) && !isLinkLocal(address));
-  return [...new Map(outside.map((each) => [nameOf(each.protocol, each), each])).values()];
+  return [...new Map(outside.map((each) => [endpointKey(each.protocol, each), each])).values()];
 }
 
 /** Rows of `labels` that lead to these endpoints. */
 export function labelsTo(endpoints: readonly Listener[], labels: readonly Label[]): Label[] {
-  const names = new Set(endpoints.map((each) => nameOf(each.protocol, each)));
-  return labels.filter(({ protocol, virtual }) => names.has(nameOf(protocol, virtual)));
+  const names = new Set(endpoints.map((each) => endpointKey(each.protocol, each)));
+  return labels.filter(({ protocol, virtual }) => names.has(endpointKey(protocol, virtual)));
 }
 
 type Place = { readonly side: number; readonly scope: number };
 
 /** One rule for each wire endpoint, whichever peers use it. */
 export function acceptsOf(labels: readonly Label[], { side, scope }: Place): Accept[] {
-  const byWire = new Map(labels.map((label) => [nameOf(label.protocol, label.wire), label]));
+  const byWire = new Map(labels.map((label) => [endpointKey(label.protocol, label.wire), label]));
   return [...byWire.values()].map(({ protocol, virtual, wire }) => ({
     kind: 'accept',
     protocol,
@@ -81,8 +81,4 @@ export async function removeForwarding(datapath: Datapath, cell: Cell): Promise<
   if (accepts.length === 0 || cell.link === undefined) return;
   await datapath.removeRules(accepts);
   await datapath.removeCreated(belongsTo({ scope: cell.link.ifindex }));
-}
-
-function nameOf(protocol: Protocol, endpoint: Endpoint): string {
-  return `${protocol} ${endpointText(endpoint)}`;
 }

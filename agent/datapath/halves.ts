@@ -1,7 +1,7 @@
 /** Composes the entries of flows out of what the owners of their two ends say. Pure, as table.ts. */
-import { endpointText, flowKey } from '../address.ts';
+import { endpointText } from '../address.ts';
 import type { FlowEntry, FlowId, LocalHalf, RemoteHalf, Side, WireSlot } from './model.ts';
-import { type Change, type FlowTable, putFlow, removeFlow } from './table.ts';
+import { type Change, type FlowTable, keyOf, putFlow, removeFlow } from './table.ts';
 
 type Halves = { readonly local?: LocalHalf; readonly remote?: RemoteHalf };
 
@@ -39,7 +39,7 @@ export function remotePlace(
 
 /** What an entry says, taken apart again: an entry that was adopted from the kernel has no other memory. */
 export function halvesOf(table: FlowTable, id: FlowId): Halves {
-  const entry = table.flows.get(`${id.scope} ${flowKey(id)}`);
+  const entry = table.flows.get(keyOf(id));
   if (entry === undefined) return {};
   const { protocol, local, remote, scope, wireRemote, remoteSide } = entry;
   const half = halfOf(entry);

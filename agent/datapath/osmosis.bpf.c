@@ -11,7 +11,7 @@
  *   cell_out   egress of the cell's lo        out of the cell, instead of round
  *   cell_in    ingress of the cell's eth0     up the cell's stack by way of its lo
  *
- * docs/datapath.md has the model. The layouts below are repeated in layout.ts; e2e/datapath.test.ts compares the two.
+ * docs/datapath.md has the model. The layouts below are repeated in layout.ts; e2e/datapath-programs.test.ts compares the two.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -89,7 +89,7 @@ struct socket_options {
 	__u8 pad[3];
 };
 
-/* Bits of socket_record.lost, in the order of the names in socket-record.ts. */
+/* Bits of socket_record.lost, in the order of the names in socket-layout.ts. */
 enum lost {
 	LOST_DEFER_ACCEPT,
 	LOST_LINGER2,
@@ -139,10 +139,10 @@ struct socket_outcome {
 	__u32 failed; /* bit n: the nth of set_sockets */
 };
 
-_Static_assert(sizeof(struct socket_key) == 36, "socket-record.ts");
-_Static_assert(sizeof(struct socket_options) == 48, "socket-record.ts");
-_Static_assert(sizeof(struct socket_record) == 128, "socket-record.ts");
-_Static_assert(sizeof(struct socket_outcome) == 40, "socket-record.ts");
+_Static_assert(sizeof(struct socket_key) == 36, "socket-layout.ts");
+_Static_assert(sizeof(struct socket_options) == 48, "socket-layout.ts");
+_Static_assert(sizeof(struct socket_record) == 128, "socket-layout.ts");
+_Static_assert(sizeof(struct socket_outcome) == 40, "socket-layout.ts");
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 

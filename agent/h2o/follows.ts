@@ -2,16 +2,17 @@
  * New flows of this host to old endpoints of cells that live elsewhere (FOLLOW): rules in the datapath, each with a lease,
  * and the flows that these have created. At the host whose address it is, also new flows of other hosts.
  */
-import { type Endpoint, endpointText, type Flow, type Protocol } from '../address.ts';
+import { type Endpoint, endpointKey, endpointText, type Flow } from '../address.ts';
 import { type Labels, PROGRAM_LABELS } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { halfOf } from '../datapath/halves.ts';
 import { acceptOf, type FlowId, RELAY, type WireSlot } from '../datapath/model.ts';
 import { FLOWS_PER_RULE_MAX, type Follow } from '../datapath/rules.ts';
+import { keyOf } from '../datapath/table.ts';
 import { ethernetDevices, isOwnAddress } from '../host/routes.ts';
 import type { Ended, FollowBody } from '../wire/h2o-follow.ts';
 import type { Label } from '../wire/h2o-layout.ts';
-import { idKey, type PeerFlow, type PeerRecord, type PeerRecords } from './peer-records.ts';
+import type { PeerFlow, PeerRecord, PeerRecords } from './peer-records.ts';
 
 /** What the programs have created is read this often; a HELLO reads it at once. */
 const LOOK_MS = 6_000;
@@ -48,14 +49,14 @@ export class Follows {
 
   /** The cell may say later that new flows to these endpoints follow it: it has proved to be there. */
   static remember(record: PeerRecord, flows: readonly FlowId[]): void {
-    const names = flows.map(({ protocol, remote }) => nameOf(protocol, remote));
+    const names = flows.map(({ protocol, remote }) => endpointKey(protocol, remote));
     record.endpoints = [...new Set([...(record.endpoints ?? []), ...names])].slice(-ENDPOINTS_MAX);
   }
 
   /** A FOLLOW. Endpoints that this host never had a flow with, as far as this cell has proved, are left out. */
   async set(record: PeerRecord, { leaseSeconds, labels }: Omit<FollowBody, 'ended'>): Promise<void> {
     const known = new Set(record.endpoints ?? []);
-    const allowed = labels.filter(({ protocol, virtual }) => known.has(nameOf(protocol, virtual)));
+    const allowed = labels.filter(({ protocol, virtual }) => known.has(endpointKey(protocol, virtual)));
     if (allowed.length < labels.length)
       this.#needs.log.info(
         { cell: record.cell, strange: labels.length - allowed.length },
@@ -79,9 +80,9 @@ export class Follows {
   async moved(record: PeerRecord, labels: readonly Label[]): Promise<void> {
     const { follow } = record;
     if (follow === undefined) return;
-    const wires = new Map(labels.map((label) => [nameOf(label.protocol, label.virtual), label.wire]));
+    const wires = new Map(labels.map((label) => [endpointKey(label.protocol, label.virtual), label.wire]));
     const next = follow.labels.flatMap(({ protocol, virtual }): Label[] => {
-      const wire = wires.get(nameOf(protocol, virtual));
+      const wire = wires.get(endpointKey(protocol, virtual));
       const isAway = wire !== undefined && endpointText(wire) !== endpointText(virtual);
       return isAway ? [{ protocol, virtual, wire }] : [];
     });
@@ -96,7 +97,7 @@ export class Follows {
   async #redirect(record: PeerRecord, wires: ReadonlyMap<string, Endpoint>): Promise<void> {
     const late: PeerFlow[] = [];
     for (const flow of record.flows.values()) {
-      const wire = wires.get(nameOf(flow.id.protocol, flow.id.remote));
+      const wire = wires.get(endpointKey(flow.id.protocol, flow.id.remote));
       const now = flow.wireRemote[record.active]?.endpoint;
       if (wire === undefined || (now !== undefined && endpointText(now) === endpointText(wire))) continue;
       const slot = await this.#needs.slotOf(wire);
@@ -149,7 +150,7 @@ export class Follows {
       if (record === undefined) continue;
       const { protocol, local, remote, scope, wireRemote } = entry;
       const id = { protocol, local, remote, scope };
-      const known = record.flows.get(idKey(id));
+      const known = record.flows.get(keyOf(id));
       const own = halfOf(entry);
       const flow: PeerFlow = { id, wireRemote, missing: known?.missing ?? 0, ...(own && { own }) };
       records.take(record, flow);
@@ -163,7 +164,7 @@ export class Follows {
 
   /** The flow that a cell knows by this name, where this host relays it under that name. */
   relayedAs({ protocol, local, remote }: Flow): FlowId | undefined {
-    const id = this.#relayed.get(nameOf(protocol, local));
+    const id = this.#relayed.get(endpointKey(protocol, local));
     return id !== undefined && endpointText(id.remote) === endpointText(remote) ? id : undefined;
   }
 
@@ -171,7 +172,9 @@ export class Follows {
     const all = this.#needs.records.all().flatMap(({ flows }) => [...flows.values()]);
     this.#relayed = new Map(
       all.flatMap(({ id, own }) =>
-        id.scope === RELAY && own !== undefined ? [[nameOf(id.protocol, own.wireLocal), id] as const] : [],
+        id.scope === RELAY && own !== undefined
+          ? [[endpointKey(id.protocol, own.wireLocal), id] as const]
+          : [],
       ),
     );
   }
@@ -196,9 +199,9 @@ export class Follows {
       rules.push({ ...ruleOf(record, label), to });
     }
     await datapath.putRules(rules);
-    const kept = new Set(next.labels.map(({ protocol, virtual }) => nameOf(protocol, virtual)));
+    const kept = new Set(next.labels.map(({ protocol, virtual }) => endpointKey(protocol, virtual)));
     const gone = (follow?.labels ?? []).filter(
-      ({ protocol, virtual }) => !kept.has(nameOf(protocol, virtual)),
+      ({ protocol, virtual }) => !kept.has(endpointKey(protocol, virtual)),
     );
     await datapath.removeRules(gone.map((label) => ruleOf(record, label)));
   }
@@ -228,8 +231,4 @@ function ruleOf({ side }: PeerRecord, label: Label): Follow {
     flowsMax: FLOWS_PER_RULE_MAX,
     ...(isHome(label) ? { labels: PROGRAM_LABELS } : {}),
   };
-}
-
-function nameOf(protocol: Protocol, endpoint: Endpoint): string {
-  return `${protocol} ${endpointText(endpoint)}`;
 }

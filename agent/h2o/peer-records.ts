@@ -1,7 +1,7 @@
 /** What a host keeps of the cells that its processes talk to, in memory and on disk. */
 import { randomInt } from 'node:crypto';
-import { flowKey } from '../address.ts';
 import type { FlowId, LocalHalf, RemoteHalf, WireSlot } from '../datapath/model.ts';
+import { keyOf } from '../datapath/table.ts';
 import { Store } from '../state/store.ts';
 import type { PeerState } from '../wire/h2o-peer.ts';
 import type { FollowState } from './follows.ts';
@@ -25,7 +25,7 @@ export type PeerRecord = {
   state: PeerState | undefined;
   readonly side: number;
   active: 0 | 1;
-  /** By idKey. */
+  /** By keyOf. */
   readonly flows: Map<string, PeerFlow>;
   armedAt: number | undefined;
   /** The cell is back where its flows began: from then on its flows are plain, and need no entries. */
@@ -76,7 +76,7 @@ export class PeerRecords {
 
   /** The record that follows the remote end of a flow. */
   owner(id: FlowId): PeerRecord | undefined {
-    return this.#owners.get(idKey(id));
+    return this.#owners.get(keyOf(id));
   }
 
   /** Undefined where there are too many. */
@@ -98,7 +98,7 @@ export class PeerRecords {
 
   /** The flow is followed by this record from now on, and by no other. */
   take(record: PeerRecord, flow: PeerFlow): void {
-    const key = idKey(flow.id);
+    const key = keyOf(flow.id);
     const owner = this.#owners.get(key);
     if (owner !== record) owner?.flows.delete(key);
     record.flows.set(key, flow);
@@ -107,7 +107,7 @@ export class PeerRecords {
 
   drop(record: PeerRecord, flows: readonly PeerFlow[]): void {
     for (const { id } of flows) {
-      const key = idKey(id);
+      const key = keyOf(id);
       record.flows.delete(key);
       if (this.#owners.get(key) === record) this.#owners.delete(key);
     }
@@ -141,11 +141,6 @@ export class PeerRecords {
     this.#states.remove(String(side));
     this.#flows.remove(String(side));
   }
-}
-
-/** One stable string for a flow in its namespace. */
-export function idKey(id: FlowId): string {
-  return `${id.scope} ${flowKey(id)}`;
 }
 
 export function placeOf({ wireRemote }: PeerFlow, { active }: PeerRecord): WireSlot | undefined {

@@ -4,11 +4,12 @@
  */
 import {
   type Endpoint,
+  endpointKey,
   endpointText,
   type Flow,
   isLoopback,
   type PlacedFlow,
-  type Protocol,
+  reversed,
 } from '../address.ts';
 import { type Labels, PROGRAM_LABELS } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
@@ -23,6 +24,7 @@ import {
   type RemoteHalf,
   type WireSlot,
 } from '../datapath/model.ts';
+import { keyOf } from '../datapath/table.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { isOwnAddress, ownAddressLike, routeTo } from '../host/routes.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
@@ -41,7 +43,7 @@ import {
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Follows } from './follows.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
-import { idKey, type PeerFlow, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
+import { type PeerFlow, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
 import { isOver } from './relays.ts';
 import type { H2oSocket, Sender } from './socket.ts';
 import { TokenBucket } from './token-bucket.ts';
@@ -93,7 +95,7 @@ export class PeerSide {
   readonly #datapath: Datapath;
   readonly #labels: Labels;
   readonly #log: Log;
-  /** Own ends that a cell of this host may claim when it leaves, by idKey. */
+  /** Own ends that a cell of this host may claim when it leaves, by keyOf. */
   readonly #offers = new Map<string, LocalHalf>();
   readonly #records: PeerRecords;
   #turn: Promise<void> = Promise.resolve();
@@ -171,7 +173,7 @@ export class PeerSide {
   /** Where the other end of a flow of this host is on the wire now; undefined where nobody has said that it has moved. */
   placeOf(id: FlowId): Endpoint | undefined {
     const owner = this.#records.owner(id);
-    const flow = owner?.flows.get(idKey(id));
+    const flow = owner?.flows.get(keyOf(id));
     return owner && flow && placeOf(flow, owner)?.endpoint;
   }
 
@@ -214,12 +216,15 @@ export class PeerSide {
   async place(scope: number, flows: readonly PlacedFlow[]): Promise<void> {
     const away = flows.filter(({ at, remote }) => endpointText(at) !== endpointText(remote));
     const byHost = Map.groupBy(away, ({ at }) => at.address);
-    for (const there of byHost.values()) await this.#exclusive(() => this.#placeOn(scope, there));
+    if (away.length === 0) return;
+    await this.#exclusive(async () => {
+      // A label may have belonged to a cell that has ended: its flows must not be in the way.
+      await this.#dropEnded(1);
+      for (const there of byHost.values()) await this.#placeOn(scope, there);
+    });
   }
 
   async #placeOn(scope: number, flows: readonly PlacedFlow[]): Promise<void> {
-    // A label may have belonged to a cell that has ended: its flows must not be in the way.
-    await this.#dropEnded(1);
     const record = this.#records.create('', undefined);
     if (record === undefined)
       throw new OsmosisError('DATAPATH', 'this host follows as many cells as it can; choose another host');
@@ -248,26 +253,20 @@ export class PeerSide {
    * is to be withdrawn.
    */
   async offer(flows: readonly PlacedFlow[], relay: boolean): Promise<PlacedFlow[]> {
-    const ids = flows.map(({ protocol, local, remote }) => ({
-      protocol,
-      local: remote,
-      remote: local,
-      scope: relay ? RELAY : 0,
-    }));
-    const known = ids.map((id) => this.#records.owner(id)?.flows.get(idKey(id))?.own);
+    const ids = flows.map((flow) => ({ ...reversed(flow), scope: relay ? RELAY : 0 }));
+    const known = ids.map((id) => this.#records.owner(id)?.flows.get(keyOf(id))?.own);
     const labelled = ids.filter((id, index) => known[index] === undefined && needsLabel(id));
     const ports = labelled.length === 0 ? [] : this.#labels.draw(labelled.map(({ protocol }) => protocol));
-    const port = new Map(labelled.map((id, index) => [idKey(id), ports[index] ?? 0]));
+    const port = new Map(labelled.map((id, index) => [keyOf(id), ports[index] ?? 0]));
     const offered: PlacedFlow[] = [];
     for (const [index, id] of ids.entries()) {
-      const label = port.get(idKey(id));
+      const label = port.get(keyOf(id));
       const wireLocal =
         label === undefined ? id.local : { address: ownAddressLike(id.remote.address), port: label };
       const via = relay ? (await this.#slot(id.local)).ifindex : LOOPBACK;
       const half = known[index] ?? { ...id, wireLocal, localSide: 0, via, path: LOOPBACK };
-      this.#offers.set(idKey(id), half);
-      const { protocol, local, remote } = id;
-      const flow = { protocol, local: remote, remote: local, at: half.wireLocal };
+      this.#offers.set(keyOf(id), half);
+      const flow = { ...reversed(id), at: half.wireLocal };
       offered.push(relay ? { ...flow, relayed: true } : flow);
     }
     return offered;
@@ -276,9 +275,9 @@ export class PeerSide {
   /** The migration has ended, one way or the other: labels of flows that nobody has claimed are free again. */
   async withdraw(flows: readonly Flow[]): Promise<void> {
     await this.#exclusive(async () => {
-      for (const { protocol, local, remote } of flows) {
+      for (const flow of flows) {
         for (const scope of [0, RELAY]) {
-          const key = idKey({ protocol, local: remote, remote: local, scope });
+          const key = keyOf({ ...reversed(flow), scope });
           const half = this.#offers.get(key);
           this.#offers.delete(key);
           if (half !== undefined && this.#records.owner(half)?.flows.get(key)?.own === undefined)
@@ -301,7 +300,7 @@ export class PeerSide {
   async arrived(ids: readonly FlowId[]): Promise<void> {
     await this.#exclusive(async () => {
       for (const id of ids) {
-        const flow = this.#records.owner(id)?.flows.get(idKey(id));
+        const flow = this.#records.owner(id)?.flows.get(keyOf(id));
         if (flow !== undefined) flow.missing = 0;
       }
     });
@@ -313,28 +312,30 @@ export class PeerSide {
    */
   async keep<Half extends LocalHalf>(halves: readonly Half[]): Promise<Half[]> {
     const kept: LocalHalf[] = [];
+    const changed = new Set<PeerRecord>();
     await this.#exclusive(async () => {
       for (const half of halves.filter(({ via }) => via !== 0)) {
         const { protocol, local, remote, scope, wireLocal, via, path } = half;
         const record = this.#records.owner(half);
-        const flow = record?.flows.get(idKey(half));
+        const flow = record?.flows.get(keyOf(half));
         if (record === undefined || flow === undefined) continue;
         flow.own = { protocol, local, remote, scope, wireLocal, localSide: 0, via, path };
         kept.push(flow.own);
-        this.#records.saveFlows(record);
+        changed.add(record);
       }
+      for (const record of changed) this.#records.saveFlows(record);
       await this.#datapath.putLocals(kept);
     });
-    const keys = new Set(kept.map((half) => idKey(half)));
-    return halves.filter((half) => !keys.has(idKey(half)));
+    const keys = new Set(kept.map((half) => keyOf(half)));
+    return halves.filter((half) => !keys.has(keyOf(half)));
   }
 
   /** Whether that place is a label of this host for an end that is here, and so needs none for a cell that comes home. */
-  isOwnLabel({ protocol, local, remote, at }: PlacedFlow): boolean {
+  isOwnLabel(flow: PlacedFlow): boolean {
     return [0, RELAY].some((scope) => {
-      const id = { protocol, local: remote, remote: local, scope };
-      const own = this.#records.owner(id)?.flows.get(idKey(id))?.own;
-      return own !== undefined && endpointText(own.wireLocal) === endpointText(at);
+      const id = { ...reversed(flow), scope };
+      const own = this.#records.owner(id)?.flows.get(keyOf(id))?.own;
+      return own !== undefined && endpointText(own.wireLocal) === endpointText(flow.at);
     });
   }
 
@@ -352,7 +353,7 @@ export class PeerSide {
         if (record === undefined) continue;
         await this.#dropFlows(
           record,
-          its.flatMap((id) => record.flows.get(idKey(id)) ?? []),
+          its.flatMap((id) => record.flows.get(keyOf(id)) ?? []),
         );
         if (record.flows.size === 0) await this.#forget(record);
         else this.#records.save(record);
@@ -513,13 +514,14 @@ export class PeerSide {
   /**
    * The flow as this host has it, where the cell may claim it: it exists here, its remote end is now where the HELLO came
    * from, no other cell has moved with it, and its local end is not on the move itself.
-   * @param flow the cell's view: its remote endpoint is ours
+   * @param claimed the cell's view: its remote endpoint is ours
    */
-  #claimable({ protocol, local, remote }: Flow, cell: string, from: string): FlowId | Refusal {
+  #claimable(claimed: Flow, cell: string, from: string): FlowId | Refusal {
+    const { local } = claimed;
     let refusal: Refusal = 'unknown here';
-    const mine = { protocol, local: remote, remote: local };
+    const mine = reversed(claimed);
     const relayed = { ...mine, scope: RELAY };
-    const isRelayed = this.#offers.has(idKey(relayed)) || this.#records.owner(relayed) !== undefined;
+    const isRelayed = this.#offers.has(keyOf(relayed)) || this.#records.owner(relayed) !== undefined;
     const renamed = this.#follows.relayedAs(mine);
     const ids = [
       ...this.#kernel.scopesOf(mine).map((scope) => ({ ...mine, scope })),
@@ -529,7 +531,7 @@ export class PeerSide {
     for (const id of ids) {
       const owner = this.#records.owner(id);
       const anothers = owner !== undefined && owner.cell !== cell && (owner.state?.pair.epoch ?? 0) > 0;
-      const flow = owner?.flows.get(idKey(id));
+      const flow = owner?.flows.get(keyOf(id));
       const place = owner === undefined || flow === undefined ? undefined : placeOf(flow, owner)?.endpoint;
       // An announced flow that has not moved yet is owned as well, and is still where it began.
       const began = place === undefined || endpointText(place) === endpointText(local);
@@ -553,11 +555,11 @@ export class PeerSide {
       const wire = wires.get(endpointKey(id.protocol, id.remote));
       if (wire === undefined) continue;
       const owner = this.#records.owner(id);
-      const known = owner?.flows.get(idKey(id));
+      const known = owner?.flows.get(keyOf(id));
       const current = (owner && known && placeOf(known, owner)) ?? (await this.#slot(id.remote));
       const next = await this.#slot(wire);
       const wireRemote = record.active === 0 ? ([current, next] as const) : ([next, current] as const);
-      armed.push({ id, wireRemote, missing: 0, own: this.#offers.get(idKey(id)) ?? known?.own });
+      armed.push({ id, wireRemote, missing: 0, own: this.#offers.get(keyOf(id)) ?? known?.own });
     }
     record.plainAt = undefined;
     await this.#datapath.putSide({
@@ -709,7 +711,7 @@ export class PeerSide {
     const own = flows.flatMap((flow) => flow.own ?? []);
     await this.#datapath.removeLocals(own);
     // What is offered again, to a migration that tries once more, keeps its label.
-    this.#release(own.filter((half) => !this.#offers.has(idKey(half))));
+    this.#release(own.filter((half) => !this.#offers.has(keyOf(half))));
     this.#records.drop(record, flows);
     await this.#tidy(record);
   }
@@ -769,7 +771,7 @@ export class PeerSide {
       if (record === undefined) continue;
       await this.#end(
         record,
-        ids.flatMap((id) => record.flows.get(idKey(id)) ?? []),
+        ids.flatMap((id) => record.flows.get(keyOf(id)) ?? []),
       );
     }
   }
@@ -838,11 +840,6 @@ function onlySlot([first, second]: RemoteHalf['wireRemote'], slot: 0 | 1): Remot
 /** A loopback address stands for whatever address the host says it from. */
 function isSameHost(address: string, from: string): boolean {
   return address === from || (isLoopback(address) && isOwnAddress(from));
-}
-
-/** TCP and UDP may have one port, and two labels. */
-function endpointKey(protocol: Protocol, endpoint: Endpoint): string {
-  return `${protocol} ${endpointText(endpoint)}`;
 }
 
 function hex(bytes: Uint8Array): string {

@@ -3,7 +3,7 @@
  * that packets wait, then so that they pass. A cell that comes home needs all of it only until it runs.
  */
 import { randomInt } from 'node:crypto';
-import { type Endpoint, endpointText, isLoopback, type PlacedFlow, type Protocol } from '../address.ts';
+import { endpointKey, endpointText, isLoopback, type PlacedFlow, type Protocol } from '../address.ts';
 import { acceptsOf, labelsTo } from '../cell/forwarding.ts';
 import {
   type CellInit,
@@ -269,8 +269,4 @@ export class Arrival {
   #side(state: 'queued' | 'home'): Side {
     return { id: this.#record.side, state, active: 0, accept: acceptOf(0), ifindex: 0 };
   }
-}
-
-function endpointKey(protocol: Protocol, endpoint: Endpoint): string {
-  return `${protocol} ${endpointText(endpoint)}`;
 }

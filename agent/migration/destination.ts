@@ -3,7 +3,7 @@ import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statfsSync, write
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
-import { endpointText } from '../address.ts';
+import { endpointKey } from '../address.ts';
 import { type CellInit, createNamespaces, destroyNamespaces, setUpKernel } from '../cell/namespaces.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { endConnections } from '../cell/sockets.ts';
@@ -172,8 +172,8 @@ export class DestinationMigration {
     const labels = this.#arrival.labels.filter((label) => label.peer === peer);
     if (areListed(labels)) return labels;
     const { flows } = this.#request.snapshot;
-    const local = new Set(flows.map((flow) => `${flow.protocol} ${endpointText(flow.local)}`));
-    return labels.filter(({ protocol, virtual }) => local.has(`${protocol} ${endpointText(virtual)}`));
+    const local = new Set(flows.map((flow) => endpointKey(flow.protocol, flow.local)));
+    return labels.filter(({ protocol, virtual }) => local.has(endpointKey(protocol, virtual)));
   }
 
   #makeDirectory(): void {

@@ -9,6 +9,7 @@ import {
   isLinkLocal,
   isLoopback,
   type Protocol,
+  reversed,
 } from '../address.ts';
 import type { Check, Snapshot } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
@@ -172,7 +173,7 @@ function flowsOf(sockets: readonly InetSocket[]): {
   )) {
     if (remote.port === 0) listeners.push({ protocol, ...local });
     // Both ends in the tree: the connection moves as a whole, over the cell's own loopback.
-    else if (!own.has(flowKey({ protocol, local: remote, remote: local })))
+    else if (!own.has(flowKey(reversed({ protocol, local, remote }))))
       flows.push({ protocol, local, remote });
   }
   return { flows, listeners };
