@@ -1,5 +1,5 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
-import { flowKey, type PlacedFlow } from './address.ts';
+import { flowKey, knownFlow, type PlacedFlow } from './address.ts';
 import type { Cell } from './cell/registry.ts';
 import { runCell } from './cell/run.ts';
 import type { AgentContext } from './context.ts';
@@ -13,7 +13,9 @@ import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
+import { isComingHome } from './migration/homecoming.ts';
 import { placeFlows } from './migration/placed.ts';
+import { arrivingPublications, changePublished, publishChecks } from './migration/published.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
@@ -78,17 +80,22 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
           const { silent, claimable, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
           keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
           const relayed = its.filter((flow) => flow.relayed).length;
-          const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(flow)));
+          const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(knownFlow(flow))));
           return { peer: { address, agent: !silent, flows: its.length, relayed }, unknown };
         }),
       );
       return { peers: peers.map(({ peer }) => peer), unknown: peers.flatMap(({ unknown }) => unknown) };
     },
-    preflight: async ({ snapshot }) => {
+    publish: (params) => changePublished(context, params),
+    preflight: async ({ snapshot, publish = [] }) => {
       const host = await hostFacts(paths.run);
+      const home = publish.length > 0 && isComingHome(snapshot, (flow) => peerSide.isOwnLabel(flow));
       return {
         host,
-        checks: preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
+        checks: [
+          ...preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
+          ...publishChecks(await arrivingPublications(publish, snapshot, home)),
+        ],
       };
     },
     'source.prepare': async ({ migration: id, cell, drop, relay, datagrams = [], key }, { signal, gone }) => {
@@ -100,7 +107,7 @@ export function createHandlers(context: AgentContext, coordinator: Coordinator):
     },
     'destination.prepare': async ({ migration: id, ...request }, { gone }) => {
       const migration = await coordinator.beginDestination(id, request, gone);
-      return { labels: await migration.prepare() };
+      return { labels: await migration.prepare(), published: [...migration.published] };
     },
     'source.arm': async ({ migration, labels }, { signal }) => {
       const source = coordinator.source(migration);
@@ -186,5 +193,6 @@ function describeCell(cell: Cell) {
     })),
     labels: cell.labels.map(({ protocol, virtual, peer, wire }) => ({ protocol, virtual, peer, wire })),
     peers: cell.peers.map(({ address, epoch }) => ({ address, epoch })),
+    published: [...(cell.published ?? [])],
   };
 }

@@ -7,6 +7,8 @@ import { fileURLToPath } from 'node:url';
 import { pino } from 'pino';
 import { CellKeeper } from './cell/keeper.ts';
 import { Labels } from './cell/labels.ts';
+import { adoptNewFlows } from './cell/new-flows.ts';
+import { Openings } from './cell/openings.ts';
 import { Registry } from './cell/registry.ts';
 import type { AgentContext, AgentPaths } from './context.ts';
 import { serveControl } from './control/server.ts';
@@ -51,14 +53,21 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   );
   const socket = new H2oSocket();
   const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
-  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, log };
+  const openings = new Openings({ datapath, labels, registry, log });
+  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, openings, log };
   const coordinator = new Coordinator(context);
   const keeper = new CellKeeper(context);
 
   await sweepSocketPrograms();
   await socket.open();
-  peerSide.start((id) => coordinator.isLeaving(id));
+  peerSide.start(
+    (id) => coordinator.isLeaving(id),
+    async () => {
+      for (const cell of registry.all()) await adoptNewFlows(context, cell);
+    },
+  );
   await coordinator.recover();
+  await openings.recover();
   keeper.start();
   const server = await serveControl(socketPath(paths), createHandlers(context, coordinator), log);
   log.info({ socket: socketPath(paths), cells: registry.all().length }, 'agent ready');

@@ -1,12 +1,13 @@
 /** Looks after the cells of this host: what has ended is taken away, with all that was made for it. */
 
-import { flowKey } from '../address.ts';
+import { type Flow, flowKey } from '../address.ts';
 import type { AgentContext } from '../context.ts';
 import { messageOf } from '../error.ts';
 import { type SocketIndex, socketIndex } from '../proc/socket-index.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
 import { destroyLink, destroyNamespaces, isInitAlive } from './namespaces.ts';
+import { NewFlowSweep } from './new-flows.ts';
 import type { Cell } from './registry.ts';
 
 const SWEEP_MS = 1_000;
@@ -22,12 +23,14 @@ export class CellKeeper {
   readonly #context: AgentContext;
   readonly #endedAt = new Map<string, number>();
   readonly #missing = new Map<string, number>();
+  readonly #newFlows: NewFlowSweep;
   #timer: NodeJS.Timeout | undefined;
   #sweeping = false;
   #restUntil = 0;
 
   constructor(context: AgentContext) {
     this.#context = context;
+    this.#newFlows = new NewFlowSweep(context);
   }
 
   start(): void {
@@ -45,6 +48,8 @@ export class CellKeeper {
     try {
       for (const cell of this.#context.registry.all())
         if (!this.#context.registry.isLocked(cell.id)) await this.#look(cell);
+      await this.#newFlows.look();
+      await this.#context.openings.look();
     } catch (error) {
       this.#context.log.warn(
         { error: messageOf(error) },
@@ -73,8 +78,10 @@ export class CellKeeper {
   }
 
   async #forgetEnded(cell: Cell, present: SocketIndex): Promise<void> {
-    if (cell.flows.length === 0) return;
-    const ended = cell.flows.filter((flow) => {
+    const known = cell.known ?? [];
+    // At home there are no entries, but names.
+    const flows = cell.link === undefined ? known : cell.flows;
+    const ended = flows.filter((flow) => {
       const key = `${cell.id} ${flowKey(flow)}`;
       const missing = present.has(flow) ? 0 : (this.#missing.get(key) ?? 0) + 1;
       if (missing === 0 || missing >= SWEEPS_MISSING_MAX) this.#missing.delete(key);
@@ -82,14 +89,21 @@ export class CellKeeper {
       return missing >= SWEEPS_MISSING_MAX;
     });
     if (ended.length === 0) return;
-    const gone = new Set(ended);
-    await this.#context.datapath.removeLocals(ended);
-    this.#context.registry.put({ ...cell, flows: cell.flows.filter((flow) => !gone.has(flow)) });
+    const gone = new Set(ended.map((flow) => flowKey(flow)));
+    await this.#context.datapath.removeLocals(cell.flows.filter((flow) => gone.has(flowKey(flow))));
+    const isThere = (flow: Flow) => !gone.has(flowKey(flow));
+    const now = this.#context.registry.get(cell.id) ?? cell;
+    this.#context.registry.put({
+      ...now,
+      flows: now.flows.filter(isThere),
+      known: (now.known ?? []).filter(isThere),
+    });
   }
 
   async #remove(cell: Cell): Promise<void> {
-    const { datapath, labels, registry, log } = this.#context;
+    const { datapath, labels, openings, registry, log } = this.#context;
     log.info({ cell: cell.name }, 'the cell has ended');
+    await openings.close(cell);
     await datapath.removeLocals(cell.flows);
     if (cell.side !== 0) await datapath.removeSide(cell.side);
     if (cell.link !== undefined) {

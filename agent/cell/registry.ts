@@ -7,6 +7,8 @@ import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { generateKeyPair } from '../wire/h2o-session.ts';
 import type { CellInit, CellLink } from './namespaces.ts';
+import type { KnownFlow } from './new-flows.ts';
+import type { Publication } from './publication.ts';
 
 /** Processes that somebody looked at and that may become cells; the oldest is forgotten beyond this. */
 const TENTATIVE_MAX = 64;
@@ -45,6 +47,10 @@ export type Cell = {
   /** Empty while it uses the host's network: its flows are as they always were. */
   readonly flows: readonly CellFlow[];
   readonly peers: readonly PeerKeys[];
+  /** Flows whose other ends take our endpoint for another one than it is; kept at home as well. */
+  readonly known?: readonly KnownFlow[];
+  /** Endpoints of this host at which anybody reaches its listeners. */
+  readonly published?: readonly Publication[];
 };
 
 export class Registry {

@@ -5,6 +5,8 @@ import type { Snapshot as DatapathSnapshot } from '../datapath/datapath.ts';
 
 /** A migration names at most this many flows. */
 export const FLOWS_MAX = 65_536;
+/** Publications named at once. */
+const PUBLISH_MAX = 256;
 /** Flows of unconnected UDP sockets are learnt for this long at most. */
 export const LEARN_MS_MAX = 300_000;
 
@@ -17,7 +19,12 @@ export const flowSchema = z.object({
   remote: endpointSchema,
 });
 /** A flow, and where its remote end is on the wire now. */
-export const placedFlowSchema = flowSchema.extend({ at: endpointSchema, relayed: z.boolean().optional() });
+export const placedFlowSchema = flowSchema.extend({
+  at: endpointSchema,
+  relayed: z.boolean().optional(),
+  /** What the other end takes for our endpoint, where that is not `local`. */
+  known: endpointSchema.optional(),
+});
 const bytes = (length: number) =>
   z.custom<Uint8Array>(
     (value) => value instanceof Uint8Array && value.length === length,
@@ -104,7 +111,7 @@ export type PeerFact = z.infer<typeof peerSchema>;
 
 export const labelSchema = z.object({
   protocol: z.enum(PROTOCOLS),
-  /** Virtual local endpoint of the cell. */
+  /** Virtual endpoint of the cell, as the peer knows it. */
   virtual: endpointSchema,
   /** The peer that this row is for: the destination may have another address towards each. */
   peer: z.string(),
@@ -129,6 +136,22 @@ export type PeerSession = z.infer<typeof sessionSchema>;
 /** Closes an image stream: what the sender counted. */
 export const imageSummarySchema = z.object({ bytes: z.int(), files: z.int(), sha256: bytes(32) });
 
+export const publishSpecSchema = z.object({
+  /** An address of the host; all of them without. */
+  address: z.string().max(45).optional(),
+  port: z.int().min(1).max(65_535),
+  /** Port of the listener, where it is another one. */
+  listener: z.int().min(1).max(65_535).optional(),
+});
+const publishSchema = z.array(publishSpecSchema).max(PUBLISH_MAX);
+export const publicationSchema = z.object({
+  protocol: z.enum(PROTOCOLS),
+  /** Endpoint of the host at which anybody reaches it. */
+  wire: endpointSchema,
+  /** Endpoint in the cell. */
+  local: endpointSchema,
+});
+
 export const cellSchema = z.object({
   id,
   name: z.string(),
@@ -146,6 +169,7 @@ export const cellSchema = z.object({
   ),
   labels: z.array(labelSchema),
   peers: z.array(z.object({ address: z.string(), epoch: z.int() })),
+  published: z.array(publicationSchema).optional(),
 });
 export type CellFact = z.infer<typeof cellSchema>;
 
@@ -194,6 +218,20 @@ export const METHODS = {
     }),
     result: snapshotSchema,
   },
+  publish: {
+    params: z.object({
+      target: z.string(),
+      specs: publishSchema.min(1),
+      end: z.boolean(),
+      dry_run: z.boolean(),
+    }),
+    /** `changed`: what was added or ended; `published`: all that is published after that. */
+    result: z.object({
+      cell: z.string(),
+      changed: z.array(publicationSchema),
+      published: z.array(publicationSchema),
+    }),
+  },
   survey: {
     params: z.object({ cell: id, flows: z.array(placedFlowSchema).max(FLOWS_MAX) }),
     result: z.object({
@@ -203,7 +241,7 @@ export const METHODS = {
     }),
   },
   preflight: {
-    params: z.object({ snapshot: snapshotSchema }),
+    params: z.object({ snapshot: snapshotSchema, publish: publishSchema.optional() }),
     result: z.object({ host: hostFactsSchema, checks: z.array(checkSchema) }),
   },
   'source.prepare': {
@@ -230,8 +268,9 @@ export const METHODS = {
       drop: z.array(z.string()).max(4096),
       /** Where the source's agent answers QUERY, and the key that seals it. */
       source: z.object({ addresses: z.array(z.string()).max(64), key }),
+      publish: publishSchema.optional(),
     }),
-    result: z.object({ labels: z.array(labelSchema) }),
+    result: z.object({ labels: z.array(labelSchema), published: z.array(publicationSchema).optional() }),
   },
   'source.arm': {
     params: z.object({ ...migration, labels: z.array(labelSchema).max(FLOWS_MAX) }),

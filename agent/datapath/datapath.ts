@@ -334,6 +334,21 @@ export class Datapath {
     });
   }
 
+  /** The rules that are there: only the agent writes them, so the kernel need not be asked. */
+  async rules(): Promise<Rule[]> {
+    const rules: Rule[] = [];
+    if (!(await this.#isLoaded())) return rules;
+    await this.#use(async (mirror) => {
+      rules.push(...[...mirror.rules.values()].map(({ rule }) => rule));
+    });
+    return rules;
+  }
+
+  /** There have been rules, so there may be flows that they have created. */
+  get isRuled(): boolean {
+    return this.#mirror?.ruled ?? false;
+  }
+
   /** The flows that rules have created, read afresh; from here on removeFlows and putFlows know them. */
   async refresh(signal?: AbortSignal): Promise<FlowEntry[]> {
     let created: FlowEntry[] = [];
@@ -544,7 +559,7 @@ export class Datapath {
       insides: new Map(insides.map((inside) => [inside.scope, inside])),
       rules: new Map(rules.map((rule) => [ruleText(rule.rule), rule])),
       changed: new Set(),
-      ruled: rules.length > 0,
+      ruled: rules.length > 0 || flows.some(({ rule }) => rule !== undefined),
     };
   }
 

@@ -7,15 +7,18 @@ import { type Endpoint, endpointText, isLoopback, type PlacedFlow, type Protocol
 import {
   type CellInit,
   type CellLink,
+  cellSources,
   createLink,
   createQueue,
   destroyLink,
   releaseQueue,
 } from '../cell/namespaces.ts';
+import type { Publication } from '../cell/publication.ts';
 import type { CellFlow } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import type { Label, Snapshot } from '../control/protocol.ts';
 import { acceptOf, LOOPBACK, type Side } from '../datapath/model.ts';
+import { type PrefixRoute, prefixRoutes } from '../host/route-table.ts';
 import { isOwnAddress, type Route, routeTo } from '../host/routes.ts';
 import { isComingHome } from './homecoming.ts';
 
@@ -33,7 +36,7 @@ export type ArrivalRecord = {
   readonly entries: readonly CellFlow[];
 };
 
-type Needs = Pick<AgentContext, 'datapath' | 'labels' | 'peerSide'>;
+type Needs = Pick<AgentContext, 'datapath' | 'labels' | 'openings' | 'peerSide'>;
 type Coming = Pick<Snapshot, 'flows' | 'listeners' | 'addresses'>;
 
 export class Arrival {
@@ -66,7 +69,7 @@ export class Arrival {
     return this.#record.labels;
   }
 
-  /** One label a local endpoint; its address may differ from peer to peer, as routes do. */
+  /** One label an endpoint, as peers know it; its address may differ from peer to peer, as routes do. */
   async drawLabels(): Promise<void> {
     const { flows } = this.#snapshot;
     for (const address of new Set(flows.map(({ at }) => at.address)))
@@ -75,10 +78,11 @@ export class Arrival {
     const rows = new Map<string, Label>();
     for (const flow of flows) {
       const { protocol, local, at } = flow;
-      const key = endpointKey(protocol, local);
+      const virtual = flow.known ?? local;
+      const key = endpointKey(protocol, virtual);
       const label = { address: this.#routes.get(at.address)?.source ?? '', port: ports.get(key) ?? 0 };
       const wire = this.#needsLabel(flow) ? label : local;
-      rows.set(`${key} ${at.address}`, { protocol, virtual: local, peer: at.address, wire });
+      rows.set(`${key} ${at.address}`, { protocol, virtual, peer: at.address, wire });
     }
     this.#record = { ...this.#record, labels: [...rows.values()] };
   }
@@ -86,7 +90,7 @@ export class Arrival {
   #drawPorts(): Map<string, number> {
     const labelled = this.#snapshot.flows.filter((flow) => this.#needsLabel(flow));
     const endpoints = new Map(
-      labelled.map(({ protocol, local }) => [endpointKey(protocol, local), protocol]),
+      labelled.map(({ protocol, local, known }) => [endpointKey(protocol, known ?? local), protocol]),
     );
     const ports = endpoints.size === 0 ? [] : this.#context.labels.draw([...endpoints.values()]);
     return new Map([...endpoints.keys()].map((key, index) => [key, ports[index] ?? 0]));
@@ -105,18 +109,32 @@ export class Arrival {
     return isAway && (isLoopback(remote.address) || isOwnAddress(remote.address));
   }
 
-  /** The cell's device, and a queue for what comes before the process runs. */
-  async enter(init: CellInit): Promise<void> {
-    const { home } = this.#record;
-    const { flows, addresses } = this.#snapshot;
-    const mtus = [...this.#routes.values()].map((route) => route.mtu);
-    const mtu = mtus.length === 0 ? MTU_DEFAULT : Math.min(...mtus, MTU_MAX);
+  /** The cell's device, a queue for what comes before the process runs, and what new flows need. */
+  async enter(init: CellInit, publications: readonly Publication[]): Promise<void> {
+    const { home, side } = this.#record;
+    const { flows } = this.#snapshot;
     if (home && flows.length === 0) return;
-    const link = home
-      ? await createQueue(this.#device)
-      : await createLink(init, this.#device, addresses, mtu);
+    const link = home ? await createQueue(this.#device) : await this.#createLink(init);
     this.#record = { ...this.#record, link };
+    await this.#context.datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });
     if (flows.length > 0) await this.#enterFlows(init, link);
+    if (home) return;
+    await this.#context.datapath.attachCell(link.name);
+    await this.#context.openings.open({ link, side, init }, publications);
+  }
+
+  async #createLink(init: CellInit): Promise<CellLink> {
+    const { addresses } = this.#snapshot;
+    const routes = (await prefixRoutes()).filter(({ device }) => device !== 'lo');
+    const has = (isV6: boolean) => routes.some(({ prefix }) => prefix.includes(':') === isV6);
+    const sources = cellSources(addresses, { v4: has(false), v6: has(true) });
+    return await createLink(init, this.#device, [...addresses, ...sources], this.#mtu(routes));
+  }
+
+  /** New flows may leave by any device. */
+  #mtu(routes: readonly PrefixRoute[]): number {
+    const mtus = [...this.#routes.values(), ...routes].map((route) => route.mtu);
+    return mtus.length === 0 ? MTU_DEFAULT : Math.min(...mtus, MTU_MAX);
   }
 
   async #enterFlows(init: CellInit, link: CellLink): Promise<void> {
@@ -126,16 +144,13 @@ export class Arrival {
     const flows = this.#snapshot.flows.map((flow) => this.#besideIt(flow));
     const entries = this.#entriesOf(flows, scope);
     this.#record = { ...this.#record, entries };
-    await datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });
     await peerSide.place(scope, flows);
     await datapath.putLocals(entries);
     const devices = new Set([...this.#routes.values()].map((route) => route.device));
     // What the process says to an address of this host's own leaves it there, wherever the other end is.
     if (home && entries.some(({ via }) => via === LOOPBACK)) devices.add('lo');
     for (const device of devices) await datapath.attachDevice(device);
-    if (home) return;
-    await datapath.attachCell(link.name);
-    if (entries.some(({ via }) => via === LOOPBACK))
+    if (!home && entries.some(({ via }) => via === LOOPBACK))
       await datapath.attachInside(`/proc/${init.pid}/ns/net`, scope);
   }
 
@@ -150,14 +165,14 @@ export class Arrival {
       this.labels.map((row) => [`${endpointKey(row.protocol, row.virtual)} ${row.peer}`, row.wire]),
     );
     return flows.map((flow, index) => {
-      const { protocol, local, remote, relayed } = flow;
+      const { protocol, local, remote, relayed, known } = flow;
       const peer = this.#snapshot.flows[index]?.at.address ?? '';
       return {
         protocol,
         local,
         remote,
         scope,
-        wireLocal: wires.get(`${endpointKey(protocol, local)} ${peer}`) ?? local,
+        wireLocal: wires.get(`${endpointKey(protocol, known ?? local)} ${peer}`) ?? local,
         localSide: this.#record.side,
         via: this.#isViaLoopback(flow) ? LOOPBACK : 0,
         path: this.#routes.get(peer)?.ifindex ?? 0,
@@ -168,15 +183,15 @@ export class Arrival {
 
   /** What the peers say reaches the process from here on. */
   async open(): Promise<void> {
-    const { entries, link, home } = this.#record;
+    const { link, home } = this.#record;
     const ifindex = home ? 0 : (link?.ifindex ?? 0);
-    if (entries.length > 0) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex });
+    if (link !== undefined) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex });
   }
 
   /** The process runs: what has waited for it is delivered. */
   async release(): Promise<void> {
-    const { link, entries } = this.#record;
-    if (link !== undefined && entries.length > 0) await releaseQueue(link);
+    const { link } = this.#record;
+    if (link !== undefined) await releaseQueue(link);
   }
 
   /** The process runs. At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
@@ -189,7 +204,9 @@ export class Arrival {
   }
 
   async undo(): Promise<void> {
-    const { labels, peerSide } = this.#context;
+    const { labels, openings, peerSide } = this.#context;
+    const { home, link } = this.#record;
+    if (!home) await openings.close({ link });
     await peerSide.unplace(this.#record.entries);
     await this.#remove(this.#record.entries);
     labels.release(this.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
@@ -199,7 +216,7 @@ export class Arrival {
     const { datapath } = this.#context;
     const { link, side, home } = this.#record;
     await datapath.removeLocals(entries);
-    if (this.#record.entries.length > 0) await datapath.removeSide(side);
+    if (link !== undefined) await datapath.removeSide(side);
     if (link !== undefined && !home) await datapath.removeInside(link.ifindex);
     if (link !== undefined) await destroyLink(link.name);
     await datapath.removeIfEmpty();

@@ -228,6 +228,7 @@ export class Coordinator {
     await datapath.unfenceListeners(listeners);
     await datapath.removeForwards(record.forwards);
     if (verdict === 'commit') {
+      await this.#context.openings.close(cell);
       if (cell.link !== undefined) await destroyLink(cell.link.name);
       if (cell.init !== undefined) await destroyNamespaces(cell.init);
       registry.remove(cell.id);

@@ -4,8 +4,11 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { endpointText, type Flow, flowKey, isLinkLocal } from '../address.ts';
+import { isProgramLabel } from '../cell/labels.ts';
+import { newFlowsOf } from '../cell/new-flows.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
+import type { Datapath } from '../datapath/datapath.ts';
 import { ethernetDevices } from '../host/routes.ts';
 import { descriptorsOf, socketInode } from '../proc/descriptors.ts';
 import type { Tree } from '../proc/inspect.ts';
@@ -39,7 +42,8 @@ export async function learnFlows(
 ): Promise<Flow[]> {
   const ports = tree.listeners.flatMap(({ protocol, port }) => (protocol === 'udp' ? [port] : []));
   if (ports.length === 0) return [];
-  if (cell.link !== undefined) return unconnectedFlows(cell.pid, cell.flows, tree);
+  if (cell.link !== undefined)
+    return unconnectedFlows(cell.pid, await flowsWithServed(context.datapath, cell), tree);
   const { datapath } = context;
   try {
     const seen = await datapath.watch([...new Set(ports)], await ethernetDevices(), ms, signal);
@@ -47,6 +51,17 @@ export async function learnFlows(
   } finally {
     await datapath.removeIfEmpty();
   }
+}
+
+/**
+ * What came along, and who has come to where it is published. Those that its sockets have spoken to first begin anew with
+ * their next datagram: the resolver that it once asked need not be held on to.
+ */
+async function flowsWithServed(datapath: Datapath, cell: Cell): Promise<readonly Flow[]> {
+  const served = (await newFlowsOf(datapath, cell)).filter(
+    ({ wireLocal }) => !isProgramLabel(wireLocal.port),
+  );
+  return [...cell.flows, ...served];
 }
 
 /** Those of `flows` that an unconnected UDP socket of the tree serves now. */

@@ -17,8 +17,8 @@ export type DepartureRecord = {
 
 export class Departure {
   readonly #datapath: Datapath;
-  /** As it was when the migration began: its place here does not change. */
-  readonly #cell: Cell;
+  /** Its place here does not change. */
+  #cell: Cell;
   #side: Side | undefined;
   #entries: LocalHalf[] = [];
   /** Of `#entries`, what was said of them before: flows that go by a label of this host already. */
@@ -45,13 +45,21 @@ export class Departure {
     return new Set(this.#own.map((flow) => flowKey(flow)));
   }
 
+  /** With the flows that it has had since it came here. */
+  renew(cell: Cell): void {
+    this.#cell = cell;
+  }
+
   /**
    * New connections have to wait, whoever they come from and also where there is none yet. A cell with a network of its own
-   * is reached through its flows only.
+   * is reached through its flows, and where it is published.
    */
   async holdOff(listeners: Snapshot['listeners'], flows: readonly PlacedFlow[]): Promise<void> {
-    const held = listeners.filter(({ protocol }) => protocol === 'tcp');
-    if (this.#cell.link !== undefined || held.length === 0) return;
+    const { link, published = [] } = this.#cell;
+    const open =
+      link === undefined ? listeners : published.map(({ protocol, wire }) => ({ protocol, ...wire }));
+    const held = open.filter(({ protocol }) => protocol === 'tcp');
+    if (held.length === 0) return;
     this.#heldOff = held;
     for (const address of peersOf(flows)) await this.#attachTowards(address);
     for (const device of await ethernetDevices()) await this.#datapath.attachDevice(device);
@@ -92,8 +100,8 @@ export class Departure {
       labels.map((label) => [labelKey(label.protocol, label.virtual, label.peer), label]),
     );
     const forwards = flows.flatMap((flow): Forward[] => {
-      const { protocol, local, at } = flow;
-      const wire = there.get(labelKey(protocol, local, at.address))?.wire;
+      const { protocol, local, at, known } = flow;
+      const wire = there.get(labelKey(protocol, known ?? local, at.address))?.wire;
       if (wire === undefined) return [];
       const to = { endpoint: wire, ifindex: routes.get(wire.address) ?? 0 };
       return [{ protocol, local: here.get(flowKey(flow)) ?? local, peer: at.address, to }];
@@ -118,7 +126,9 @@ export class Departure {
       if (before.length > 0) await this.#datapath.putLocals(before);
       return;
     }
+    await this.#datapath.unfenceListeners(this.#heldOff);
     await this.#datapath.removeForwards(this.#forwards);
+    this.#heldOff = [];
     this.#forwards = [];
   }
 
@@ -139,7 +149,7 @@ export class Departure {
   }
 
   get #hasFlows(): boolean {
-    return this.#entries.length > 0 || this.#cell.flows.length > 0;
+    return this.#entries.length > 0 || this.#cell.side !== 0;
   }
 
   async #attachTowards(address: string): Promise<number> {

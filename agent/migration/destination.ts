@@ -3,7 +3,15 @@ import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statfsSync, write
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
-import { type CellInit, createNamespaces, destroyNamespaces, setUpKernel } from '../cell/namespaces.ts';
+import {
+  type CellInit,
+  createNamespaces,
+  destroyNamespaces,
+  isCellSource,
+  setUpKernel,
+} from '../cell/namespaces.ts';
+import { knownFlows } from '../cell/new-flows.ts';
+import type { Publication, PublishSpec } from '../cell/publication.ts';
 import type { Cell } from '../cell/registry.ts';
 import { type AgentContext, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
@@ -17,6 +25,7 @@ import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
 import { generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Announcement } from './announcement.ts';
 import { Arrival, type ArrivalRecord } from './arrival.ts';
+import { arrivingPublications } from './published.ts';
 
 /** First descriptor that CRIU is handed for what stayed behind. */
 const FIRST_FD = 3;
@@ -38,12 +47,14 @@ export type DestinationRecord = {
   readonly snapshot: Snapshot;
   readonly drop: readonly string[];
   readonly source: { readonly addresses: readonly string[]; readonly key: Uint8Array };
+  readonly publish?: readonly PublishSpec[] | undefined;
+  readonly published: readonly Publication[];
   readonly init: CellInit | undefined;
   readonly arrival: ArrivalRecord;
   readonly announcements: readonly ReturnType<Announcement['record']>[];
 };
 
-type Request = Pick<DestinationRecord, 'snapshot' | 'drop' | 'source'>;
+type Request = Pick<DestinationRecord, 'snapshot' | 'drop' | 'source' | 'publish'>;
 
 export class DestinationMigration {
   readonly id: string;
@@ -53,6 +64,7 @@ export class DestinationMigration {
   readonly #save: (record: DestinationRecord) => void;
   #stage: Stage = 'new';
   #init: CellInit | undefined;
+  #published: readonly Publication[] = [];
   readonly #arrival: Arrival;
   #announcements: Announcement[] = [];
   /** By peer; made ahead, because making them takes longer than all else in the restore phase but CRIU. */
@@ -84,6 +96,7 @@ export class DestinationMigration {
     const migration = new DestinationMigration(context, record.migration, record, save, record.arrival);
     migration.#stage = record.stage;
     migration.#init = record.init;
+    migration.#published = record.published;
     migration.#announcements = record.announcements.map((one) => Announcement.adopt(context.socket, one));
     return migration;
   }
@@ -102,6 +115,7 @@ export class DestinationMigration {
       migration: this.id,
       stage: this.#stage,
       ...this.#request,
+      published: this.#published,
       init: this.#init,
       arrival: this.#arrival.record,
       announcements: this.#announcements.map((one) => one.record()),
@@ -116,6 +130,7 @@ export class DestinationMigration {
     for (const { at } of snapshot.flows) {
       if (!this.#nextKeys.has(at.address)) this.#nextKeys.set(at.address, generateKeyPair());
     }
+    this.#published = await this.#publications();
     await this.#arrival.drawLabels();
     this.#enter('prepared');
     this.#init = await createNamespaces(this.#hasNetwork);
@@ -124,11 +139,25 @@ export class DestinationMigration {
     this.#sockets = this.#socketSetter();
     this.#enter('prepared');
     try {
-      await this.#arrival.enter(this.#init);
+      await this.#arrival.enter(this.#init, this.#published);
     } finally {
       this.#enter('prepared');
     }
     return [...this.#arrival.labels];
+  }
+
+  get published(): readonly Publication[] {
+    return this.#published;
+  }
+
+  /** @throws OsmosisError PREFLIGHT where what the plan has found possible is so no more. */
+  async #publications(): Promise<readonly Publication[]> {
+    const { snapshot, publish = [] } = this.#request;
+    const { publications, problems } = await arrivingPublications(publish, snapshot, !this.#hasNetwork);
+    if (problems.length === 0) return publications;
+    throw new OsmosisError('PREFLIGHT', `it can't be published so: ${problems.join('; ')}`, {
+      phase: 'prepare',
+    });
   }
 
   #makeDirectory(): void {
@@ -259,11 +288,13 @@ export class DestinationMigration {
       init: this.#init,
       link,
       // At home they are those of the host.
-      addresses: home ? [] : snapshot.addresses,
-      side: entries.length > 0 ? side : 0,
+      addresses: home ? [] : snapshot.addresses.filter((address) => !isCellSource(address)),
+      side,
       labels,
       flows: entries,
       peers: this.#announcements.map((one) => one.keys()),
+      known: knownFlows(snapshot.flows),
+      published: this.#published,
     };
     registry.put(cell);
   }

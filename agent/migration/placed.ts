@@ -1,5 +1,6 @@
 /** Where the other ends of a cell's flows are now, as the datapath of its host knows. */
 import { type Flow, flowKey, type PlacedFlow } from '../address.ts';
+import { knownFlows, newFlowsOf } from '../cell/new-flows.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId } from '../datapath/model.ts';
@@ -15,10 +16,16 @@ export async function placeFlows(
   cell: Cell,
   flows: readonly Flow[],
 ): Promise<PlacedFlow[]> {
+  const news = await newFlowsOf(datapath, cell);
   const places = await datapath.places(flowIds(cell, flows));
+  const known = new Map(
+    [...(cell.known ?? []), ...knownFlows(news)].map((flow) => [flowKey(flow), flow.known]),
+  );
   const relayed = new Set(cell.flows.filter((flow) => flow.relayed).map((flow) => flowKey(flow)));
   return flows.map(({ protocol, local, remote }, index) => {
-    const flow = { protocol, local, remote, at: places[index]?.endpoint ?? remote };
+    const name = known.get(flowKey({ protocol, local, remote }));
+    const at = places[index]?.endpoint ?? remote;
+    const flow = { protocol, local, remote, at, ...(name === undefined ? {} : { known: name }) };
     return relayed.has(flowKey(flow)) ? { ...flow, relayed: true } : flow;
   });
 }

@@ -6,6 +6,7 @@ import { planText } from '../display/plan.ts';
 import { resultText } from '../display/result.ts';
 import { type Host, migrate } from '../migrate.ts';
 import { checkPlan, type Legacy, makePlan } from '../plan.ts';
+import { publishSpec } from '../publish-spec.ts';
 import { type HostOptions, type Hosts, printJson, withHosts } from './hosts.ts';
 
 export type MigrateOptions = HostOptions & {
@@ -17,6 +18,7 @@ export type MigrateOptions = HostOptions & {
   readonly dryRun: boolean;
   /** Seconds. */
   readonly learn?: number;
+  readonly publish?: readonly string[];
   readonly json?: boolean;
 };
 
@@ -43,6 +45,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
         ...name,
         legacy: legacyOf(options),
         learnMs: learnMsOf(options),
+        publish: options.publish?.map(publishSpec),
         source,
         destination,
         signal,
@@ -74,6 +77,7 @@ async function dryRun(
   const { plan } = await makePlan(target, options.name, source.control, destination.control, {
     signal,
     learnMs: learnMsOf(options),
+    publish: options.publish?.map(publishSpec),
   });
   if (options.json) printJson({ ok: true, dry_run: true, plan });
   else process.stdout.write(planText(plan));

@@ -1,4 +1,6 @@
 /** The end of a migration in a few lines: where the process runs now, what became of its connections, what to do. */
+import { endpointText } from '../../agent/address.ts';
+import type { Publication } from '../../agent/cell/publication.ts';
 import type { ErrorCode, Owner } from '../../agent/error.ts';
 import { PHASE_TABLE, PHASES, type Phase } from '../../agent/phases.ts';
 import { bytesText, countText, durationText } from './format.ts';
@@ -12,6 +14,7 @@ export type MigrationSuccess = {
   readonly phases: Readonly<Partial<Record<Phase, number>>>;
   /** Image size. */
   readonly bytes: number;
+  readonly published?: readonly Publication[];
 };
 export type MigrationFailure = {
   readonly ok: false;
@@ -28,7 +31,14 @@ export function resultText(result: MigrationResult): string {
   return lines.map((line) => `${line}\n`).join('');
 }
 
-function successLines({ cell, flows, blackout_ms, phases, bytes }: MigrationSuccess): string[] {
+function successLines({
+  cell,
+  flows,
+  blackout_ms,
+  phases,
+  bytes,
+  published = [],
+}: MigrationSuccess): string[] {
   const took = PHASES.flatMap((phase) => {
     const ms = phases[phase];
     return ms === undefined ? [] : [{ phase, ms }];
@@ -44,6 +54,7 @@ function successLines({ cell, flows, blackout_ms, phases, bytes }: MigrationSucc
           `${countText(flows.relayed, 'connection')} relayed by the source: keep that host and its agent up.`,
         ]),
     ...(flows.lost === 0 ? [] : [`WARNING: ${countText(flows.lost, 'connection')} lost.`]),
+    ...published.map(({ protocol, wire }) => `Published at ${protocol} ${endpointText(wire)}.`),
     `${bytesText(bytes)} of image, ${durationText(total)} in all${times === '' ? '' : ` (${times})`}.`,
   ];
 }
