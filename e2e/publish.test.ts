@@ -1,7 +1,7 @@
 /** What is new after a move: clients that come to where a server is published, and connections that a process opens itself. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { execOn, LAB_HOSTS, LAB_HOSTS_V6, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
+import { execOn, LAB_HOSTS, LAB_HOSTS6, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 import { untilListening } from '../fixtures/load/control.ts';
 import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
 import { endEverywhere, MOVE_HOSTS } from '../fixtures/load/processes.ts';
@@ -48,13 +48,15 @@ describe('a published server', () => {
     await sleep(BETWEEN_MS);
     expect((await move(first.cell, 'alpha', 'gamma')).flows.moved).toBe(40);
     await sleep(BETWEEN_MS);
-    for (const load of [old, peer, near, back]) expect(await load.stop()).toMatchObject({ ok: true, faults: [] });
+    for (const load of [old, peer, near, back])
+      expect(await load.stop()).toMatchObject({ ok: true, faults: [] });
   });
 
   it('is published and taken back later, and refused by name', async () => {
     await using server = await startTreeServer('alpha', PORT + 1);
     const { cell } = await move(server.pid, 'alpha', 'beta');
-    const publish = (...args: string[]) => osmosis(['publish', cell, '--on', 'ssh://beta', '--json', ...args]);
+    const publish = (...args: string[]) =>
+      osmosis(['publish', cell, '--on', 'ssh://beta', '--json', ...args]);
     const held = await spawnOn('beta', ['python3', '-m', 'http.server', String(PORT + 2)]);
     await untilListening('beta', PORT + 2);
     for (const [spec, why] of [
@@ -63,11 +65,20 @@ describe('a published server', () => {
       [`${PORT + 1}=9`, 'has no listener at port 9'],
       ['40001', 'one of those that Osmosis needs itself'],
     ] as const)
-      expect((await publish(spec)).object).toMatchObject({ ok: false, message: expect.stringContaining(why) });
+      expect((await publish(spec)).object).toMatchObject({
+        ok: false,
+        message: expect.stringContaining(why),
+      });
     await execOn('beta', ['kill', String(held.pid)]);
     const spec = `${PORT + 3}`;
-    expect((await publish(spec, '--dry-run')).object).toMatchObject({ ok: true, changed: [{ wire: { port: PORT + 3 } }] });
-    expect((await publish(spec)).object).toMatchObject({ ok: true, published: [{ wire: { port: PORT + 3 } }] });
+    expect((await publish(spec, '--dry-run')).object).toMatchObject({
+      ok: true,
+      changed: [{ wire: { port: PORT + 3 } }],
+    });
+    expect((await publish(spec)).object).toMatchObject({
+      ok: true,
+      published: [{ wire: { port: PORT + 3 } }],
+    });
     await using client = await startLines('peer', [`beta:${spec}`]);
     const listen = ['-c', `import socket; s = socket.socket(); s.bind(("0.0.0.0", ${spec}))`];
     const other = await execOn('beta', ['python3', ...listen], { reject: false });
@@ -91,11 +102,16 @@ while True: s.sendto(*s.recvfrom(2048))`;
 
   for (const [family, addresses, port] of [
     ['IPv4', LAB_HOSTS, 7510],
-    ['IPv6', LAB_HOSTS_V6, 7511],
+    ['IPv6', LAB_HOSTS6, 7511],
   ] as const) {
     it(`opens connections, which go on as it moves on and home: ${family}`, async () => {
       const address = addresses.peer;
-      await using _server = await startTreeServer('peer', port, 'single', family === 'IPv6' ? '::' : '0.0.0.0');
+      await using _server = await startTreeServer(
+        'peer',
+        port,
+        'single',
+        family === 'IPv6' ? '::' : '0.0.0.0',
+      );
       const echo = await spawnOn('peer', ['python3', '-c', ECHO, address, String(port)]);
       await Promise.all(MOVE_HOSTS.map((host) => execOn(host, ['rm', '-f', LOG])));
       const target = family === 'IPv6' ? `[${address}]:${port}` : `${address}:${port}`;
@@ -113,7 +129,8 @@ while True: s.sendto(*s.recvfrom(2048))`;
         await sleep(2 * BETWEEN_MS);
       }
       await execOn('beta', ['kill', '-TERM', String(at.pid)]);
-      const wait = 'i=0; until grep -s faults "$0"; do i=$((i + 1)); [ $i -lt 200 ] || exit 1; sleep 0.05; done';
+      const wait =
+        'i=0; until grep -s faults "$0"; do i=$((i + 1)); [ $i -lt 200 ] || exit 1; sleep 0.05; done';
       const { stdout } = await execOn('beta', ['sh', '-c', wait, LOG]);
       await execOn('peer', ['kill', String(echo.pid)]);
       await endEverywhere(`opener.py .*${port}`);
