@@ -54,6 +54,7 @@ describe('a published server', () => {
 
   it('is published and taken back later, and refused by name', async () => {
     await using server = await startTreeServer('alpha', PORT + 1);
+    await using _old = await startLines('peer', [`alpha:${PORT + 1}`]);
     const { cell } = await move(server.pid, 'alpha', 'beta');
     const publish = (...args: string[]) =>
       osmosis(['publish', cell, '--on', 'ssh://beta', '--json', ...args]);
@@ -118,6 +119,7 @@ while True: s.sendto(*s.recvfrom(2048))`;
       const program = '/opt/osmosis/fixtures/load/opener.py';
       const { pid } = await spawnOn('alpha', ['python3', program, LOG, target]);
       await sleep(BETWEEN_MS);
+      await using _end = { [Symbol.asyncDispose]: () => endEverywhere(`opener.py .*${port}`) };
       let at = { cell: String(pid), pid, host: 'alpha' as LabHost };
       let flows = 1;
       for (const to of ['beta', 'gamma', 'alpha', 'beta'] as const) {
@@ -133,7 +135,6 @@ while True: s.sendto(*s.recvfrom(2048))`;
         'i=0; until grep -s faults "$0"; do i=$((i + 1)); [ $i -lt 200 ] || exit 1; sleep 0.05; done';
       const { stdout } = await execOn('beta', ['sh', '-c', wait, LOG]);
       await execOn('peer', ['kill', String(echo.pid)]);
-      await endEverywhere(`opener.py .*${port}`);
       expect(JSON.parse(stdout)).toMatchObject({ ok: true, faults: [], opened: 4 * 7 });
     });
   }
