@@ -8,6 +8,8 @@ import { pino } from 'pino';
 import { Forwarder } from './cell/forwarder.ts';
 import { CellKeeper } from './cell/keeper.ts';
 import { Labels } from './cell/labels.ts';
+import { adoptNewFlows } from './cell/new-flows.ts';
+import { Openings } from './cell/openings.ts';
 import { Registry } from './cell/registry.ts';
 import type { AgentContext, AgentPaths } from './context.ts';
 import { serveControl } from './control/server.ts';
@@ -52,15 +54,22 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   );
   const socket = new H2oSocket();
   const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
-  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, log };
+  const openings = new Openings({ datapath, labels, registry, log });
+  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, openings, log };
   const coordinator = new Coordinator(context);
   const forwarder = new Forwarder(context);
   const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
   await sweepSocketPrograms();
   await socket.open();
-  peerSide.start((id) => coordinator.isLeaving(id));
+  peerSide.start(
+    (id) => coordinator.isLeaving(id),
+    async () => {
+      for (const cell of registry.all()) await adoptNewFlows(context, cell);
+    },
+  );
   await coordinator.recover();
+  await openings.recover();
   keeper.start();
   forwarder.start();
   const server = await serveControl(socketPath(paths), createHandlers(context, coordinator, forwarder), log);

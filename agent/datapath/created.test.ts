@@ -1,13 +1,5 @@
 import { expect, test } from 'vitest';
-import {
-  adoptCreated,
-  belongsTo,
-  endedFlows,
-  freeNumber,
-  newLimits,
-  orphans,
-  unusedLabels,
-} from './created.ts';
+import { adoptCreated, belongsTo, freeNumber, newLimits, orphans, unusedLabels } from './created.ts';
 import { encodeTuple } from './layout.ts';
 import type { FlowEntry } from './model.ts';
 import type { NumberedRule } from './rules.ts';
@@ -85,14 +77,6 @@ test('by side and by scope', () => {
     true,
   ]);
   expect(belongsTo({ side: 7 })(flow)).toBe(false);
-});
-
-test('a flow has ended when it has had no socket twice in a row', () => {
-  const flows = [created(1), created(2), agents(3)];
-  const hasSocket = (flow: FlowEntry) => flow.local.port === 2;
-  const first = endedFlows(flows, hasSocket, NONE);
-  expect(first.ended).toEqual([]);
-  expect(endedFlows(flows, hasSocket, first.suspects).ended).toEqual([created(1)]);
 });
 
 function agents(port: number, label = 40_000): FlowEntry {

@@ -2,7 +2,7 @@
 import { endpointText } from '../address.ts';
 import type { Element } from './bpftool.ts';
 import { encodeTuple } from './layout.ts';
-import { type FlowEntry, RELAY, type Side } from './model.ts';
+import type { FlowEntry, Side } from './model.ts';
 import { type DrawnLabel, decodeDrawn, type NumberedRule, RULES_MAX } from './rules.ts';
 import { adoptFlow, dropFlow, type FlowTable, keyOf, wiresOf } from './table.ts';
 
@@ -93,21 +93,6 @@ export function belongsTo(owner: { readonly side: Side['id'] } | { readonly scop
     'side' in owner
       ? flow.localSide === owner.side || flow.remoteSide === owner.side
       : flow.scope === owner.scope;
-}
-
-/**
- * Created flows of sockets on this host whose sockets have ended: those that had none at the last look (`suspects`, by `keyOf`) and have none now.
- * A connection that is being set up has a socket only after the handshake where SYN cookies are in use.
- */
-export function endedFlows(
-  flows: readonly FlowEntry[],
-  hasSocket: (flow: FlowEntry) => boolean,
-  suspects: ReadonlySet<string>,
-): { readonly ended: FlowEntry[]; readonly suspects: Set<string> } {
-  const own = flows.filter((flow) => flow.rule !== undefined && flow.scope !== RELAY);
-  const bare = own.filter((flow) => !hasSocket(flow));
-  const ended = bare.filter((flow) => suspects.has(keyOf(flow)));
-  return { ended, suspects: new Set(bare.map(keyOf)) };
 }
 
 function text(bytes: Uint8Array): string {

@@ -271,6 +271,21 @@ export class Datapath {
     await this.#use((mirror) => this.#rules.remove(mirror, rules, signal));
   }
 
+  /** The rules that are there: only the agent writes them, so the kernel need not be asked. */
+  async rules(): Promise<Rule[]> {
+    const rules: Rule[] = [];
+    if (!(await this.#isLoaded())) return rules;
+    await this.#use(async (mirror) => {
+      rules.push(...[...mirror.rules.values()].map(({ rule }) => rule));
+    });
+    return rules;
+  }
+
+  /** There have been rules, so there may be flows that they have created. */
+  get isRuled(): boolean {
+    return this.#mirror?.ruled ?? false;
+  }
+
   /** The flows that rules have created, read afresh; from here on removeFlows and putFlows know them. */
   async refresh(signal?: AbortSignal): Promise<FlowEntry[]> {
     let created: FlowEntry[] = [];

@@ -6,7 +6,9 @@ import {
   type Endpoint,
   endpointText,
   type Flow,
+  flowKey,
   isLoopback,
+  knownFlow,
   type PlacedFlow,
   type Protocol,
 } from '../address.ts';
@@ -100,11 +102,14 @@ export class PeerSide {
   readonly #waiting = new WaitingMessages(QUEUE_MAX);
   readonly #unanswered: Unanswered[] = [];
   #isLeaving: (id: FlowId) => boolean = () => false;
+  /** Flows that began while their cell was here already become known to the registry. */
+  #adoptNew: () => Promise<void> = async () => {};
   readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
   readonly #kernel: KernelFlows;
   readonly #follows: Follows;
-  /** Of the HELLO for which created flows were read last. */
+  /** Of the HELLO for which new flows were read last. */
   #readFor = '';
+  readonly #cells: () => readonly Cell[];
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new Map<number, KeyPair>();
   readonly #routes = new Map<string, { at: number; removals: number; ifindex: number }>();
@@ -122,6 +127,7 @@ export class PeerSide {
     this.#socket = socket;
     this.#datapath = datapath;
     this.#records = new PeerRecords(directory);
+    this.#cells = () => registry.all();
     this.#kernel = new KernelFlows(() => viewsOf(registry.all()));
     this.#labels = labels;
     this.#log = log;
@@ -129,9 +135,13 @@ export class PeerSide {
     this.#follows = new Follows({ datapath, labels, records: this.#records, slotOf, log });
   }
 
-  /** `isLeaving`: whether a flow of this host belongs to a cell that is being moved away just now. */
-  start(isLeaving: (id: FlowId) => boolean): void {
+  /**
+   * `isLeaving`: whether a flow of this host belongs to a cell that is being moved away just now. `adoptNew`: enters flows
+   * that cells have had since they came into the registry.
+   */
+  start(isLeaving: (id: FlowId) => boolean, adoptNew: () => Promise<void> = async () => {}): void {
     this.#isLeaving = isLeaving;
+    this.#adoptNew = adoptNew;
     this.#records.load();
     this.#follows.load();
     const own = this.#records
@@ -248,37 +258,33 @@ export class PeerSide {
    * is to be withdrawn.
    */
   async offer(flows: readonly PlacedFlow[], relay: boolean): Promise<PlacedFlow[]> {
-    const ids = flows.map(({ protocol, local, remote }) => ({
-      protocol,
-      local: remote,
-      remote: local,
-      scope: relay ? RELAY : 0,
-    }));
+    const scope = relay ? RELAY : 0;
+    const ids = flows.map((flow) => ({ ...otherView(flow), scope }));
     const known = ids.map((id) => this.#records.owner(id)?.flows.get(idKey(id))?.own);
     const labelled = ids.filter((id, index) => known[index] === undefined && needsLabel(id));
     const ports = labelled.length === 0 ? [] : this.#labels.draw(labelled.map(({ protocol }) => protocol));
     const port = new Map(labelled.map((id, index) => [idKey(id), ports[index] ?? 0]));
     const offered: PlacedFlow[] = [];
-    for (const [index, id] of ids.entries()) {
+    for (const [index, flow] of flows.entries()) {
+      const id = { ...otherView(flow), scope };
       const label = port.get(idKey(id));
       const wireLocal =
         label === undefined ? id.local : { address: ownAddressLike(id.remote.address), port: label };
       const via = relay ? (await this.#slot(id.local)).ifindex : LOOPBACK;
       const half = known[index] ?? { ...id, wireLocal, localSide: 0, via, path: LOOPBACK };
       this.#offers.set(idKey(id), half);
-      const { protocol, local, remote } = id;
-      const flow = { protocol, local: remote, remote: local, at: half.wireLocal };
-      offered.push(relay ? { ...flow, relayed: true } : flow);
+      const placed = { ...flow, at: half.wireLocal };
+      offered.push(relay ? { ...placed, relayed: true } : placed);
     }
     return offered;
   }
 
   /** The migration has ended, one way or the other: labels of flows that nobody has claimed are free again. */
-  async withdraw(flows: readonly Flow[]): Promise<void> {
+  async withdraw(flows: readonly PlacedFlow[]): Promise<void> {
     await this.#exclusive(async () => {
-      for (const { protocol, local, remote } of flows) {
+      for (const flow of flows) {
         for (const scope of [0, RELAY]) {
-          const key = idKey({ protocol, local: remote, remote: local, scope });
+          const key = idKey({ ...otherView(flow), scope });
           const half = this.#offers.get(key);
           this.#offers.delete(key);
           if (half !== undefined && this.#records.owner(half)?.flows.get(key)?.own === undefined)
@@ -330,11 +336,11 @@ export class PeerSide {
   }
 
   /** Whether that place is a label of this host for an end that is here, and so needs none for a cell that comes home. */
-  isOwnLabel({ protocol, local, remote, at }: PlacedFlow): boolean {
+  isOwnLabel(flow: PlacedFlow): boolean {
     return [0, RELAY].some((scope) => {
-      const id = { protocol, local: remote, remote: local, scope };
+      const id = { ...otherView(flow), scope };
       const own = this.#records.owner(id)?.flows.get(idKey(id))?.own;
-      return own !== undefined && endpointText(own.wireLocal) === endpointText(at);
+      return own !== undefined && endpointText(own.wireLocal) === endpointText(flow.at);
     });
   }
 
@@ -435,13 +441,14 @@ export class PeerSide {
     // Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it.
     if (from.port !== H2O_PORT || !this.#hellos.take()) return;
     const cell = hex(hello.cell);
-    await this.#readCreated(hello);
+    const flows = claimedFlows(hello.claims);
+    await this.#readCreated(hello, flows);
     const known = this.#records.of(cell);
     const at = performance.now();
-    const flows = claimedFlows(hello.claims);
     const refused: Partial<Record<Refusal, number>> = {};
+    const names = this.#names();
     const ids = flows.map((flow) => {
-      const id = this.#claimable(flow, cell, from.address);
+      const id = this.#claimable(flow, cell, from.address, names);
       if (typeof id !== 'string') return id;
       refused[id] = (refused[id] ?? 0) + 1;
       return undefined;
@@ -483,12 +490,33 @@ export class PeerSide {
     this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
   }
 
-  /** New flows that followed the cell are as good as those that it came with; once for all parts. */
-  async #readCreated({ cell, transaction }: Hello): Promise<void> {
+  /**
+   * Flows that were created by rules are as good as those that a cell came with: of those that followed it here, and of this
+   * host's own cells, whose other ends may have another name for them. Read once for all parts.
+   */
+  async #readCreated({ cell, transaction }: Hello, claimed: readonly Flow[]): Promise<void> {
     const follows = this.#records.of(hex(cell)).some(({ follow }) => follow !== undefined);
-    if (!follows || this.#readFor === hex(transaction)) return;
+    const isOfCell = this.#datapath.isRuled && claimed.some((flow) => !this.#isOfHost(flow));
+    if ((!follows && !isOfCell) || this.#readFor === hex(transaction)) return;
     this.#readFor = hex(transaction);
     await this.#follows.take();
+    await this.#adoptNew();
+  }
+
+  /** Whether it has a socket outside of cells. `flow`: the cell's view. */
+  #isOfHost({ protocol, local, remote }: Flow): boolean {
+    return this.#kernel.scopesOf({ protocol, local: remote, remote: local }).includes(0);
+  }
+
+  /** Flows of this host's cells that their other ends have another name for, by that name (`flowKey`, as seen from here). */
+  #names(): Map<string, FlowId> {
+    const named = this.#cells().flatMap(({ known = [], link }) =>
+      known.map((flow): [string, FlowId] => {
+        const { protocol, local, remote } = flow;
+        return [flowKey(knownFlow(flow)), { protocol, local, remote, scope: link?.ifindex ?? 0 }];
+      }),
+    );
+    return new Map(named);
   }
 
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
@@ -515,18 +543,24 @@ export class PeerSide {
    * from, no other cell has moved with it, and its local end is not on the move itself.
    * @param flow the cell's view: its remote endpoint is ours
    */
-  #claimable({ protocol, local, remote }: Flow, cell: string, from: string): FlowId | Refusal {
+  #claimable(
+    { protocol, local, remote }: Flow,
+    cell: string,
+    from: string,
+    names: ReadonlyMap<string, FlowId>,
+  ): FlowId | Refusal {
     let refusal: Refusal = 'unknown here';
     const mine = { protocol, local: remote, remote: local };
     const relayed = { ...mine, scope: RELAY };
     const isRelayed = this.#offers.has(idKey(relayed)) || this.#records.owner(relayed) !== undefined;
-    const renamed = this.#follows.relayedAs(mine);
     const ids = [
+      names.get(flowKey(mine)),
       ...this.#kernel.scopesOf(mine).map((scope) => ({ ...mine, scope })),
-      ...(isRelayed ? [relayed] : []),
-      ...(renamed === undefined ? [] : [renamed]),
+      isRelayed ? relayed : undefined,
+      this.#follows.relayedAs(mine),
     ];
     for (const id of ids) {
+      if (id === undefined) continue;
       const owner = this.#records.owner(id);
       const anothers = owner !== undefined && owner.cell !== cell && (owner.state?.pair.epoch ?? 0) > 0;
       const flow = owner?.flows.get(idKey(id));
@@ -841,6 +875,12 @@ function isSameHost(address: string, from: string): boolean {
 /** TCP and UDP may have one port, and two labels. */
 function endpointKey(protocol: Protocol, endpoint: Endpoint): string {
   return `${protocol} ${endpointText(endpoint)}`;
+}
+
+/** The flow as the host at its other end names it. */
+function otherView(flow: Flow & Pick<PlacedFlow, 'known'>): Flow {
+  const { protocol, local, remote } = knownFlow(flow);
+  return { protocol, local: remote, remote: local };
 }
 
 function hex(bytes: Uint8Array): string {
