@@ -119,6 +119,10 @@ while True: s.sendto(*s.recvfrom(2048))`;
       const program = '/opt/osmosis/fixtures/load/opener.py';
       const { pid } = await spawnOn('alpha', ['python3', program, LOG, target]);
       await sleep(BETWEEN_MS);
+      await using _echo = {
+        [Symbol.asyncDispose]: async () =>
+          void (await execOn('peer', ['kill', String(echo.pid)], { reject: false })),
+      };
       await using _end = { [Symbol.asyncDispose]: () => endEverywhere(`opener.py .*${port}`) };
       let at = { cell: String(pid), pid, host: 'alpha' as LabHost };
       let flows = 1;
@@ -134,7 +138,6 @@ while True: s.sendto(*s.recvfrom(2048))`;
       const wait =
         'i=0; until grep -s faults "$0"; do i=$((i + 1)); [ $i -lt 200 ] || exit 1; sleep 0.05; done';
       const { stdout } = await execOn('beta', ['sh', '-c', wait, LOG]);
-      await execOn('peer', ['kill', String(echo.pid)]);
       expect(JSON.parse(stdout)).toMatchObject({ ok: true, faults: [], opened: 4 * 7 });
     });
   }
