@@ -15,8 +15,6 @@ import type { Cell, Registry } from './registry.ts';
 
 /** Routes are compared with the rules this often: three programs to start. */
 const ROUTES_LOOK_MS = 5_000;
-/** As which the programs' labels are held. */
-const HOLDER = 'cells';
 
 type Needs = {
   readonly datapath: Datapath;
@@ -42,7 +40,7 @@ export class Openings {
 
   /** The side is there. @throws OsmosisError PREFLIGHT where a port can't be held; `close` undoes what was done. */
   async open(place: Place, publications: readonly Publication[]): Promise<void> {
-    this.#needs.labels.hold(HOLDER);
+    this.#needs.labels.hold(holder(place.link));
     await this.#needs.datapath.putRules(await this.#waysOut(place, await prefixRoutes()));
     await this.publish(place, publications);
   }
@@ -69,17 +67,15 @@ export class Openings {
   async close({ link }: Pick<Cell, 'link'>): Promise<void> {
     const { datapath, labels } = this.#needs;
     if (link === undefined) return;
-    const all = await datapath.rules();
-    const own = all.filter((rule) => isOfCell(rule) && rule.scope === link.ifindex);
+    const own = (await datapath.rules()).filter((rule) => isOfCell(rule) && rule.scope === link.ifindex);
     await datapath.removeRules(own);
     if (datapath.isRuled) await datapath.removeCreated(belongsTo({ scope: link.ifindex }));
     for (const rule of own) if (rule.kind === 'accept') await this.#ports.free(rule);
-    if (all.filter(isOfCell).length === own.length) labels.letGo(HOLDER);
+    labels.letGo(holder(link));
   }
 
   /** An agent that comes back: ports and labels are held again, and what is missing is entered. */
   async recover(): Promise<void> {
-    if ((await this.#needs.datapath.rules()).some(isOfCell)) this.#needs.labels.hold(HOLDER);
     for (const cell of this.#needs.registry.all()) {
       const place = placeOf(cell);
       if (place === undefined) continue;
@@ -133,6 +129,11 @@ export function placeOf({ init, link, side }: Cell): Place | undefined {
 /** Not of one that lives elsewhere. */
 function isOfCell(rule: Rule): rule is Accept | WayOut {
   return rule.kind !== 'follow';
+}
+
+/** As which the programs' labels are held. */
+function holder({ ifindex }: CellLink): string {
+  return `cell ${ifindex}`;
 }
 
 function waysOut({ link, side }: Place, routes: readonly PrefixRoute[]): WayOut[] {
