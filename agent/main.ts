@@ -1,5 +1,6 @@
 /** `osmosis agent`: the daemon of one host. Owns the socket, the H2O port, the cells and the datapath. */
 
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -44,6 +45,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const datapath = await Datapath.open({
     pinDir: `${paths.run}/bpf`,
     objectFile,
+    firstDraw: () => randomInt(2 ** 31),
     log: (message) => log.warn(message),
   });
   const registry = new Registry(`${paths.run}/cells`);

@@ -69,6 +69,11 @@ export type DatapathOptions = {
   readonly objectFile: string;
   /** Path of the network namespace that the devices are in; the process's own without it. */
   readonly netns?: string;
+  /**
+   * Where the programs begin to draw labels, asked at each loading; the first of a rule's without it. A label of before may
+   * be known to a peer still, by a flow that has moved on from here.
+   */
+  readonly firstDraw?: () => number;
   readonly log?: (message: string) => void;
 };
 
@@ -465,12 +470,13 @@ export class Datapath {
 
   async #load(): Promise<Mirror> {
     if (this.#mirror !== undefined) return this.#mirror;
-    const { pinDir, objectFile, log } = this.#options;
+    const { pinDir, objectFile, firstDraw, log } = this.#options;
     const found = await isPinned(pinDir);
     if (!found) await loadPins(this.#run, pinDir, objectFile);
     this.#mirror = found ? await this.#adopt() : mirrorOf(EMPTY);
     // Started now, so that the flip does not wait for it.
-    await this.#batch.run([]);
+    const draws = found || firstDraw === undefined ? [] : [firstDraw()];
+    await this.#batch.run(draws.map((draw) => updateLine(pinDir, 'spent', encodeId(0), encodeId(draw))));
     log?.(`datapath ${found ? 'adopted from' : 'loaded to'} ${pinDir}`);
     return this.#mirror;
   }
