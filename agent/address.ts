@@ -18,7 +18,14 @@ export type PlacedFlow = Flow & {
   readonly at: Endpoint;
   /** The host at `at` carries it on for a peer without an agent. */
   readonly relayed?: boolean | undefined;
+  /** What the other end takes for our endpoint, where that is not `local`: the flow began when the cell had moved already. */
+  readonly known?: Endpoint | undefined;
 };
+
+/** The flow by the name that both ends have for it: ours with the endpoint that the other end knows. */
+export function knownFlow({ protocol, local, remote, known }: Flow & Pick<PlacedFlow, 'known'>): Flow {
+  return { protocol, local: known ?? local, remote };
+}
 
 export const ADDRESS_BYTES = 16;
 

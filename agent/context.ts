@@ -1,6 +1,7 @@
 /** What the parts of one agent share. Made once in main.ts, released there. */
 import type { Logger } from 'pino';
 import type { Labels } from './cell/labels.ts';
+import type { Openings } from './cell/openings.ts';
 import type { Registry } from './cell/registry.ts';
 import type { Datapath } from './datapath/datapath.ts';
 import type { PeerSide } from './h2o/peer-side.ts';
@@ -21,6 +22,8 @@ export type AgentContext = {
   readonly peerSide: PeerSide;
   readonly registry: Registry;
   readonly labels: Labels;
+  /** What moved cells are open to beyond the flows that they came with. */
+  readonly openings: Openings;
   readonly log: Logger;
 };
 

@@ -1,7 +1,7 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
-import { flowKey, type PlacedFlow } from './address.ts';
+import { flowKey, knownFlow, type PlacedFlow } from './address.ts';
 import { type Forwarder, forward } from './cell/forwarder.ts';
-import { takeNewcomers } from './cell/forwarding.ts';
+import { adoptNewFlows } from './cell/new-flows.ts';
 import type { Cell } from './cell/registry.ts';
 import { endRelayedSockets } from './cell/relayed.ts';
 import { runCell } from './cell/run.ts';
@@ -17,7 +17,9 @@ import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
+import { isComingHome } from './migration/homecoming.ts';
 import { placeFlows } from './migration/placed.ts';
+import { arrivingPublications, changePublished, publishChecks } from './migration/published.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
@@ -87,10 +89,10 @@ export function createHandlers(
           : await endRelayedSockets(registry, cell, dry_run),
     }),
     inspect: async ({ target, name, learn_ms = LEARN_MS }, { signal }) => {
-      const cell = registry.resolve(target, name);
-      registry.checkFree(cell.id);
-      await takeNewcomers(context, cell.id);
-      const found = await inspectTree(cell.pid);
+      const resolved = registry.resolve(target, name);
+      registry.checkFree(resolved.id);
+      const found = await inspectTree(resolved.pid);
+      const cell = await adoptNewFlows(context, resolved);
       const tree = withFlows(found, await learnFlows(context, cell, found, learn_ms, signal));
       return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows), dropped: [] });
     },
@@ -112,17 +114,22 @@ export function createHandlers(
           const { silent, claimable, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
           keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
           const relayed = its.filter((flow) => flow.relayed).length;
-          const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(flow)));
+          const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(knownFlow(flow))));
           return { peer: { address, agent: !silent, flows: its.length, relayed }, unknown };
         }),
       );
       return { peers: peers.map(({ peer }) => peer), unknown: peers.flatMap(({ unknown }) => unknown) };
     },
-    preflight: async ({ snapshot }) => {
+    publish: (params) => changePublished(context, params),
+    preflight: async ({ snapshot, publish = [] }) => {
       const host = await hostFacts(paths.run);
+      const home = publish.length > 0 && isComingHome(snapshot, (flow) => peerSide.isOwnLabel(flow));
       return {
         host,
-        checks: preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
+        checks: [
+          ...preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
+          ...publishChecks(await arrivingPublications(publish, snapshot, home)),
+        ],
       };
     },
     forward: ({ target, ...wanted }) => forward(context, forwarder, registry.resolve(target), wanted),
@@ -139,7 +146,7 @@ export function createHandlers(
     'destination.prepare': async ({ migration: id, ...request }, { gone }) => {
       const migration = await coordinator.beginDestination(id, request, gone);
       const labels = await migration.prepare();
-      return { labels, homes: migration.homes };
+      return { labels, homes: migration.homes, published: [...migration.published] };
     },
     'source.arm': async ({ migration, labels, homes = [] }, { signal }) => {
       const source = coordinator.source(migration);
@@ -226,5 +233,6 @@ function describeCell(cell: Cell, peerSide: PeerSide) {
     })),
     labels: cell.labels.map(({ protocol, virtual, peer, wire }) => ({ protocol, virtual, peer, wire })),
     peers: cell.peers.map(({ address, epoch }) => ({ address, epoch })),
+    published: [...(cell.published ?? [])],
   };
 }

@@ -1,5 +1,6 @@
 /** `osmosis agent`: the daemon of one host. Owns the socket, the H2O port, the cells and the datapath. */
 
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -8,6 +9,8 @@ import { pino } from 'pino';
 import { Forwarder } from './cell/forwarder.ts';
 import { CellKeeper } from './cell/keeper.ts';
 import { Labels } from './cell/labels.ts';
+import { adoptNewFlows } from './cell/new-flows.ts';
+import { Openings } from './cell/openings.ts';
 import { Registry } from './cell/registry.ts';
 import type { AgentContext, AgentPaths } from './context.ts';
 import { serveControl } from './control/server.ts';
@@ -42,6 +45,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const datapath = await Datapath.open({
     pinDir: `${paths.run}/bpf`,
     objectFile,
+    firstDraw: () => randomInt(2 ** 31),
     log: (message) => log.warn(message),
   });
   const registry = new Registry(`${paths.run}/cells`);
@@ -52,15 +56,22 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   );
   const socket = new H2oSocket();
   const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
-  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, log };
+  const openings = new Openings({ datapath, labels, registry, log });
+  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, openings, log };
   const coordinator = new Coordinator(context);
   const forwarder = new Forwarder(context);
   const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
   await sweepSocketPrograms();
   await socket.open();
-  peerSide.start((id) => coordinator.isLeaving(id));
+  peerSide.start(
+    (id) => coordinator.isLeaving(id),
+    async () => {
+      for (const cell of registry.all()) await adoptNewFlows(context, cell);
+    },
+  );
   await coordinator.recover();
+  await openings.recover();
   keeper.start();
   forwarder.start();
   const server = await serveControl(socketPath(paths), createHandlers(context, coordinator, forwarder), log);

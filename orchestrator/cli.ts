@@ -45,6 +45,11 @@ program
     'listen for so long who exchanges datagrams with unconnected UDP sockets (default: 1)',
     Number,
   )
+  .option(
+    '--publish <port>',
+    "let anybody reach it at the destination's own addresses: [ADDR:]PORT or [ADDR:]PORT=LISTENERPORT; may be repeated",
+    (value: string, before: string[] = []) => [...before, value],
+  )
   .option('--dry-run', 'print the plan and its checks; touch nothing', false)
   .option('--json', 'one JSON object on standard output')
   .addHelpText('after', '\nExample:\n  osmosis migrate 4711 --from ssh://alpha --to ssh://beta')
@@ -85,6 +90,24 @@ program
   .action(async (hosts: string[], options) => {
     const { runPs } = await import('./commands/ps.ts');
     await runPs(hosts, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('publish')
+  .summary("let anybody reach a moved cell at its host's own addresses, or no longer")
+  .description(
+    'Adds endpoints of its host at which anybody reaches the listeners of a cell that has moved, or ends some.',
+  )
+  .argument('<cell>', 'name of the cell, or pid')
+  .argument('<ports...>', '[ADDR:]PORT or [ADDR:]PORT=LISTENERPORT')
+  .option('--on <host>', 'ssh://[user@]host[:port], or local', 'local')
+  .option('--end', 'take them back: no new connections; those that are there go on', false)
+  .option('--dry-run', 'say what would be done; touch nothing', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis publish cache --on ssh://beta 6379')
+  .action(async (cell: string, ports: string[], options) => {
+    const { runPublish } = await import('./commands/publish.ts');
+    await runPublish(cell, ports, { ...program.opts<Global>(), ...options });
   });
 
 program

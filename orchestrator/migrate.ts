@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { PlacedFlow } from '../agent/address.ts';
+import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
 import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
 import { isCommitted, PHASE_TABLE, type Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
@@ -33,6 +34,8 @@ export type MigrationResult = {
   readonly unconfirmed: readonly string[];
   /** Of datagrams that the process had not taken from its UDP sockets; as the kernel counts a receive queue. */
   readonly datagram_bytes_lost: number;
+  /** Endpoints of the destination at which anybody reaches it. */
+  readonly published: readonly Publication[];
 };
 
 /** Control and image channel to one agent, each a connection of its own. */
@@ -46,6 +49,8 @@ export type MigrationOptions = {
   readonly learnMs?: number | undefined;
   /** New flows follow the process, for so many seconds at a time. */
   readonly forwardLeaseS?: number | undefined;
+  /** Where the process is to be reachable at the destination. */
+  readonly publish?: readonly PublishSpec[] | undefined;
   readonly source: Host;
   readonly destination: Host;
   readonly emit: (event: MigrationEvent) => void;
@@ -79,6 +84,7 @@ async function migrateOnce({
   legacy,
   learnMs,
   forwardLeaseS,
+  publish = [],
   source,
   destination,
   emit,
@@ -92,7 +98,11 @@ async function migrateOnce({
   const [from, to] = [source.control, destination.control];
   try {
     phases.enter('plan');
-    const { plan, snapshot: seen, datagrams } = await makePlan(target, name, from, to, { ...until, learnMs });
+    const {
+      plan,
+      snapshot: seen,
+      datagrams,
+    } = await makePlan(target, name, from, to, { ...until, learnMs, publish });
     checkPlan(plan, legacy);
     for (const { what } of seen.outside) {
       emit({
@@ -127,9 +137,18 @@ async function migrateOnce({
       },
       until,
     );
-    const { labels, homes = [] } = await to.call(
+    const {
+      labels,
+      homes = [],
+      published = [],
+    } = await to.call(
       'destination.prepare',
-      { migration, snapshot, source: { addresses: snapshot.agent_addresses, key } },
+      {
+        migration,
+        snapshot,
+        source: { addresses: snapshot.agent_addresses, key },
+        ...(publish.length === 0 ? {} : { publish: [...publish] }),
+      },
       until,
     );
     await from.call('source.arm', { migration, labels, homes }, until);
@@ -174,6 +193,7 @@ async function migrateOnce({
       flip_ms,
       unconfirmed: silent,
       datagram_bytes_lost: left.bytes,
+      published,
     };
   } catch (error) {
     undo.abort(new OsmosisError('ABORTED', 'the other half of this step failed'));

@@ -1,6 +1,7 @@
 /** The plan of one migration: what would move, to where, and whether it can. Nothing is touched by it. */
 
 import { endpointText, type Flow, flowKey } from '../agent/address.ts';
+import type { PublishSpec } from '../agent/cell/publication.ts';
 import type { Check, PeerFact, Snapshot } from '../agent/control/protocol.ts';
 import { OsmosisError } from '../agent/error.ts';
 import type { AgentClient, CallOptions } from './agent-client.ts';
@@ -28,7 +29,11 @@ export type Planned = {
 };
 
 /** `learnMs`: how long such flows are learnt, in place of the agent's own choice. */
-export type PlanOptions = CallOptions & { readonly learnMs?: number | undefined };
+export type PlanOptions = CallOptions & {
+  readonly learnMs?: number | undefined;
+  /** Where the process is to be reachable at the destination. */
+  readonly publish?: readonly PublishSpec[] | undefined;
+};
 
 /** An answer takes this long at most besides the learning. */
 const INSPECT_MS_MAX = 120_000;
@@ -38,7 +43,7 @@ export async function makePlan(
   name: string | undefined,
   source: AgentClient,
   destination: AgentClient,
-  { learnMs, ...options }: PlanOptions,
+  { learnMs, publish = [], ...options }: PlanOptions,
 ): Promise<Planned> {
   const learning =
     learnMs === undefined
@@ -55,7 +60,11 @@ export async function makePlan(
   );
   const [{ peers, unknown = [] }, { host, checks }] = await Promise.all([
     source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options),
-    destination.call('preflight', { snapshot }, options),
+    destination.call(
+      'preflight',
+      { snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) },
+      options,
+    ),
   ]);
   if (host.machine_id === snapshot.host.machine_id) {
     throw new OsmosisError(

@@ -11,8 +11,9 @@ import { inetSockets } from '../proc/sockets.ts';
 import { endedMax, FOLLOW_ROWS_MAX } from '../wire/h2o-follow.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { createFollow, deriveSession } from '../wire/h2o-session.ts';
-import { acceptsAt, endpointsOf, labelsTo, takeNewcomers } from './forwarding.ts';
+import { acceptsAt, endpointsOf, labelsTo } from './forwarding.ts';
 import { PROGRAM_LABELS } from './labels.ts';
+import { adoptNewFlows } from './new-flows.ts';
 import type { Cell, CellFlow, PeerKeys } from './registry.ts';
 
 const LOOK_MS = 500;
@@ -33,7 +34,7 @@ export class Forwarder {
   /** By cell and peer: until when the peer follows, as it has acknowledged; ms since the epoch. */
   readonly #told = new Map<string, Map<string, number>>();
   readonly #telling = new Map<string, AbortController>();
-  /** By cell: flows of newcomers that have ended, and that the host which relays them has not been told of. */
+  /** By cell: new flows that have ended, and that the host which relays them has not been told of. */
   readonly #ended = new Map<string, CellFlow[]>();
   readonly #busy = new Set<string>();
 
@@ -100,8 +101,7 @@ export class Forwarder {
     const { datapath, registry } = this.#context;
     const silent = await this.#tell(cell, 0);
     await datapath.removeRules(acceptsAt(cell));
-    await takeNewcomers(this.#context, cell.id);
-    const { forwarding: _forwarding, ...rest } = registry.get(cell.id) ?? cell;
+    const { forwarding: _forwarding, ...rest } = await adoptNewFlows(this.#context, cell);
     registry.put(rest);
     this.#forget(cell.id);
     return silent;

@@ -1,10 +1,6 @@
 /** New flows to the endpoints that a cell had where it began: what a host that it lives on now keeps and enters for them. */
-import { type Endpoint, endpointKey, flowKey, isLinkLocal, isLoopback, type Protocol } from '../address.ts';
-import type { AgentContext } from '../context.ts';
+import { type Endpoint, endpointKey, isLinkLocal, isLoopback, type Protocol } from '../address.ts';
 import type { Label } from '../control/protocol.ts';
-import { belongsTo } from '../datapath/created.ts';
-import type { Datapath } from '../datapath/datapath.ts';
-import { halfOf } from '../datapath/halves.ts';
 import { type Accept, FLOWS_PER_RULE_MAX } from '../datapath/rules.ts';
 import type { Cell } from './registry.ts';
 
@@ -58,27 +54,4 @@ export function acceptsOf(labels: readonly Label[], { side, scope }: Place): Acc
 export function acceptsAt({ forwarding, labels, link, side }: Cell): Accept[] {
   if (forwarding === undefined || link === undefined) return [];
   return acceptsOf(labelsTo(forwarding.endpoints, labels), { side, scope: link.ifindex });
-}
-
-/** Flows that have come in by these rules are flows of the cell from here on, as those that it came with. */
-export async function takeNewcomers(
-  { datapath, registry }: Pick<AgentContext, 'datapath' | 'registry'>,
-  id: string,
-): Promise<void> {
-  const scope = registry.get(id)?.link?.ifindex;
-  if (scope === undefined || registry.get(id)?.forwarding === undefined) return;
-  const created = (await datapath.refresh()).filter((entry) => entry.scope === scope);
-  const cell = registry.get(id);
-  if (cell === undefined || !registry.isRegistered(id)) return;
-  const known = new Set(cell.flows.map((flow) => flowKey(flow)));
-  const news = created.filter((entry) => !known.has(flowKey(entry))).flatMap((entry) => halfOf(entry) ?? []);
-  if (news.length > 0) registry.put({ ...cell, flows: [...cell.flows, ...news] });
-}
-
-/** The cell leaves, or has ended: before its side goes. */
-export async function removeForwarding(datapath: Datapath, cell: Cell): Promise<void> {
-  const accepts = acceptsAt(cell);
-  if (accepts.length === 0 || cell.link === undefined) return;
-  await datapath.removeRules(accepts);
-  await datapath.removeCreated(belongsTo({ scope: cell.link.ifindex }));
 }

@@ -1,13 +1,14 @@
 /** Looks after the cells of this host: what has ended is taken away, with all that was made for it. */
 
-import { flowKey } from '../address.ts';
+import { type Flow, flowKey } from '../address.ts';
 import type { AgentContext } from '../context.ts';
 import { messageOf } from '../error.ts';
+import { sayBye } from '../migration/bye.ts';
 import { type SocketIndex, socketIndex } from '../proc/socket-index.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
 import { destroyLink, destroyNamespaces, isInitAlive } from './namespaces.ts';
-import { Newcomers } from './newcomers.ts';
+import { NewFlowSweep } from './new-flows.ts';
 import type { Cell, CellFlow } from './registry.ts';
 
 const SWEEP_MS = 1_000;
@@ -21,10 +22,10 @@ const SWEEPS_MISSING_MAX = 3;
 
 export class CellKeeper {
   readonly #context: AgentContext;
-  readonly #newcomers: Newcomers;
   readonly #onEnded: (cell: Cell, flows: readonly CellFlow[]) => void;
   readonly #endedAt = new Map<string, number>();
   readonly #missing = new Map<string, number>();
+  readonly #newFlows: NewFlowSweep;
   #timer: NodeJS.Timeout | undefined;
   #sweeping = false;
   #restUntil = 0;
@@ -33,7 +34,7 @@ export class CellKeeper {
   constructor(context: AgentContext, onEnded: (cell: Cell, flows: readonly CellFlow[]) => void) {
     this.#context = context;
     this.#onEnded = onEnded;
-    this.#newcomers = new Newcomers(context);
+    this.#newFlows = new NewFlowSweep(context);
   }
 
   start(): void {
@@ -49,8 +50,10 @@ export class CellKeeper {
     this.#sweeping = true;
     const before = process.cpuUsage();
     try {
+      await this.#newFlows.look();
       for (const cell of this.#context.registry.all())
         if (!this.#context.registry.isLocked(cell.id)) await this.#look(cell);
+      await this.#context.openings.look();
     } catch (error) {
       this.#context.log.warn(
         { error: messageOf(error) },
@@ -69,10 +72,8 @@ export class CellKeeper {
     const sockets = (cell.init === undefined ? [] : inetSockets(cell.init.pid)).filter(
       ({ state }) => state !== 'time-wait',
     );
-    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks) {
-      await this.#newcomers.take(cell);
-      return this.#forgetEnded(this.#context.registry.get(cell.id) ?? cell, socketIndex(sockets));
-    }
+    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks)
+      return this.#forgetEnded(cell, socketIndex(sockets));
     const endedAt = this.#endedAt.get(cell.id) ?? Date.now();
     this.#endedAt.set(cell.id, endedAt);
     const closing =
@@ -81,8 +82,10 @@ export class CellKeeper {
   }
 
   async #forgetEnded(cell: Cell, present: SocketIndex): Promise<void> {
-    if (cell.flows.length === 0) return;
-    const ended = cell.flows.filter((flow) => {
+    const known = cell.known ?? [];
+    // At home there are no entries, but names.
+    const flows = cell.link === undefined ? known : cell.flows;
+    const ended = flows.filter((flow) => {
       const key = `${cell.id} ${flowKey(flow)}`;
       const missing = present.has(flow) ? 0 : (this.#missing.get(key) ?? 0) + 1;
       if (missing === 0 || missing >= SWEEPS_MISSING_MAX) this.#missing.delete(key);
@@ -90,16 +93,26 @@ export class CellKeeper {
       return missing >= SWEEPS_MISSING_MAX;
     });
     if (ended.length === 0) return;
-    const gone = new Set(ended);
-    this.#onEnded(cell, ended);
-    await this.#context.datapath.removeLocals(ended);
-    this.#context.registry.put({ ...cell, flows: cell.flows.filter((flow) => !gone.has(flow)) });
+    const gone = new Set(ended.map((flow) => flowKey(flow)));
+    const entered = cell.flows.filter((flow) => gone.has(flowKey(flow)));
+    this.#onEnded(cell, entered);
+    await this.#context.datapath.removeLocals(entered);
+    const isThere = (flow: Flow) => !gone.has(flowKey(flow));
+    const now = this.#context.registry.get(cell.id) ?? cell;
+    this.#context.registry.put({
+      ...now,
+      flows: now.flows.filter(isThere),
+      known: (now.known ?? []).filter(isThere),
+    });
   }
 
   async #remove(cell: Cell): Promise<void> {
-    const { datapath, labels, registry, log } = this.#context;
+    const { datapath, labels, openings, registry, socket, log } = this.#context;
     log.info({ cell: cell.name }, 'the cell has ended');
-    await this.#newcomers.end(cell);
+    await openings.close(cell);
+    // Whoever follows it, or carries its flows on for others, forgets it.
+    if (cell.peers.length > 0)
+      await sayBye(socket, cell.id, cell.peers, () => registry.save(cell.id), 'ended');
     await datapath.removeLocals(cell.flows);
     if (cell.side !== 0) await datapath.removeSide(cell.side);
     if (cell.link !== undefined) {

@@ -1,6 +1,7 @@
 /**
  * Labels: the wire ports under which moved endpoints appear at this host. They come from a range that the host keeps out
- * of its own use (ip-sysctl: ip_local_reserved_ports) for as long as one of them is drawn.
+ * of its own use (ip-sysctl: ip_local_reserved_ports) for as long as one of them is drawn, or rules are there by which the
+ * datapath's programs draw some.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import type { Protocol } from '../address.ts';
@@ -16,7 +17,17 @@ export const PROGRAM_LABELS = { first: LABEL_FIRST + LABELS_MAX, count: 6_000 } 
 const RANGE = `${LABEL_FIRST}-${PROGRAM_LABELS.first + PROGRAM_LABELS.count - 1}`;
 const SYSCTL = '/proc/sys/net/ipv4/ip_local_reserved_ports';
 
-/** Keeps the range reserved while `drawn` has labels, and gives it back with the last one. */
+/** Whether a port is one that the agent draws: what is behind it is known to others by its virtual endpoint. */
+export function isLabel(port: number): boolean {
+  return port >= LABEL_FIRST && port < PROGRAM_LABELS.first;
+}
+
+/** Whether a port is one that the programs draw, for an endpoint that a cell opens itself. */
+export function isProgramLabel(port: number): boolean {
+  return port >= PROGRAM_LABELS.first && port < PROGRAM_LABELS.first + PROGRAM_LABELS.count;
+}
+
+/** Keeps the range reserved while `drawn` has labels or it is held, and gives it back with the last one. */
 export class Labels {
   readonly #drawn = new Set<string>();
   /** Who else needs the range reserved: rules that the datapath's programs draw for. */

@@ -22,6 +22,27 @@ const IPV6_ON = ['all', 'default'].map((scope) => `net.ipv6.conf.${scope}.disabl
 /** The next hop that the cell's routes name. It exists in the cell's neighbour table only; the datapath takes over. */
 const NEXT_HOP = { v4: '169.254.1.1', v6: 'fe80::1' } as const;
 
+/**
+ * What new connections of a process have as source inside a cell that has no address of that family otherwise; it is never
+ * seen outside. RFC 7600's dummy address, and one of a range for private use.
+ */
+export const CELL_SOURCES = { v4: '192.0.0.8', v6: 'fd6f:736d::8' } as const;
+
+/** Those of a cell with `addresses` that its host has routes for (`families`). */
+export function cellSources(addresses: readonly string[], families: { v4: boolean; v6: boolean }): string[] {
+  const has = {
+    v4: addresses.some((each) => !each.includes(':')),
+    v6: addresses.some((each) => each.includes(':')),
+  };
+  return (['v4', 'v6'] as const)
+    .filter((family) => families[family] && !has[family])
+    .map((family) => CELL_SOURCES[family]);
+}
+
+export function isCellSource(address: string): boolean {
+  return address === CELL_SOURCES.v4 || address === CELL_SOURCES.v6;
+}
+
 export type CellInit = {
   /** unshare(1), outside: its end is the cell's end. */
   readonly holder: number;

@@ -8,6 +8,8 @@ import { Store } from '../state/store.ts';
 import { generateKeyPair } from '../wire/h2o-session.ts';
 import type { Forwarding } from './forwarding.ts';
 import type { CellInit, CellLink } from './namespaces.ts';
+import type { KnownFlow } from './new-flows.ts';
+import type { Publication } from './publication.ts';
 
 /** Processes that somebody looked at and that may become cells; the oldest is forgotten beyond this. */
 const TENTATIVE_MAX = 64;
@@ -48,6 +50,10 @@ export type Cell = {
   readonly peers: readonly PeerKeys[];
   /** New flows to its old endpoints follow it. */
   readonly forwarding?: Forwarding | undefined;
+  /** Flows whose other ends take our endpoint for another one than it is; kept at home as well. */
+  readonly known?: readonly KnownFlow[];
+  /** Endpoints of this host at which anybody reaches its listeners. */
+  readonly published?: readonly Publication[];
 };
 
 export class Registry {

@@ -10,6 +10,8 @@ export const FLOWS_MAX = 65_536;
 export const LEASE_SECONDS_MIN = 3;
 /** Unless the operator says otherwise: an hour. */
 export const LEASE_SECONDS = 3_600;
+/** Publications named at once. */
+const PUBLISH_MAX = 256;
 /** Flows of unconnected UDP sockets are learnt for this long at most. */
 export const LEARN_MS_MAX = 300_000;
 
@@ -22,7 +24,12 @@ export const flowSchema = z.object({
   remote: endpointSchema,
 });
 /** A flow, and where its remote end is on the wire now. */
-export const placedFlowSchema = flowSchema.extend({ at: endpointSchema, relayed: z.boolean().optional() });
+export const placedFlowSchema = flowSchema.extend({
+  at: endpointSchema,
+  relayed: z.boolean().optional(),
+  /** What the other end takes for our endpoint, where that is not `local`. */
+  known: endpointSchema.optional(),
+});
 const bytes = (length: number) =>
   z.custom<Uint8Array>(
     (value) => value instanceof Uint8Array && value.length === length,
@@ -128,7 +135,7 @@ export type PeerFact = z.infer<typeof peerSchema>;
 
 export const labelSchema = z.object({
   protocol: z.enum(PROTOCOLS),
-  /** Virtual local endpoint of the cell. */
+  /** Virtual endpoint of the cell, as the peer knows it. */
   virtual: endpointSchema,
   /** The peer that this row is for: the destination may have another address towards each. */
   peer: z.string(),
@@ -152,6 +159,22 @@ export type PeerSession = z.infer<typeof sessionSchema>;
 
 /** Closes an image stream: what the sender counted. */
 export const imageSummarySchema = z.object({ bytes: z.int(), files: z.int(), sha256: bytes(32) });
+
+export const publishSpecSchema = z.object({
+  /** An address of the host; all of them without. */
+  address: z.string().max(45).optional(),
+  port: z.int().min(1).max(65_535),
+  /** Port of the listener, where it is another one. */
+  listener: z.int().min(1).max(65_535).optional(),
+});
+const publishSchema = z.array(publishSpecSchema).max(PUBLISH_MAX);
+export const publicationSchema = z.object({
+  protocol: z.enum(PROTOCOLS),
+  /** Endpoint of the host at which anybody reaches it. */
+  wire: endpointSchema,
+  /** Endpoint in the cell. */
+  local: endpointSchema,
+});
 
 export const cellSchema = z.object({
   id,
@@ -181,6 +204,7 @@ export const cellSchema = z.object({
       peers: z.array(z.object({ address: z.string(), until: z.number() })),
     })
     .optional(),
+  published: z.array(publicationSchema).optional(),
 });
 export type CellFact = z.infer<typeof cellSchema>;
 
@@ -271,6 +295,20 @@ export const METHODS = {
     }),
     result: snapshotSchema,
   },
+  publish: {
+    params: z.object({
+      target: z.string(),
+      specs: publishSchema.min(1),
+      end: z.boolean(),
+      dry_run: z.boolean(),
+    }),
+    /** `changed`: what was added or ended; `published`: all that is published after that. */
+    result: z.object({
+      cell: z.string(),
+      changed: z.array(publicationSchema),
+      published: z.array(publicationSchema),
+    }),
+  },
   survey: {
     params: z.object({ cell: id, flows: z.array(placedFlowSchema).max(FLOWS_MAX) }),
     result: z.object({
@@ -280,7 +318,7 @@ export const METHODS = {
     }),
   },
   preflight: {
-    params: z.object({ snapshot: snapshotSchema }),
+    params: z.object({ snapshot: snapshotSchema, publish: publishSchema.optional() }),
     result: z.object({ host: hostFactsSchema, checks: z.array(checkSchema) }),
   },
   'source.prepare': {
@@ -307,9 +345,14 @@ export const METHODS = {
       snapshot: snapshotSchema,
       /** Where the source's agent answers QUERY, and the key that seals it. */
       source: z.object({ addresses: z.array(z.string()).max(64), key }),
+      publish: publishSchema.optional(),
     }),
-    /** `homes`: the destination's public keys for the pairs that the snapshot offers. */
-    result: z.object({ labels: z.array(labelSchema), homes: publicKeysSchema.optional() }),
+    result: z.object({
+      labels: z.array(labelSchema),
+      /** The destination's public keys for the pairs that the snapshot offers. */
+      homes: publicKeysSchema.optional(),
+      published: z.array(publicationSchema).optional(),
+    }),
   },
   'source.arm': {
     params: z.object({

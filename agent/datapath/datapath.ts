@@ -69,6 +69,11 @@ export type DatapathOptions = {
   readonly objectFile: string;
   /** Path of the network namespace that the devices are in; the process's own without it. */
   readonly netns?: string;
+  /**
+   * Where the programs begin to draw labels, asked at each loading; the first of a rule's without it. A label of before may
+   * be known to a peer still, by a flow that has moved on from here.
+   */
+  readonly firstDraw?: () => number;
   readonly log?: (message: string) => void;
 };
 
@@ -271,6 +276,21 @@ export class Datapath {
     await this.#use((mirror) => this.#rules.remove(mirror, rules, signal));
   }
 
+  /** The rules that are there: only the agent writes them, so the kernel need not be asked. */
+  async rules(): Promise<Rule[]> {
+    const rules: Rule[] = [];
+    if (!(await this.#isLoaded())) return rules;
+    await this.#use(async (mirror) => {
+      rules.push(...[...mirror.rules.values()].map(({ rule }) => rule));
+    });
+    return rules;
+  }
+
+  /** There have been rules, so there may be flows that they have created. */
+  get isRuled(): boolean {
+    return this.#mirror?.ruled ?? false;
+  }
+
   /** The flows that rules have created, read afresh; from here on removeFlows and putFlows know them. */
   async refresh(signal?: AbortSignal): Promise<FlowEntry[]> {
     let created: FlowEntry[] = [];
@@ -450,12 +470,13 @@ export class Datapath {
 
   async #load(): Promise<Mirror> {
     if (this.#mirror !== undefined) return this.#mirror;
-    const { pinDir, objectFile, log } = this.#options;
+    const { pinDir, objectFile, firstDraw, log } = this.#options;
     const found = await isPinned(pinDir);
     if (!found) await loadPins(this.#run, pinDir, objectFile);
     this.#mirror = found ? await this.#adopt() : mirrorOf(EMPTY);
     // Started now, so that the flip does not wait for it.
-    await this.#batch.run([]);
+    const draws = found || firstDraw === undefined ? [] : [firstDraw()];
+    await this.#batch.run(draws.map((draw) => updateLine(pinDir, 'spent', encodeId(0), encodeId(draw))));
     log?.(`datapath ${found ? 'adopted from' : 'loaded to'} ${pinDir}`);
     return this.#mirror;
   }

@@ -1,6 +1,6 @@
 /** The cell side of H2O: HELLO and its WELCOMEs while the process runs, MOVE and BYE until they are acknowledged. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Flow, flowKey } from '../address.ts';
+import { type Flow, flowKey, knownFlow, type PlacedFlow } from '../address.ts';
 import { answers, encodeHello, type Hello, splitHello, type Welcome } from '../wire/h2o.ts';
 import { type Claim, claimedFlows } from '../wire/h2o-claims.ts';
 import { type Acknowledged, isDrop, type Label } from '../wire/h2o-layout.ts';
@@ -26,19 +26,22 @@ const ACK_TOTAL_MS_MAX = 600_000;
 export type HelloResult = {
   /** No agent answered for some part. */
   readonly silent: boolean;
-  /** Flows (cell's view) that the peer has and lets this cell claim, as flowKey. */
+  /** Flows (as `knownFlow` names them) that the peer has and lets this cell claim, as flowKey. */
   readonly claimable: ReadonlySet<string>;
   /** All zeros, or the peer's key for the session. */
   readonly peerPublicKey: Uint8Array | undefined;
 };
 
-/** Claims of `flows` (cell's view), armed where `labels` has their endpoint. */
-export function claimsOf(flows: readonly Flow[], labels: readonly Label[]): Claim[] {
+/** Claims of `flows`, by the names that their peers have for them, armed where `labels` has their endpoint. */
+export function claimsOf(
+  flows: readonly (Flow & Pick<PlacedFlow, 'known'>)[],
+  labels: readonly Label[],
+): Claim[] {
   const wires = new Map(
     labels.map(({ protocol, virtual, wire }) => [`${protocol} ${virtual.address} ${virtual.port}`, wire]),
   );
   const groups = Map.groupBy(
-    flows,
+    flows.map(knownFlow),
     ({ protocol, local, remote }) => `${protocol} ${local.address} ${local.port} ${remote.address}`,
   );
   return [...groups.values()].flatMap((same) => {

@@ -7,7 +7,9 @@ import {
   endpointKey,
   endpointText,
   type Flow,
+  flowKey,
   isLoopback,
+  knownFlow,
   type PlacedFlow,
   reversed,
 } from '../address.ts';
@@ -102,11 +104,14 @@ export class PeerSide {
   readonly #waiting = new WaitingMessages(QUEUE_MAX);
   readonly #unanswered: Unanswered[] = [];
   #isLeaving: (id: FlowId) => boolean = () => false;
+  /** Flows that began while their cell was here already become known to the registry. */
+  #adoptNew: () => Promise<void> = async () => {};
   readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
   readonly #kernel: KernelFlows;
   readonly #follows: Follows;
-  /** Of the HELLO for which created flows were read last. */
+  /** Of the HELLO for which new flows were read last. */
   #readFor = '';
+  readonly #cells: () => readonly Cell[];
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new Map<number, KeyPair>();
   readonly #routes = new Map<string, { at: number; removals: number; ifindex: number }>();
@@ -124,6 +129,7 @@ export class PeerSide {
     this.#socket = socket;
     this.#datapath = datapath;
     this.#records = new PeerRecords(directory);
+    this.#cells = () => registry.all();
     this.#kernel = new KernelFlows(() => viewsOf(registry.all()));
     this.#labels = labels;
     this.#log = log;
@@ -131,9 +137,13 @@ export class PeerSide {
     this.#follows = new Follows({ datapath, labels, records: this.#records, slotOf, log });
   }
 
-  /** `isLeaving`: whether a flow of this host belongs to a cell that is being moved away just now. */
-  start(isLeaving: (id: FlowId) => boolean): void {
+  /**
+   * `isLeaving`: whether a flow of this host belongs to a cell that is being moved away just now. `adoptNew`: enters flows
+   * that cells have had since they came into the registry.
+   */
+  start(isLeaving: (id: FlowId) => boolean, adoptNew: () => Promise<void> = async () => {}): void {
     this.#isLeaving = isLeaving;
+    this.#adoptNew = adoptNew;
     this.#records.load();
     this.#follows.load();
     const own = this.#records
@@ -253,31 +263,33 @@ export class PeerSide {
    * is to be withdrawn.
    */
   async offer(flows: readonly PlacedFlow[], relay: boolean): Promise<PlacedFlow[]> {
-    const ids = flows.map((flow) => ({ ...reversed(flow), scope: relay ? RELAY : 0 }));
+    const scope = relay ? RELAY : 0;
+    const ids = flows.map((flow) => ({ ...otherView(flow), scope }));
     const known = ids.map((id) => this.#records.owner(id)?.flows.get(keyOf(id))?.own);
     const labelled = ids.filter((id, index) => known[index] === undefined && needsLabel(id));
     const ports = labelled.length === 0 ? [] : this.#labels.draw(labelled.map(({ protocol }) => protocol));
     const port = new Map(labelled.map((id, index) => [keyOf(id), ports[index] ?? 0]));
     const offered: PlacedFlow[] = [];
-    for (const [index, id] of ids.entries()) {
+    for (const [index, flow] of flows.entries()) {
+      const id = { ...otherView(flow), scope };
       const label = port.get(keyOf(id));
       const wireLocal =
         label === undefined ? id.local : { address: ownAddressLike(id.remote.address), port: label };
       const via = relay ? (await this.#slot(id.local)).ifindex : LOOPBACK;
       const half = known[index] ?? { ...id, wireLocal, localSide: 0, via, path: LOOPBACK };
       this.#offers.set(keyOf(id), half);
-      const flow = { ...reversed(id), at: half.wireLocal };
-      offered.push(relay ? { ...flow, relayed: true } : flow);
+      const placed = { ...flow, at: half.wireLocal };
+      offered.push(relay ? { ...placed, relayed: true } : placed);
     }
     return offered;
   }
 
   /** The migration has ended, one way or the other: labels of flows that nobody has claimed are free again. */
-  async withdraw(flows: readonly Flow[]): Promise<void> {
+  async withdraw(flows: readonly PlacedFlow[]): Promise<void> {
     await this.#exclusive(async () => {
       for (const flow of flows) {
         for (const scope of [0, RELAY]) {
-          const key = keyOf({ ...reversed(flow), scope });
+          const key = keyOf({ ...otherView(flow), scope });
           const half = this.#offers.get(key);
           this.#offers.delete(key);
           if (half !== undefined && this.#records.owner(half)?.flows.get(key)?.own === undefined)
@@ -333,7 +345,7 @@ export class PeerSide {
   /** Whether that place is a label of this host for an end that is here, and so needs none for a cell that comes home. */
   isOwnLabel(flow: PlacedFlow): boolean {
     return [0, RELAY].some((scope) => {
-      const id = { ...reversed(flow), scope };
+      const id = { ...otherView(flow), scope };
       const own = this.#records.owner(id)?.flows.get(keyOf(id))?.own;
       return own !== undefined && endpointText(own.wireLocal) === endpointText(flow.at);
     });
@@ -436,13 +448,14 @@ export class PeerSide {
     // Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it.
     if (from.port !== H2O_PORT || !this.#hellos.take()) return;
     const cell = hex(hello.cell);
-    await this.#readCreated(hello);
+    const flows = claimedFlows(hello.claims);
+    await this.#readCreated(hello, flows);
     const known = this.#records.of(cell);
     const at = performance.now();
-    const flows = claimedFlows(hello.claims);
     const refused: Partial<Record<Refusal, number>> = {};
+    const names = this.#names();
     const ids = flows.map((flow) => {
-      const id = this.#claimable(flow, cell, from.address);
+      const id = this.#claimable(flow, cell, from.address, names);
       if (typeof id !== 'string') return id;
       refused[id] = (refused[id] ?? 0) + 1;
       return undefined;
@@ -484,12 +497,33 @@ export class PeerSide {
     this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
   }
 
-  /** New flows that followed the cell are as good as those that it came with; once for all parts. */
-  async #readCreated({ cell, transaction }: Hello): Promise<void> {
+  /**
+   * Flows that were created by rules are as good as those that a cell came with: of those that followed it here, and of this
+   * host's own cells, whose other ends may have another name for them. Read once for all parts.
+   */
+  async #readCreated({ cell, transaction }: Hello, claimed: readonly Flow[]): Promise<void> {
     const follows = this.#records.of(hex(cell)).some(({ follow }) => follow !== undefined);
-    if (!follows || this.#readFor === hex(transaction)) return;
+    const isOfCell = this.#datapath.isRuled && claimed.some((flow) => !this.#isOfHost(flow));
+    if ((!follows && !isOfCell) || this.#readFor === hex(transaction)) return;
     this.#readFor = hex(transaction);
     await this.#follows.take();
+    await this.#adoptNew();
+  }
+
+  /** Whether it has a socket outside of cells. `flow`: the cell's view. */
+  #isOfHost(flow: Flow): boolean {
+    return this.#kernel.scopesOf(reversed(flow)).includes(0);
+  }
+
+  /** Flows of this host's cells that their other ends have another name for, by that name (`flowKey`, as seen from here). */
+  #names(): Map<string, FlowId> {
+    const named = this.#cells().flatMap(({ known = [], link }) =>
+      known.map((flow): [string, FlowId] => {
+        const { protocol, local, remote } = flow;
+        return [flowKey(knownFlow(flow)), { protocol, local, remote, scope: link?.ifindex ?? 0 }];
+      }),
+    );
+    return new Map(named);
   }
 
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
@@ -516,19 +550,25 @@ export class PeerSide {
    * from, no other cell has moved with it, and its local end is not on the move itself.
    * @param claimed the cell's view: its remote endpoint is ours
    */
-  #claimable(claimed: Flow, cell: string, from: string): FlowId | Refusal {
+  #claimable(
+    claimed: Flow,
+    cell: string,
+    from: string,
+    names: ReadonlyMap<string, FlowId>,
+  ): FlowId | Refusal {
     const { local } = claimed;
     let refusal: Refusal = 'unknown here';
     const mine = reversed(claimed);
     const relayed = { ...mine, scope: RELAY };
     const isRelayed = this.#offers.has(keyOf(relayed)) || this.#records.owner(relayed) !== undefined;
-    const renamed = this.#follows.relayedAs(mine);
     const ids = [
+      names.get(flowKey(mine)),
       ...this.#kernel.scopesOf(mine).map((scope) => ({ ...mine, scope })),
-      ...(isRelayed ? [relayed] : []),
-      ...(renamed === undefined ? [] : [renamed]),
+      isRelayed ? relayed : undefined,
+      this.#follows.relayedAs(mine),
     ];
     for (const id of ids) {
+      if (id === undefined) continue;
       const owner = this.#records.owner(id);
       const anothers = owner !== undefined && owner.cell !== cell && (owner.state?.pair.epoch ?? 0) > 0;
       const flow = owner?.flows.get(keyOf(id));
@@ -840,6 +880,11 @@ function onlySlot([first, second]: RemoteHalf['wireRemote'], slot: 0 | 1): Remot
 /** A loopback address stands for whatever address the host says it from. */
 function isSameHost(address: string, from: string): boolean {
   return address === from || (isLoopback(address) && isOwnAddress(from));
+}
+
+/** The flow as the host at its other end names it. */
+function otherView(flow: Flow & Pick<PlacedFlow, 'known'>): Flow {
+  return reversed(knownFlow(flow));
 }
 
 function hex(bytes: Uint8Array): string {

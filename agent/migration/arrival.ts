@@ -8,18 +8,20 @@ import { acceptsOf, labelsTo } from '../cell/forwarding.ts';
 import {
   type CellInit,
   type CellLink,
+  cellSources,
   createLink,
   createQueue,
   destroyLink,
   farEnd,
   releaseQueue,
 } from '../cell/namespaces.ts';
+import type { Publication } from '../cell/publication.ts';
 import type { CellFlow } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import type { Label, Snapshot } from '../control/protocol.ts';
-import { belongsTo } from '../datapath/created.ts';
 import { acceptOf, LOOPBACK, type Side } from '../datapath/model.ts';
 import type { Accept } from '../datapath/rules.ts';
+import { type PrefixRoute, prefixRoutes } from '../host/route-table.ts';
 import { isOwnAddress, type Route, routeTo } from '../host/routes.ts';
 import { isComingHome } from './homecoming.ts';
 
@@ -37,7 +39,7 @@ export type ArrivalRecord = {
   readonly entries: readonly CellFlow[];
 };
 
-type Needs = Pick<AgentContext, 'datapath' | 'labels' | 'peerSide'>;
+type Needs = Pick<AgentContext, 'datapath' | 'labels' | 'openings' | 'peerSide'>;
 type Coming = Pick<Snapshot, 'flows' | 'listeners' | 'addresses' | 'forwarding'>;
 
 export class Arrival {
@@ -77,7 +79,7 @@ export class Arrival {
     return this.#record.labels;
   }
 
-  /** One label a local endpoint; its address may differ from peer to peer, as routes do. */
+  /** One label an endpoint, as peers know it; its address may differ from peer to peer, as routes do. */
   async drawLabels(): Promise<void> {
     const { flows } = this.#snapshot;
     for (const address of new Set([...flows.map(({ at }) => at.address), ...this.#followers()]))
@@ -86,10 +88,11 @@ export class Arrival {
     const rows = new Map<string, Label>();
     for (const flow of flows) {
       const { protocol, local, at } = flow;
-      const key = endpointKey(protocol, local);
+      const virtual = flow.known ?? local;
+      const key = endpointKey(protocol, virtual);
       const label = { address: this.#routes.get(at.address)?.source ?? '', port: ports.get(key) ?? 0 };
       const wire = this.#needsLabel(flow) ? label : local;
-      rows.set(`${key} ${at.address}`, { protocol, virtual: local, peer: at.address, wire });
+      rows.set(`${key} ${at.address}`, { protocol, virtual, peer: at.address, wire });
     }
     for (const label of this.#listenerLabels(ports)) {
       const key = `${endpointKey(label.protocol, label.virtual)} ${label.peer}`;
@@ -124,7 +127,7 @@ export class Arrival {
   #drawPorts(): Map<string, number> {
     const labelled = this.#snapshot.flows.filter((flow) => this.#needsLabel(flow));
     const endpoints = new Map(
-      labelled.map(({ protocol, local }) => [endpointKey(protocol, local), protocol]),
+      labelled.map(({ protocol, local, known }) => [endpointKey(protocol, known ?? local), protocol]),
     );
     if (!this.#record.home)
       for (const { protocol, address, port } of this.#snapshot.forwarding?.endpoints ?? [])
@@ -146,18 +149,32 @@ export class Arrival {
     return isAway && (isLoopback(remote.address) || isOwnAddress(remote.address));
   }
 
-  /** The cell's device, and a queue for what comes before the process runs. */
-  async enter(init: CellInit): Promise<void> {
-    const { home } = this.#record;
-    const { flows, addresses } = this.#snapshot;
-    const mtus = [...this.#routes.values()].map((route) => route.mtu);
-    const mtu = mtus.length === 0 ? MTU_DEFAULT : Math.min(...mtus, MTU_MAX);
+  /** The cell's device, a queue for what comes before the process runs, and what new flows need. */
+  async enter(init: CellInit, publications: readonly Publication[]): Promise<void> {
+    const { home, side } = this.#record;
+    const { flows } = this.#snapshot;
     if (home && flows.length === 0) return;
-    const link = home
-      ? await createQueue(this.#device)
-      : await createLink(init, this.#device, addresses, mtu);
+    const link = home ? await createQueue(this.#device) : await this.#createLink(init);
     this.#record = { ...this.#record, link };
-    if (this.#hasEntries) await this.#enterFlows(init, link);
+    await this.#context.datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });
+    await this.#enterFlows(init, link);
+    if (home) return;
+    await this.#context.datapath.attachCell(link.name);
+    await this.#context.openings.open({ link, side, init }, publications);
+  }
+
+  async #createLink(init: CellInit): Promise<CellLink> {
+    const { addresses } = this.#snapshot;
+    const routes = (await prefixRoutes()).filter(({ device }) => device !== 'lo');
+    const has = (isV6: boolean) => routes.some(({ prefix }) => prefix.includes(':') === isV6);
+    const sources = cellSources(addresses, { v4: has(false), v6: has(true) });
+    return await createLink(init, this.#device, [...addresses, ...sources], this.#mtu(routes));
+  }
+
+  /** New flows may leave by any device. */
+  #mtu(routes: readonly PrefixRoute[]): number {
+    const mtus = [...this.#routes.values(), ...routes].map((route) => route.mtu);
+    return mtus.length === 0 ? MTU_DEFAULT : Math.min(...mtus, MTU_MAX);
   }
 
   async #enterFlows(init: CellInit, link: CellLink): Promise<void> {
@@ -167,20 +184,16 @@ export class Arrival {
     const flows = this.#snapshot.flows.map((flow) => this.#besideIt(flow));
     const entries = this.#entriesOf(flows, scope);
     this.#record = { ...this.#record, entries };
-    await datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });
     await peerSide.place(scope, flows);
     await datapath.putLocals(entries);
-    await datapath.putRules(this.#accepts);
     const devices = new Set([...this.#routes.values()].map((route) => route.device));
     // What the process says to an address of this host's own leaves it there, wherever the other end is.
     if (home && entries.some(({ via }) => via === LOOPBACK)) devices.add('lo');
     for (const device of devices) await datapath.attachDevice(device);
-    if (home) {
-      await datapath.attachQueue(farEnd(link.name));
-      return;
-    }
-    await datapath.attachCell(link.name);
-    if (this.#accepts.length > 0 || entries.some(({ via }) => via === LOOPBACK))
+    const accepts = this.#acceptsIn(link);
+    await datapath.putRules(accepts);
+    if (home) await datapath.attachQueue(farEnd(link.name));
+    else if (accepts.length > 0 || entries.some(({ via }) => via === LOOPBACK))
       await datapath.attachInside(`/proc/${init.pid}/ns/net`, scope);
   }
 
@@ -195,14 +208,14 @@ export class Arrival {
       this.labels.map((row) => [`${endpointKey(row.protocol, row.virtual)} ${row.peer}`, row.wire]),
     );
     return flows.map((flow, index) => {
-      const { protocol, local, remote, relayed } = flow;
+      const { protocol, local, remote, relayed, known } = flow;
       const peer = this.#snapshot.flows[index]?.at.address ?? '';
       return {
         protocol,
         local,
         remote,
         scope,
-        wireLocal: wires.get(`${endpointKey(protocol, local)} ${peer}`) ?? local,
+        wireLocal: wires.get(`${endpointKey(protocol, known ?? local)} ${peer}`) ?? local,
         localSide: this.#record.side,
         via: this.#isViaLoopback(flow) ? LOOPBACK : 0,
         path: this.#routes.get(peer)?.ifindex ?? 0,
@@ -215,13 +228,13 @@ export class Arrival {
   async open(): Promise<void> {
     const { link, home } = this.#record;
     const ifindex = home ? 0 : (link?.ifindex ?? 0);
-    if (this.#hasEntries) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex });
+    if (link !== undefined) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex });
   }
 
   /** The process runs: what has waited for it is delivered. */
   async release(): Promise<void> {
     const { link } = this.#record;
-    if (link !== undefined && this.#hasEntries) await releaseQueue(link);
+    if (link !== undefined) await releaseQueue(link);
   }
 
   /** The process runs. At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
@@ -234,7 +247,9 @@ export class Arrival {
   }
 
   async undo(): Promise<void> {
-    const { labels, peerSide } = this.#context;
+    const { labels, openings, peerSide } = this.#context;
+    const { home, link } = this.#record;
+    if (!home) await openings.close({ link });
     await peerSide.unplace(this.#record.entries);
     await this.#remove(this.#record.entries);
     labels.release(this.#drawn);
@@ -244,26 +259,18 @@ export class Arrival {
     const { datapath } = this.#context;
     const { link, side, home } = this.#record;
     await datapath.removeLocals(entries);
-    if (this.#accepts.length > 0 && link !== undefined) {
-      await datapath.removeRules(this.#accepts);
-      await datapath.removeCreated(belongsTo({ scope: link.ifindex }));
-    }
-    if (this.#hasEntries) await datapath.removeSide(side);
+    if (link !== undefined) await datapath.removeSide(side);
     if (link !== undefined && !home) await datapath.removeInside(link.ifindex);
     if (link !== undefined) await destroyLink(link.name);
     await datapath.removeIfEmpty();
   }
 
-  /** New flows come to a cell that is not at home by these. */
-  get #accepts(): Accept[] {
-    const { home, link, side } = this.#record;
+  /** New flows to its old endpoints come to a cell that is not at home by these; `openings.close` takes them out. */
+  #acceptsIn({ ifindex }: CellLink): Accept[] {
+    const { home, side } = this.#record;
+    if (home) return [];
     const endpoints = this.#snapshot.forwarding?.endpoints ?? [];
-    if (home || link === undefined) return [];
-    return acceptsOf(labelsTo(endpoints, this.labels), { side, scope: link.ifindex });
-  }
-
-  get #hasEntries(): boolean {
-    return this.#snapshot.flows.length > 0 || this.#accepts.length > 0;
+    return acceptsOf(labelsTo(endpoints, this.labels), { side, scope: ifindex });
   }
 
   #side(state: 'queued' | 'home'): Side {

@@ -237,6 +237,7 @@ export class Coordinator {
     await datapath.unfenceListeners(listeners);
     await datapath.removeForwards(record.forwards);
     if (verdict === 'commit') {
+      await this.#context.openings.close(cell);
       await peerSide.unplace(flowIds(cell, cell.link === undefined ? flows : cell.flows));
       if (cell.link !== undefined) await datapath.removeInside(cell.link.ifindex);
       if (cell.link !== undefined) await destroyLink(cell.link.name);

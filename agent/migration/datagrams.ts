@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { endpointText, type Flow, flowKey, isLinkLocal } from '../address.ts';
+import { isProgramLabel } from '../cell/labels.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import { ethernetDevices } from '../host/routes.ts';
@@ -39,7 +40,7 @@ export async function learnFlows(
 ): Promise<Flow[]> {
   const ports = tree.listeners.flatMap(({ protocol, port }) => (protocol === 'udp' ? [port] : []));
   if (ports.length === 0) return [];
-  if (cell.link !== undefined) return unconnectedFlows(cell.pid, cell.flows, tree);
+  if (cell.link !== undefined) return unconnectedFlows(cell.pid, servedFlows(cell), tree);
   const { datapath } = context;
   try {
     const seen = await datapath.watch([...new Set(ports)], await ethernetDevices(), ms, signal);
@@ -47,6 +48,14 @@ export async function learnFlows(
   } finally {
     await datapath.removeIfEmpty();
   }
+}
+
+/**
+ * What came along, and who has come since. Those that its sockets have spoken to first begin anew with
+ * their next datagram: the resolver that it once asked need not be held on to.
+ */
+function servedFlows({ flows }: Cell): readonly Flow[] {
+  return flows.filter(({ wireLocal }) => !isProgramLabel(wireLocal.port));
 }
 
 /** Those of `flows` that an unconnected UDP socket of the tree serves now. */

@@ -1,7 +1,7 @@
 /** What a migration puts into the source's datapath, and takes out again: the flows as they are, the fence, the forwards. */
 import { randomInt } from 'node:crypto';
-import { type Endpoint, endpointText, flowKey, type PlacedFlow } from '../address.ts';
-import { acceptsAt, removeForwarding } from '../cell/forwarding.ts';
+import { type Endpoint, endpointKey, flowKey, type PlacedFlow, type Protocol } from '../address.ts';
+import { acceptsAt } from '../cell/forwarding.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { Label, Snapshot } from '../control/protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
@@ -20,7 +20,7 @@ export type DepartureRecord = {
 
 export class Departure {
   readonly #datapath: Datapath;
-  /** As it was when the migration began: its place here does not change. */
+  /** Its place here does not change. */
   #cell: Cell;
   #side: Side | undefined;
   #entries: LocalHalf[] = [];
@@ -31,11 +31,6 @@ export class Departure {
 
   constructor(datapath: Datapath, cell: Cell) {
     this.#datapath = datapath;
-    this.#cell = cell;
-  }
-
-  /** With the flows that had come in since. */
-  update(cell: Cell): void {
     this.#cell = cell;
   }
 
@@ -54,26 +49,25 @@ export class Departure {
     return new Set(this.#own.map((flow) => flowKey(flow)));
   }
 
+  /** With the flows that it has had since it came here. */
+  update(cell: Cell): void {
+    this.#cell = cell;
+  }
+
   /**
    * New connections have to wait, whoever they come from and also where there is none yet. A cell with a network of its own
-   * is reached through its flows only.
+   * is reached through its flows, and where new ones come to.
    */
   async holdOff(listeners: Snapshot['listeners'], flows: readonly PlacedFlow[]): Promise<void> {
-    const held = listeners.filter(({ protocol }) => protocol === 'tcp');
-    if (this.#cell.link !== undefined) return this.#holdOffNewcomers();
+    const { link, published = [] } = this.#cell;
+    const wires = [...published, ...acceptsAt(this.#cell)];
+    const open = link === undefined ? listeners : wires.map(({ protocol, wire }) => ({ protocol, ...wire }));
+    const held = open.filter(({ protocol }) => protocol === 'tcp');
     if (held.length === 0) return;
     this.#heldOff = held;
     for (const address of peersOf(flows)) await this.#attachTowards(address);
     for (const device of await ethernetDevices()) await this.#datapath.attachDevice(device);
     await this.#datapath.fenceListeners(held);
-  }
-
-  /** The endpoints on the wire that new flows come to; their devices are attached. */
-  async #holdOffNewcomers(): Promise<void> {
-    const wires = acceptsAt(this.#cell).filter(({ protocol }) => protocol === 'tcp');
-    if (wires.length === 0) return;
-    this.#heldOff = wires.map(({ protocol, wire }) => ({ protocol, ...wire }));
-    await this.#datapath.fenceListeners(this.#heldOff);
   }
 
   /** At home the flows are entered as they are, so that one update can switch them all. */
@@ -110,8 +104,8 @@ export class Departure {
       labels.map((label) => [labelKey(label.protocol, label.virtual, label.peer), label]),
     );
     const forwards = flows.flatMap((flow): Forward[] => {
-      const { protocol, local, at } = flow;
-      const wire = there.get(labelKey(protocol, local, at.address))?.wire;
+      const { protocol, local, at, known } = flow;
+      const wire = there.get(labelKey(protocol, known ?? local, at.address))?.wire;
       if (wire === undefined) return [];
       const to = { endpoint: wire, ifindex: routes.get(wire.address) ?? 0 };
       return [{ protocol, local: here.get(flowKey(flow)) ?? local, peer: at.address, to }];
@@ -136,8 +130,8 @@ export class Departure {
       if (before.length > 0) await this.#datapath.putLocals(before);
       return;
     }
-    await this.#datapath.removeForwards(this.#forwards);
     await this.#datapath.unfenceListeners(this.#heldOff);
+    await this.#datapath.removeForwards(this.#forwards);
     this.#forwards = [];
     this.#heldOff = [];
   }
@@ -146,7 +140,6 @@ export class Departure {
   async remove(): Promise<void> {
     await this.#datapath.unfenceListeners(this.#heldOff);
     await this.#datapath.removeForwards(this.#forwards);
-    await removeForwarding(this.#datapath, this.#cell);
     await this.#datapath.removeLocals(this.#own);
     if (this.#side !== undefined && this.#side.id !== 0) await this.#datapath.removeSide(this.#side.id);
     this.#heldOff = [];
@@ -160,7 +153,7 @@ export class Departure {
   }
 
   get #hasFlows(): boolean {
-    return this.#entries.length > 0 || this.#cell.flows.length > 0;
+    return this.#entries.length > 0 || this.#cell.side !== 0;
   }
 
   async #attachTowards(address: string): Promise<number> {
@@ -170,8 +163,8 @@ export class Departure {
   }
 }
 
-function labelKey(protocol: string, endpoint: Endpoint, peer: string): string {
-  return `${protocol} ${endpointText(endpoint)} ${peer}`;
+function labelKey(protocol: Protocol, endpoint: Endpoint, peer: string): string {
+  return `${endpointKey(protocol, endpoint)} ${peer}`;
 }
 
 function peersOf(flows: readonly PlacedFlow[]): Set<string> {

@@ -4,7 +4,15 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import { endpointKey } from '../address.ts';
-import { type CellInit, createNamespaces, destroyNamespaces, setUpKernel } from '../cell/namespaces.ts';
+import {
+  type CellInit,
+  createNamespaces,
+  destroyNamespaces,
+  isCellSource,
+  setUpKernel,
+} from '../cell/namespaces.ts';
+import { knownFlows } from '../cell/new-flows.ts';
+import type { Publication, PublishSpec } from '../cell/publication.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { endConnections } from '../cell/sockets.ts';
 import { type AgentContext, imageDirectory } from '../context.ts';
@@ -21,6 +29,7 @@ import { FIRST_PAIR_EPOCH } from '../wire/h2o-peer.ts';
 import { generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Announcement } from './announcement.ts';
 import { Arrival, type ArrivalRecord } from './arrival.ts';
+import { arrivingPublications } from './published.ts';
 
 /** First descriptor that CRIU is handed for what stayed behind. */
 const FIRST_FD = 3;
@@ -42,6 +51,8 @@ export type DestinationRecord = {
   readonly stage: Stage;
   readonly snapshot: Snapshot;
   readonly source: { readonly addresses: readonly string[]; readonly key: Uint8Array };
+  readonly publish?: readonly PublishSpec[] | undefined;
+  readonly published: readonly Publication[];
   readonly init: CellInit | undefined;
   readonly arrival: ArrivalRecord;
   readonly announcements: readonly ReturnType<Announcement['record']>[];
@@ -51,7 +62,7 @@ export type DestinationRecord = {
 
 type HomeKeys = KeyPair & { readonly address: string };
 
-type Request = Pick<DestinationRecord, 'snapshot' | 'source'>;
+type Request = Pick<DestinationRecord, 'snapshot' | 'source' | 'publish'>;
 
 export class DestinationMigration {
   readonly id: string;
@@ -61,6 +72,7 @@ export class DestinationMigration {
   readonly #save: (record: DestinationRecord) => void;
   #stage: Stage = 'new';
   #init: CellInit | undefined;
+  #published: readonly Publication[] = [];
   readonly #arrival: Arrival;
   #announcements: Announcement[] = [];
   #homes: readonly HomeKeys[] = [];
@@ -96,6 +108,7 @@ export class DestinationMigration {
     migration.#stage = record.stage;
     migration.#init = record.init;
     migration.#homes = record.homes ?? [];
+    migration.#published = record.published;
     migration.#announcements = record.announcements.map((one) => Announcement.adopt(context.socket, one));
     return migration;
   }
@@ -114,6 +127,7 @@ export class DestinationMigration {
       migration: this.id,
       stage: this.#stage,
       ...this.#request,
+      published: this.#published,
       init: this.#init,
       arrival: this.#arrival.record,
       announcements: this.#announcements.map((one) => one.record()),
@@ -139,6 +153,7 @@ export class DestinationMigration {
       if (!this.#nextKeys.has(at.address)) this.#nextKeys.set(at.address, generateKeyPair());
     }
     this.#homes = this.#offeredHomes();
+    this.#published = await this.#publications();
     await this.#arrival.drawLabels();
     this.#enter('prepared');
     this.#init = await createNamespaces(this.#hasNetwork);
@@ -147,7 +162,7 @@ export class DestinationMigration {
     this.#sockets = this.#socketSetter();
     this.#enter('prepared');
     try {
-      await this.#arrival.enter(this.#init);
+      await this.#arrival.enter(this.#init, this.#published);
     } finally {
       this.#enter('prepared');
     }
@@ -172,8 +187,22 @@ export class DestinationMigration {
     const labels = this.#arrival.labels.filter((label) => label.peer === peer);
     if (areListed(labels)) return labels;
     const { flows } = this.#request.snapshot;
-    const local = new Set(flows.map((flow) => endpointKey(flow.protocol, flow.local)));
+    const local = new Set(flows.map((flow) => endpointKey(flow.protocol, flow.known ?? flow.local)));
     return labels.filter(({ protocol, virtual }) => local.has(endpointKey(protocol, virtual)));
+  }
+
+  get published(): readonly Publication[] {
+    return this.#published;
+  }
+
+  /** @throws OsmosisError PREFLIGHT where what the plan has found possible is so no more. */
+  async #publications(): Promise<readonly Publication[]> {
+    const { snapshot, publish = [] } = this.#request;
+    const { publications, problems } = await arrivingPublications(publish, snapshot, !this.#hasNetwork);
+    if (problems.length === 0) return publications;
+    throw new OsmosisError('PREFLIGHT', `it can't be published so: ${problems.join('; ')}`, {
+      phase: 'prepare',
+    });
   }
 
   #makeDirectory(): void {
@@ -297,11 +326,13 @@ export class DestinationMigration {
       init: this.#init,
       link,
       // At home they are those of the host.
-      addresses: home ? [] : snapshot.addresses,
-      side: entries.length > 0 || this.#forwarding !== undefined ? side : 0,
+      addresses: home ? [] : snapshot.addresses.filter((address) => !isCellSource(address)),
+      side,
       labels,
       flows: entries,
       peers: [...this.#announcements.map((one) => one.keys()), ...this.#homePeers()],
+      known: knownFlows(snapshot.flows),
+      published: this.#published,
       ...(this.#forwarding && { forwarding: this.#forwarding }),
     };
     registry.put(cell);

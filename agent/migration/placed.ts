@@ -16,9 +16,12 @@ export async function placeFlows(
   flows: readonly Flow[],
 ): Promise<PlacedFlow[]> {
   const places = await datapath.places(flowIds(cell, flows));
+  const known = new Map((cell.known ?? []).map((flow) => [flowKey(flow), flow.known]));
   const relayed = new Set(cell.flows.filter((flow) => flow.relayed).map((flow) => flowKey(flow)));
   return flows.map(({ protocol, local, remote }, index) => {
-    const flow = { protocol, local, remote, at: places[index]?.endpoint ?? remote };
+    const name = known.get(flowKey({ protocol, local, remote }));
+    const at = places[index]?.endpoint ?? remote;
+    const flow = { protocol, local, remote, at, ...(name === undefined ? {} : { known: name }) };
     return relayed.has(flowKey(flow)) ? { ...flow, relayed: true } : flow;
   });
 }

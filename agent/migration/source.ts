@@ -3,9 +3,17 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { endpointText, type Flow, flowKey, isLoopback, type PlacedFlow } from '../address.ts';
-import { takeNewcomers } from '../cell/forwarding.ts';
+import {
+  type Endpoint,
+  endpointText,
+  type Flow,
+  flowKey,
+  isLoopback,
+  knownFlow,
+  type PlacedFlow,
+} from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
+import { adoptNewFlows } from '../cell/new-flows.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import type { Label, PeerSession } from '../control/protocol.ts';
@@ -153,11 +161,10 @@ export class SourceMigration {
     const tree = await inspectTree(this.#cell.pid, { options: false });
     await this.#departure.holdOff(tree.listeners, await this.#place(tree.flows));
     await quiesce(this.#cell.pid, tree.listeners, signal);
-    await takeNewcomers(this.#context, this.#cell.id);
-    this.#cell = this.#context.registry.get(this.#cell.id) ?? this.#cell;
-    this.#departure.update(this.#cell);
     const found = await inspectTree(this.#cell.pid);
     const settled = withFlows(found, unconnectedFlows(this.#cell.pid, datagrams, found));
+    this.#cell = await adoptNewFlows(this.#context, this.#cell);
+    this.#departure.update(this.#cell);
     this.#queues = new DatagramQueues(this.#cell.pid);
     this.#leaving = new Set(settled.flows.map((flow) => flowKey(flow)));
     await this.#checkOtherEnds(settled.flows);
@@ -187,12 +194,15 @@ export class SourceMigration {
    * and carries them on.
    */
   async #offer(flows: readonly PlacedFlow[], relay: ReadonlySet<string>): Promise<PlacedFlow[]> {
-    if (this.#cell.link !== undefined) return [...flows];
     const { peerSide } = this.#context;
-    const kind = ({ remote, at }: PlacedFlow) => {
+    const isHome = this.#cell.link === undefined;
+    const isOurs = ({ address }: Endpoint) => isOwnAddress(address) || (isHome && isLoopback(address));
+    const kind = (flow: PlacedFlow) => {
+      const { remote, at } = flow;
       if (endpointText(at) !== endpointText(remote)) return 'elsewhere';
-      if (isLoopback(remote.address) || isOwnAddress(remote.address)) return 'here';
-      return relay.has(remote.address) ? 'relayed' : 'elsewhere';
+      // What a moved cell has with this host takes that way only where the host knows the cell by its own address.
+      if (isOurs(remote) && isOurs(knownFlow(flow).local)) return 'here';
+      return isHome && relay.has(remote.address) ? 'relayed' : 'elsewhere';
     };
     const { here = [], relayed = [], elsewhere = [] } = Object.groupBy(flows, kind);
     return [...elsewhere, ...(await peerSide.offer(here, false)), ...(await peerSide.offer(relayed, true))];
@@ -245,7 +255,9 @@ export class SourceMigration {
     const keys = forgotten ? registry.renewKeys(this.#cell, peer) : known;
     const { silent, claimable } = forgotten ? await this.#announce(peer, keys, flows, signal) : first;
     if (silent) throw this.#silent(peer);
-    const refused = flows.filter((flow) => !claimable.has(flowKey(flow)) && !this.#isRelayEnded(flow));
+    const refused = flows.filter(
+      (flow) => !claimable.has(flowKey(knownFlow(flow))) && !this.#isRelayEnded(flow),
+    );
     const still = refused.length === 0 ? [] : this.#stillThere(refused);
     if (still.length > 0) throw this.#refused(peer, still, flows.length);
   }
@@ -478,9 +490,10 @@ export class SourceMigration {
   /** After commit and once the peers have turned: CRIU's copy, the fence and the image go. */
   async release(): Promise<void> {
     await this.#criuEnd();
+    const { openings, peerSide, datapath } = this.#context;
     await this.#forwarding?.begin(this.#context, this.#cell.id, this.#labels, this.#answered);
+    await openings.close(this.#cell);
     await this.#departure.remove();
-    const { peerSide, datapath } = this.#context;
     await peerSide.unplace(flowIds(this.#cell, this.#flows));
     await peerSide.withdraw(this.#flows);
     const { init, link, id } = this.#cell;

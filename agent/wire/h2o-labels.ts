@@ -14,7 +14,7 @@
  */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { ADDRESS_BYTES, addressBytes, addressText, endpointText, type Protocol } from '../address.ts';
+import { ADDRESS_BYTES, addressBytes, addressText, endpointKey, type Protocol } from '../address.ts';
 import { OsmosisError } from '../error.ts';
 import { type ByteReader, concatBytes, equalBytes, u8, u16 } from './bytes.ts';
 import {
@@ -59,9 +59,7 @@ function groupKey({ protocol, virtual, wire }: Label): string {
 
 /** One label per virtual endpoint, the later one where there are two. */
 export function uniqueLabels(labels: readonly Label[]): Label[] {
-  return [
-    ...new Map(labels.map((label) => [`${label.protocol} ${endpointText(label.virtual)}`, label])).values(),
-  ];
+  return [...new Map(labels.map((label) => [endpointKey(label.protocol, label.virtual), label])).values()];
 }
 
 function group(labels: readonly Label[]): Group[] {

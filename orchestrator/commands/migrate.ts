@@ -7,6 +7,7 @@ import { resultText } from '../display/result.ts';
 import { parseLease } from '../lease.ts';
 import { type Host, migrate } from '../migrate.ts';
 import { checkPlan, type Legacy, makePlan } from '../plan.ts';
+import { publishSpec } from '../publish-spec.ts';
 import { type HostOptions, type Hosts, printJson, withHosts } from './hosts.ts';
 
 export type MigrateOptions = HostOptions & {
@@ -20,6 +21,7 @@ export type MigrateOptions = HostOptions & {
   readonly forwardNew?: string | true;
   /** Seconds. */
   readonly learn?: number;
+  readonly publish?: readonly string[];
   readonly json?: boolean;
 };
 
@@ -48,6 +50,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
         legacy: legacyOf(options),
         learnMs: learnMsOf(options),
         forwardLeaseS: forwardLeaseOf(options),
+        publish: options.publish?.map(publishSpec),
         source,
         destination,
         signal,
@@ -79,6 +82,7 @@ async function dryRun(
   const { plan } = await makePlan(target, options.name, source.control, destination.control, {
     signal,
     learnMs: learnMsOf(options),
+    publish: options.publish?.map(publishSpec),
   });
   if (options.json) printJson({ ok: true, dry_run: true, plan });
   else process.stdout.write(planText(plan));

@@ -1,4 +1,6 @@
 /** The end of a migration in a few lines: where the process runs now, what became of its connections, what to do. */
+import { endpointText } from '../../agent/address.ts';
+import type { Publication } from '../../agent/cell/publication.ts';
 import { PHASES, type Phase } from '../../agent/phases.ts';
 import { bytesText, countText, durationText } from './format.ts';
 
@@ -11,10 +13,18 @@ export type MigrationSuccess = {
   readonly phases: Readonly<Partial<Record<Phase, number>>>;
   /** Image size. */
   readonly bytes: number;
+  readonly published?: readonly Publication[];
 };
 
 /** Lines, each with its newline. A failure is told by cli.ts, which has its exit status. */
-export function resultText({ cell, flows, blackout_ms, phases, bytes }: MigrationSuccess): string {
+export function resultText({
+  cell,
+  flows,
+  blackout_ms,
+  phases,
+  bytes,
+  published = [],
+}: MigrationSuccess): string {
   const took = PHASES.flatMap((phase) => {
     const ms = phases[phase];
     return ms === undefined ? [] : [{ phase, ms }];
@@ -30,6 +40,7 @@ export function resultText({ cell, flows, blackout_ms, phases, bytes }: Migratio
           `${countText(flows.relayed, 'connection')} relayed by the source: keep that host and its agent up.`,
         ]),
     ...(flows.lost === 0 ? [] : [`WARNING: ${countText(flows.lost, 'connection')} lost.`]),
+    ...published.map(({ protocol, wire }) => `Published at ${protocol} ${endpointText(wire)}.`),
     `${bytesText(bytes)} of image, ${durationText(total)} in all${times === '' ? '' : ` (${times})`}.`,
   ];
   return lines.map((line) => `${line}\n`).join('');

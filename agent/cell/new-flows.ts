@@ -1,0 +1,84 @@
+/**
+ * Flows of this host's cells that the datapath's programs have created by rules: the agent reads them from time to time, and
+ * when they are to be moved or claimed. From then on they are flows of their cell as those that it came with, and end with
+ * their sockets (keeper.ts). Those that follow a cell to another host are looked after in h2o/follows.ts.
+ */
+import { type Endpoint, endpointText, type Flow, flowKey } from '../address.ts';
+import { belongsTo } from '../datapath/created.ts';
+import type { Datapath } from '../datapath/datapath.ts';
+import { halfOf } from '../datapath/halves.ts';
+import type { LocalHalf } from '../datapath/model.ts';
+import { isLabel } from './labels.ts';
+import type { Cell, Registry } from './registry.ts';
+
+/** A look reads four maps of the datapath: some 50 ms of a core. */
+const LOOK_MS = 4_000;
+
+/** A flow whose other end takes `known` for our endpoint: it began when the cell had moved already. */
+export type KnownFlow = Flow & { readonly known: Endpoint };
+type NewFlow = LocalHalf & { readonly known?: Endpoint };
+
+type Needs = { readonly datapath: Datapath; readonly registry: Registry };
+
+/** Answers with the cell as it is registered then: with all flows that it has now. */
+export async function adoptNewFlows({ datapath, registry }: Needs, cell: Cell): Promise<Cell> {
+  const { id, link } = cell;
+  const created =
+    link === undefined || !datapath.isRuled
+      ? []
+      : (await datapath.refresh()).filter(belongsTo({ scope: link.ifindex }));
+  const current = registry.get(id) ?? cell;
+  const listed = new Set(current.flows.map((flow) => flowKey(flow)));
+  const news = created
+    .filter((flow) => !listed.has(flowKey(flow)))
+    .flatMap((entry): NewFlow[] => {
+      const half = halfOf(entry);
+      return half === undefined ? [] : [withName(half)];
+    });
+  // It may have ended, or gone, in the meantime.
+  if (news.length === 0 || !registry.isRegistered(id)) return current;
+  const next = {
+    ...current,
+    flows: [...current.flows, ...news.map(({ known: _, ...half }) => half)],
+    known: [...(current.known ?? []), ...knownFlows(news)],
+  };
+  registry.put(next);
+  return next;
+}
+
+/**
+ * Behind a label that the agent has drawn the other end knows the cell by its virtual endpoint, as it has been told; what
+ * else it sees on the wire it takes for the endpoint itself.
+ */
+function withName(half: LocalHalf): NewFlow {
+  const { local, wireLocal } = half;
+  const isItself = isLabel(wireLocal.port) || endpointText(wireLocal) === endpointText(local);
+  return isItself ? half : { ...half, known: wireLocal };
+}
+
+export function knownFlows(
+  flows: readonly (Flow & { readonly known?: Endpoint | undefined })[],
+): KnownFlow[] {
+  return flows.flatMap(({ protocol, local, remote, known }) =>
+    known === undefined ? [] : [{ protocol, local, remote, known }],
+  );
+}
+
+export class NewFlowSweep {
+  readonly #needs: Needs;
+  #lookedAt = 0;
+
+  constructor(needs: Needs) {
+    this.#needs = needs;
+  }
+
+  async look(): Promise<void> {
+    const { datapath, registry } = this.#needs;
+    const cells = registry.all().filter(({ id, link }) => link !== undefined && !registry.isLocked(id));
+    if (cells.length === 0 || !datapath.isRuled || performance.now() - this.#lookedAt < LOOK_MS) return;
+    this.#lookedAt = performance.now();
+    for (const cell of cells) await adoptNewFlows(this.#needs, cell);
+    // Labels of flows that have ended are free, and rules may create as many flows anew.
+    await datapath.removeCreated(() => false);
+  }
+}
