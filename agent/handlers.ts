@@ -123,7 +123,7 @@ export function createHandlers(
     publish: (params) => changePublished(context, params),
     preflight: async ({ snapshot, publish = [] }) => {
       const host = await hostFacts(paths.run);
-      const home = publish.length > 0 && isComingHome(snapshot, (flow) => peerSide.isOwnLabel(flow));
+      const home = publish.length > 0 && isComingHome(snapshot, (flow) => peerSide.ownEnds.isOwnLabel(flow));
       return {
         host,
         checks: [

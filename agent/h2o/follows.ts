@@ -6,13 +6,14 @@ import { type Endpoint, endpointKey, endpointText, type Flow } from '../address.
 import { type Labels, PROGRAM_LABELS } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { halfOf } from '../datapath/halves.ts';
-import { acceptOf, type FlowId, RELAY, type WireSlot } from '../datapath/model.ts';
+import { acceptOf, type FlowId, RELAY } from '../datapath/model.ts';
 import { FLOWS_PER_RULE_MAX, type Follow } from '../datapath/rules.ts';
 import { keyOf } from '../datapath/table.ts';
 import { ethernetDevices, isOwnAddress } from '../host/routes.ts';
 import type { Ended, FollowBody } from '../wire/h2o-follow.ts';
 import type { Label } from '../wire/h2o-layout.ts';
 import type { PeerFlow, PeerRecord, PeerRecords } from './peer-records.ts';
+import type { WireSlots } from './wire-slots.ts';
 
 /** What the programs have created is read this often; a HELLO reads it at once. */
 const LOOK_MS = 6_000;
@@ -26,8 +27,7 @@ type Needs = {
   readonly datapath: Datapath;
   readonly labels: Labels;
   readonly records: PeerRecords;
-  /** Where an endpoint is reached; its device is attached then. */
-  readonly slotOf: (endpoint: Endpoint) => Promise<WireSlot>;
+  readonly slots: WireSlots;
   readonly log: { info(fields: object, message: string): void };
 };
 
@@ -100,7 +100,7 @@ export class Follows {
       const wire = wires.get(endpointKey(flow.id.protocol, flow.id.remote));
       const now = flow.wireRemote[record.active]?.endpoint;
       if (wire === undefined || (now !== undefined && endpointText(now) === endpointText(wire))) continue;
-      const slot = await this.#needs.slotOf(wire);
+      const slot = await this.#needs.slots.of(wire);
       flow.wireRemote = record.active === 0 ? [slot, undefined] : [undefined, slot];
       late.push(flow);
     }
@@ -195,7 +195,7 @@ export class Follows {
     }
     const rules: Follow[] = [];
     for (const label of next.labels) {
-      const to = await this.#needs.slotOf(label.wire);
+      const to = await this.#needs.slots.of(label.wire);
       rules.push({ ...ruleOf(record, label), to });
     }
     await datapath.putRules(rules);

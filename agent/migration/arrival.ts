@@ -56,7 +56,7 @@ export class Arrival {
     this.#device = device;
     this.#snapshot = snapshot;
     this.#record = record ?? {
-      home: isComingHome(snapshot, (flow) => context.peerSide.isOwnLabel(flow)),
+      home: isComingHome(snapshot, (flow) => context.peerSide.ownEnds.isOwnLabel(flow)),
       link: undefined,
       side: randomInt(1, 2 ** 31),
       labels: [],
@@ -199,7 +199,7 @@ export class Arrival {
 
   /** At home, what was reached through a label of this host's own needs none any more. */
   #besideIt(flow: PlacedFlow): PlacedFlow {
-    const beside = this.#record.home && this.#context.peerSide.isOwnLabel(flow);
+    const beside = this.#record.home && this.#context.peerSide.ownEnds.isOwnLabel(flow);
     return beside ? { ...flow, at: flow.remote } : flow;
   }
 
@@ -242,7 +242,7 @@ export class Arrival {
     const { home, entries } = this.#record;
     await this.#context.peerSide.arrived(entries);
     if (!home) return;
-    await this.#remove(await this.#context.peerSide.keep(entries));
+    await this.#remove(await this.#context.peerSide.ownEnds.keep(entries));
     this.#record = { ...this.#record, link: undefined, side: 0, labels: [], entries: [] };
   }
 

@@ -205,7 +205,11 @@ export class SourceMigration {
       return isHome && relay.has(remote.address) ? 'relayed' : 'elsewhere';
     };
     const { here = [], relayed = [], elsewhere = [] } = Object.groupBy(flows, kind);
-    return [...elsewhere, ...(await peerSide.offer(here, false)), ...(await peerSide.offer(relayed, true))];
+    return [
+      ...elsewhere,
+      ...(await peerSide.ownEnds.offer(here, false)),
+      ...(await peerSide.ownEnds.offer(relayed, true)),
+    ];
   }
 
   /** Both ends of a flow can move, one after the other: from here on no cell may announce a move to this one's flows. */
@@ -495,7 +499,7 @@ export class SourceMigration {
     await openings.close(this.#cell);
     await this.#departure.remove();
     await peerSide.unplace(flowIds(this.#cell, this.#flows));
-    await peerSide.withdraw(this.#flows);
+    await peerSide.ownEnds.withdraw(this.#flows);
     const { init, link, id } = this.#cell;
     if (link !== undefined) await datapath.removeInside(link.ifindex);
     if (link !== undefined) await destroyLink(link.name);
@@ -523,7 +527,7 @@ export class SourceMigration {
     const { socket, registry } = this.#context;
     await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     await this.#departure.takeBack();
-    await this.#context.peerSide.withdraw(this.#flows);
+    await this.#context.peerSide.ownEnds.withdraw(this.#flows);
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';
     return true;
