@@ -257,6 +257,7 @@ export class SourceMigration {
     const first = await this.#announce(peer, known, flows, signal);
     // A peer that knows nothing of a cell that has been there before has forgotten it: its last flow had ended.
     const forgotten = known.epoch > 0 && !first.silent && first.peerPublicKey === undefined;
+    if (forgotten) this.#keys.delete(peer);
     const keys = forgotten ? registry.renewKeys(this.#cell, peer) : known;
     const { silent, claimable } = forgotten ? await this.#announce(peer, keys, flows, signal) : first;
     if (silent) throw this.#silent(peer);
