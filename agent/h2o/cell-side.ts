@@ -15,9 +15,9 @@ export type Patience = { readonly triesMax: number; readonly retryMsMax: number 
 const ASKING: Patience = { triesMax: HELLO_TRIES_MAX, retryMsMax: HELLO_RETRY_MS };
 /**
  * A peer that has answered before may have to load its datapath and to enter thousands of flows now, and is only kept from
- * it by being asked more often. Six seconds in all.
+ * it by being asked more often. Fifteen seconds in all: the process runs meanwhile.
  */
-export const ARMING: Patience = { triesMax: 8, retryMsMax: 1_000 };
+export const ARMING: Patience = { triesMax: 17, retryMsMax: 1_000 };
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;
 const ACK_RETRY_LAST_MS = 1_000;

@@ -390,7 +390,7 @@ export class SourceMigration {
   #exited(): OsmosisError {
     return new OsmosisError(
       'TARGET_EXITED',
-      'the process ended by itself before it was frozen; nothing is left to move',
+      'the process ended by itself before it was frozen; nothing is left to move.',
       { phase: 'freeze' },
     );
   }
