@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { LAB_HOSTS, LAB_HOSTS6 } from '../fixtures/lab/hosts.ts';
 import { startDatagramClient, startDatagramServer } from '../fixtures/load/control.ts';
-import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
+import { startLines, startTreeServer, type Target } from '../fixtures/load/lines.ts';
 import { move } from './cli.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
@@ -20,16 +20,16 @@ afterAll(async () => {
 describe('what is new follows a server of both families', () => {
   it('connections: from a peer straight, from a host without an agent by way of the old home', async () => {
     await using server = await startTreeServer('alpha', 7460, 'single', '::');
-    const [four, six] = [`${LAB_HOSTS.alpha}:7460`, `[${LAB_HOSTS6.alpha}]:7460`] as const;
-    await using old = await startLines('peer', [four, six], { connections: 4 });
+    const both = [`${LAB_HOSTS.alpha}:7460`, `[${LAB_HOSTS6.alpha}]:7460` as Target] as const;
+    await using old = await startLines('peer', both, { connections: 4 });
     const { cell } = await move(server.pid, 'alpha', 'beta', '--forward-new', '1m');
     const first = await Promise.all(
-      (['peer', 'legacy', 'alpha'] as const).map((host) => startLines(host, [four, six], { connections: 4 })),
+      (['peer', 'legacy', 'alpha'] as const).map((host) => startLines(host, both, { connections: 4 })),
     );
     await sleep(BETWEEN_MS);
     await move(cell, 'beta', 'gamma');
     const second = await Promise.all(
-      (['peer', 'legacy'] as const).map((host) => startLines(host, [four, six], { connections: 4 })),
+      (['peer', 'legacy'] as const).map((host) => startLines(host, both, { connections: 4 })),
     );
     await sleep(BETWEEN_MS);
     for (const client of [old, ...first, ...second])

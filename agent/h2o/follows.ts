@@ -62,6 +62,7 @@ export class Follows {
         { cell: record.cell, strange: labels.length - allowed.length },
         'new flows to endpoints that the cell was never seen at do not follow it',
       );
+    record.lapsedAt = undefined;
     if (leaseSeconds === 0 || allowed.length === 0) return this.end(record);
     await this.#enter(record, { until: Date.now() + leaseSeconds * 1_000, labels: allowed });
   }
@@ -130,6 +131,7 @@ export class Follows {
       if ((record.follow?.until ?? 0) > now) continue;
       this.#needs.log.info({ cell: record.cell }, 'the lease has ended: new flows do not follow the cell');
       await this.end(record);
+      record.lapsedAt = now;
       this.#needs.records.save(record);
     }
     if (this.#followed().length === 0 || now - this.#lookedAt < LOOK_MS) return;
