@@ -102,7 +102,7 @@ async function migrateOnce({
       plan,
       snapshot: seen,
       datagrams,
-    } = await makePlan(target, name, from, to, { ...until, learnMs, publish });
+    } = await makePlan(target, name, from, to, { ...until, learnMs, forwardLeaseS, publish });
     checkPlan(plan, legacy);
     for (const { what } of seen.outside) {
       emit({
