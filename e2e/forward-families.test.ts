@@ -18,7 +18,7 @@ afterAll(async () => {
 }, 60_000);
 
 describe('what is new follows a server of both families', () => {
-  it('connections: from a peer straight, from a host without an agent by way of the old home', async () => {
+  it('connections: from a peer straight, from a host without an agent by way of the old home, where it comes back to', async () => {
     await using server = await startTreeServer('alpha', 7460, 'single', '::');
     const both = [`${LAB_HOSTS.alpha}:7460`, `[${LAB_HOSTS6.alpha}]:7460` as Target] as const;
     await using old = await startLines('peer', both, { connections: 4 });
@@ -27,7 +27,7 @@ describe('what is new follows a server of both families', () => {
       (['peer', 'legacy', 'alpha'] as const).map((host) => startLines(host, both, { connections: 4 })),
     );
     await sleep(BETWEEN_MS);
-    await move(cell, 'beta', 'gamma');
+    await move(cell, 'beta', 'alpha');
     const second = await Promise.all(
       (['peer', 'legacy'] as const).map((host) => startLines(host, both, { connections: 4 })),
     );
@@ -48,7 +48,7 @@ describe('what is new follows a server of both families', () => {
       (['peer', 'legacy', 'alpha'] as const).flatMap((host) => both.map((address) => to(host, address))),
     );
     await sleep(BETWEEN_MS);
-    expect((await move(cell, 'beta', 'gamma')).flows).toEqual({ moved: 32, relayed: 0, lost: 0 });
+    expect((await move(cell, 'beta', 'alpha')).flows).toEqual({ moved: 32, relayed: 0, lost: 0 });
     const second = await Promise.all(
       (['peer', 'legacy'] as const).flatMap((host) => both.map((address) => to(host, address))),
     );

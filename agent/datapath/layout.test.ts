@@ -128,6 +128,17 @@ test.each([MOVED, IN_CELL, { ...MOVED, scope: RELAY, via: 4 }])(
   },
 );
 
+test('with its cell at home a relayed peer is known by itself, or by the label that a program has drawn for it', () => {
+  const home = { endpoint: MOVED.remote, ifindex: 1 };
+  const identityOf = (port: number) => {
+    const wireLocal = { address: MOVED.remote.address, port };
+    const flow = { ...MOVED, scope: RELAY, via: 2, wireLocal, wireRemote: [home, undefined] as const };
+    const at = LAYOUT.egress_value.slots + LAYOUT.wire_slot.identity;
+    return Buffer.from(encodeEgressValue(flow)).readUInt16LE(at);
+  };
+  expect([identityOf(40_000), identityOf(52_000)]).toEqual([1, 0]);
+});
+
 test('sides', () => {
   const side: Side = { id: 0x0a0b0c0d, state: 'moved', active: 1, accept: 2, ifindex: 258 };
   expect(hex(encodeId(side.id))).toBe('0d0c0b0a');

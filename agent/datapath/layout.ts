@@ -13,6 +13,7 @@ import {
   endpointText,
   type Protocol,
 } from '../address.ts';
+import { isProgramLabel } from '../cell/labels.ts';
 import {
   COUNTERS,
   type Counters,
@@ -129,11 +130,13 @@ export function encodeEgressValue(flow: FlowEntry): Uint8Array {
 
 /**
  * Nothing is to be changed on the way out by this slot. An end that no cell of this host has is where it always was while
- * the other one is: a label that it was given is for the way to another place.
+ * the other one is: a label that it was given is for the way to another place. But a label that a program has drawn is the
+ * name by which the cell knows it, wherever that is.
  */
 function isPlain(flow: FlowEntry, { endpoint }: WireSlot): boolean {
-  const plainRemote = endpointText(endpoint) === endpointText(flow.remote);
-  return plainRemote && (flow.localSide === 0 || endpointText(flow.wireLocal) === endpointText(flow.local));
+  if (endpointText(endpoint) !== endpointText(flow.remote)) return false;
+  if (endpointText(flow.wireLocal) === endpointText(flow.local)) return true;
+  return flow.localSide === 0 && !(flow.scope === RELAY && isProgramLabel(flow.wireLocal.port));
 }
 
 /** The flow entry that one element of map `egress` stands for. */

@@ -1,10 +1,10 @@
 /** Ended connections, moves that never came, keys that nobody used: nothing of ours outlives its use. */
 import type { Datapath } from '../datapath/datapath.ts';
-import { type FlowId, RELAY } from '../datapath/model.ts';
+import { RELAY } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import type { Follows } from './follows.ts';
 import type { KernelFlows } from './kernel-flows.ts';
-import { relayedOf } from './peer-flows.ts';
+import { endAtHome, relayedOf } from './peer-flows.ts';
 import type { PeerFlow, PeerRecord, PeerRecords } from './peer-records.ts';
 import { isOver } from './relays.ts';
 import type { RemoteCells } from './remote-cells.ts';
@@ -77,16 +77,19 @@ export class Sweeper {
     }
   }
 
-  /** The sockets of a relayed flow are elsewhere: dropEndedRelays sees to those. */
-  #isAlive(id: FlowId): boolean {
-    return id.scope === RELAY || this.#needs.kernel.scopesOf(id).includes(id.scope);
+  /** The sockets of a relayed flow are elsewhere: dropEndedRelays sees to those, until its cell has come to this host. */
+  #isAlive(flow: PeerFlow, record: PeerRecord): boolean {
+    const { id } = flow;
+    const ours = id.scope === RELAY ? endAtHome(flow, record) : id;
+    return ours === undefined || this.#needs.kernel.scopesOf(ours).includes(ours.scope);
   }
 
   /** Forgets flows whose socket was missing so many times in a row. */
   async dropEnded(missingMax: number): Promise<void> {
     this.#needs.kernel.read();
     for (const record of this.#needs.records.all()) {
-      for (const flow of record.flows.values()) flow.missing = this.#isAlive(flow.id) ? 0 : flow.missing + 1;
+      for (const flow of record.flows.values())
+        flow.missing = this.#isAlive(flow, record) ? 0 : flow.missing + 1;
       const ended = [...record.flows.values()].filter(({ missing }) => missing >= missingMax);
       if (ended.length === 0) continue;
       await this.#needs.cells.dropFlows(record, ended);
