@@ -74,10 +74,11 @@ test('the value of the way in has the virtual tuple, the sides, what the checksu
       word(0x581b - 0x419c),
       '01000000',
       '00000000',
+      '00000000',
     ].join(''),
   );
   expect(hex(encodeIngress(MOVED, 0))).toBe(
-    [virtual, '00000000', '09000000', '0000', '0000', '00000000', '00000000'].join(''),
+    [virtual, '00000000', '09000000', '0000', '0000', '00000000', '00000000', '00000000'].join(''),
   );
 });
 
@@ -104,6 +105,7 @@ test('the way out: key with scope, value with both slots', () => {
       '03000000',
       word(0x0202 - 0x0201),
       word(0x419c - 0x581b),
+      '00000000',
     ].join(''),
   );
 });
