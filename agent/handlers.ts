@@ -159,11 +159,10 @@ export function createHandlers(
     'source.arm': async ({ migration, labels, homes = [] }, { signal }) => {
       const source = coordinator.source(migration);
       try {
-        await source.arm(labels, homes, signal);
+        return { refused: await source.arm(labels, homes, signal) };
       } finally {
         coordinator.remember(source);
       }
-      return {};
     },
     'source.freeze': ({ migration }, { signal }) => coordinator.source(migration).freeze(signal),
     'image.read': async ({ migration }, call) => {

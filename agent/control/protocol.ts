@@ -368,7 +368,8 @@ export const METHODS = {
       labels: z.array(labelSchema).max(FLOWS_MAX),
       homes: publicKeysSchema.optional(),
     }),
-    result: none,
+    /** Flows of UDP that their peers do not have, or do not let the cell claim: nobody translates for them. */
+    result: z.object({ refused: z.int().optional() }),
   },
   'image.read': { params: z.object(migration), result: none },
   'image.write': { params: z.object(migration), result: z.object({ bytes: z.int() }) },
