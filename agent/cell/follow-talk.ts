@@ -95,6 +95,12 @@ export class FollowTalk {
     return isHeard;
   }
 
+  /** Of what has ended the peer then has its own deadlines, if it is there at all. */
+  #giveUp(): false {
+    this.#ended = [];
+    return false;
+  }
+
   async #sayOnce(): Promise<boolean> {
     const content = this.#needs.content();
     const keys = content && this.#needs.takeKeys();
@@ -102,7 +108,7 @@ export class FollowTalk {
     const { address, epoch: pairEpoch, last: epoch, publicKey, secretKey, peerPublicKey } = keys;
     const pair = { cell: this.#cell, epoch: pairEpoch, cellPublicKey: publicKey, peerPublicKey };
     const session = deriveSession({ ...pair, secretKey, role: 'cell' });
-    if (isDrop(session)) return false;
+    if (isDrop(session)) return this.#giveUp();
     const ended = this.#ended.slice(0, endedMax(content.labels.length));
     const datagram = createFollow(session, { epoch, ...content, ended });
     const at = Date.now();
@@ -112,7 +118,7 @@ export class FollowTalk {
     const message = { session, sent: { type: 'follow', epoch }, datagram } as const;
     const ack = await sendUntilAcknowledged(this.#needs.socket, address, message, signal);
     this.#said = undefined;
-    if (ack === undefined) return false;
+    if (ack === undefined) return abort.signal.aborted || this.#stop.signal.aborted ? false : this.#giveUp();
     const told = new Set(ended);
     this.#ended = this.#ended.filter((one) => !told.has(one));
     this.#again ||= this.#ended.length > 0;

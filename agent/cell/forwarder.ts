@@ -5,7 +5,7 @@ import type { AgentContext } from '../context.ts';
 import { type Label, LEASE_SECONDS, type Result } from '../control/protocol.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { listenersOf } from '../proc/inspect.ts';
-import { FOLLOW_ROWS_MAX } from '../wire/h2o-follow.ts';
+import { type Ended, FOLLOW_ROWS_MAX } from '../wire/h2o-follow.ts';
 import { type FollowContent, FollowTalk } from './follow-talk.ts';
 import { acceptsAt, endpointsOf, labelsTo } from './forwarding.ts';
 import { PROGRAM_LABELS } from './labels.ts';
@@ -42,12 +42,20 @@ export class Forwarder {
     for (const id of [...this.#talks.keys()]) this.#forget(id);
   }
 
-  /** Flows of a cell that have ended: another host may relay them, and can't see it. */
+  /** Flows of a cell that have ended, which not every other end can see by itself. */
   ended(cell: Cell, flows: readonly CellFlow[]): void {
-    for (const { protocol, remote } of relayedEnds(cell, flows)) {
-      const keys = relayOf(cell, remote.address);
-      if (keys !== undefined) this.#talk(cell.id, keys.address).over([{ protocol, port: remote.port }]);
-    }
+    for (const { protocol, remote } of relayedEnds(cell, flows))
+      this.#over(cell, relayOf(cell, remote.address), { protocol, port: remote.port });
+    for (const { protocol, remote, wireLocal } of endedEndpoints(cell, flows))
+      this.#over(
+        cell,
+        cell.peers.find(({ address }) => address === remote.address),
+        { protocol, port: wireLocal.port, ofCell: true },
+      );
+  }
+
+  #over({ id }: Cell, keys: PeerKeys | undefined, ended: Ended): void {
+    if (keys?.peerPublicKey !== undefined && keys.epoch > 0) this.#talk(id, keys.address).over([ended]);
   }
 
   /** Peers that follow a cell of this host, as far as they have said so. */
@@ -184,8 +192,20 @@ function followersOf(cell: Cell): PeerKeys[] {
   );
 }
 
+/**
+ * Flows of UDP sockets that are gone, one for each peer: a socket at the other end that is bound for anybody is there still.
+ * Flows of TCP end at both ends.
+ */
+export function endedEndpoints(cell: Cell, flows: readonly CellFlow[]): CellFlow[] {
+  const ended = new Set(flows.map((flow) => flowKey(flow)));
+  const nameOf = ({ protocol, wireLocal }: CellFlow) => endpointKey(protocol, wireLocal);
+  const inUse = new Set(cell.flows.filter((flow) => !ended.has(flowKey(flow))).map(nameOf));
+  const gone = flows.filter((flow) => flow.protocol === 'udp' && !inUse.has(nameOf(flow)));
+  return [...new Map(gone.map((flow) => [`${nameOf(flow)} ${flow.remote.address}`, flow])).values()];
+}
+
 /** The other ends of these flows that a relay holds for them alone: it has one port for all flows of an endpoint. */
-function relayedEnds(cell: Cell, flows: readonly CellFlow[]): CellFlow[] {
+export function relayedEnds(cell: Cell, flows: readonly CellFlow[]): CellFlow[] {
   const ended = new Set(flows.map((flow) => flowKey(flow)));
   const inUse = new Set(
     cell.flows
