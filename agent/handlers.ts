@@ -17,6 +17,7 @@ import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
+import { plannedForwarding } from './migration/forwarding.ts';
 import { isComingHome } from './migration/homecoming.ts';
 import { placeFlows, withSources } from './migration/placed.ts';
 import { arrivingPublications, changePublished, publishChecks } from './migration/published.ts';
@@ -87,13 +88,17 @@ export function createHandlers(
           ? await peerSide.endRelays(cell, dry_run)
           : await endRelayedSockets(registry, cell, dry_run),
     }),
-    inspect: async ({ target, name, learn_ms = LEARN_MS }, { signal }) => {
+    inspect: async ({ target, name, learn_ms = LEARN_MS, forward_lease_s }, { signal }) => {
       const resolved = registry.resolve(target, name);
       registry.checkFree(resolved.id);
       const found = await inspectTree(resolved.pid);
       const cell = await adoptNewFlows(context, resolved);
       const tree = withFlows(found, await learnFlows(context, cell, found, learn_ms, signal));
-      return snapshotOf(cell, { ...tree, flows: await placeFlows(datapath, cell, tree.flows), dropped: [] });
+      const flows = await placeFlows(datapath, cell, tree.flows);
+      const peers = flows.map(({ at }) => at.address);
+      const { checks, ...planned } = await plannedForwarding(cell, tree, peers, forward_lease_s);
+      const all = [...tree.checks, ...checks];
+      return snapshotOf(cell, { ...tree, flows, dropped: [], ...planned, checks: all });
     },
     survey: async ({ cell: id, flows }, { signal }) => {
       const cell = registry.get(id);
@@ -125,13 +130,16 @@ export function createHandlers(
     publish: (params) => changePublished(context, params),
     preflight: async ({ snapshot, publish = [] }) => {
       const host = await hostFacts(paths.run);
-      const home = publish.length > 0 && isComingHome(snapshot, (flow) => peerSide.ownEnds.isOwnLabel(flow));
+      const home = isComingHome(snapshot, (flow) => peerSide.ownEnds.isOwnLabel(flow));
+      const published = await arrivingPublications(publish, snapshot, home);
       return {
         host,
         checks: [
           ...preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
-          ...publishChecks(await arrivingPublications(publish, snapshot, home)),
+          ...publishChecks(published),
         ],
+        home,
+        published: [...published.publications],
       };
     },
     forward: ({ target, ...wanted }) => forward(context, forwarder, registry.resolve(target), wanted),
@@ -153,11 +161,10 @@ export function createHandlers(
     'source.arm': async ({ migration, labels, homes = [] }, { signal }) => {
       const source = coordinator.source(migration);
       try {
-        await source.arm(labels, homes, signal);
+        return { refused: await source.arm(labels, homes, signal) };
       } finally {
         coordinator.remember(source);
       }
-      return {};
     },
     'source.freeze': ({ migration }, { signal }) => coordinator.source(migration).freeze(signal),
     'image.read': async ({ migration }, call) => {

@@ -11,6 +11,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -38,6 +39,9 @@ const SERVICE = 3306;
 const CELL = 1;
 const PEERS_VIEW = 2;
 const FLOWS_MAX = 4096;
+/** The programs write down when a flow was used in units of 1.07 s. */
+const SILENT_MS_MAX = 4_000;
+const SILENT_MS = 5_400;
 const LABELS = { first: 46_000, count: 1000 };
 
 const ADDRESSES = {
@@ -174,6 +178,23 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
     const { counters } = await datapaths.beta.entries();
     expect(counters).toMatchObject({ created: CONNECTIONS, translated_out: 2 * CONNECTIONS });
     expect(await datapaths.beta.removeCreated(() => true)).toHaveLength(1);
+  });
+
+  test('which flows of UDP have been silent, until they are used again', async () => {
+    const { home, peer, beta } = ADDRESSES.ipv4;
+    await datapaths.beta.putRules([await acceptAt('ipv4', 'udp', PUBLISHED)]);
+    await serve(spaces.cell, 'udp', { address: home, port: PORT });
+    const published = { address: beta, port: PUBLISHED };
+    const [first, second] = await Promise.all(
+      [51_020, 51_021].map((port) => call(spaces.peer, 'udp', published, { address: peer, port })),
+    );
+    await Promise.all([first?.(10), second?.(10)]);
+    await sleep(SILENT_MS);
+    await second?.(20);
+    const silent = async () => (await datapaths.beta.idle(SILENT_MS_MAX)).map(({ remote }) => remote.port);
+    expect(await silent()).toEqual([51_020]);
+    await first?.(30);
+    expect(await silent()).toEqual([]);
   });
 
   test('more SYNs than the rule may create flows for harm nobody who is there', async () => {

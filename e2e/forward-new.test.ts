@@ -109,7 +109,7 @@ describe('new connections to the old address', () => {
     }
   }, 60_000);
 
-  it('are forgotten by the host that relays them once they end, and need nothing once the server is home', async () => {
+  it('are forgotten by the host that relays them once they end, and go on when the server comes home and leaves again', async () => {
     await using server = await startTreeServer('alpha', 7451);
     await using old = await startLines('peer', ['alpha:7451'], { connections: 2 });
     const { cell } = await move(server.pid, 'alpha', 'beta', '--forward-new');
@@ -118,13 +118,18 @@ describe('new connections to the old address', () => {
     expect(await relayedBy('alpha')).toBe(5);
     expect(await short.stop()).toMatchObject(GOOD);
     await expect.poll(() => relayedBy('alpha'), { timeout: FORGOTTEN_MS_MAX, interval: 500 }).toBe(2);
-    expect(await long.stop()).toMatchObject(GOOD);
-    await expect.poll(() => relayedBy('alpha'), { timeout: FORGOTTEN_MS_MAX, interval: 500 }).toBe(0);
+    const near = await startLines('alpha', ['alpha:7451'], { connections: 2 });
     await move(cell, 'beta', 'alpha');
     expect((await ps('alpha')).cells[0]?.forwarding).toBeUndefined();
-    await using atHome = await startLines('peer', ['alpha:7451'], { connections: 2 });
+    const atHome = await startLines('peer', ['alpha:7451'], { connections: 2 });
     await sleep(BETWEEN_MS);
-    for (const client of [old, atHome]) expect(await client.stop()).toMatchObject(GOOD);
+    expect(await relayedBy('alpha')).toBe(2);
+    await move(cell, 'alpha', 'gamma');
+    await sleep(BETWEEN_MS);
+    await move(cell, 'gamma', 'alpha');
+    await sleep(BETWEEN_MS);
+    for (const client of [old, near, long, atHome]) expect(await client.stop()).toMatchObject(GOOD);
+    await expect.poll(() => relayedBy('alpha'), { timeout: FORGOTTEN_MS_MAX, interval: 500 }).toBe(0);
   }, 60_000);
 
   it('leaves nothing behind', async () => {

@@ -42,7 +42,12 @@ export async function cover(
 }
 
 /** Shell words that end the agent of the host they run on; its supervisor starts it anew. */
-export const KILL_AGENT = "pkill -KILL -f 'osmosis agent$'";
+export const KILL_AGENT = signalAgent('KILL');
+
+/** Shell words that send a signal to the agent of the host they run on. */
+export function signalAgent(signal: 'KILL' | 'STOP' | 'CONT'): string {
+  return `pkill -${signal} -f 'osmosis agent$'`;
+}
 
 const MARK = '/run/injected';
 

@@ -128,6 +128,17 @@ describe('success', () => {
     expect(result).toMatchObject({ flows: { moved: 2, lost: 4 }, unconfirmed: ['10.77.6.2'] });
   });
 
+  test('datagram flows that a peer has refused are told of, and not counted', async () => {
+    const flows = [51_000, 51_001].map((port) => ({ ...flowWith(port), protocol: 'udp' as const }));
+    const { events, result } = await run({
+      'source.prepare': async () => snapshotWith({ flows }),
+      'source.arm': async () => ({ refused: 1 }),
+    });
+    expect(result?.flows).toEqual({ moved: 1, relayed: 0, lost: 0 });
+    const message = expect.stringContaining('1 datagram flows are not among those');
+    expect(events).toContainEqual({ event: 'note', level: 'info', message });
+  });
+
   test('datagrams that stay behind in the sockets are told of, and counted', async () => {
     const datagrams_left = { sockets: 2, bytes: 768 };
     const { events, result } = await run({

@@ -102,7 +102,7 @@ async function migrateOnce({
       plan,
       snapshot: seen,
       datagrams,
-    } = await makePlan(target, name, from, to, { ...until, learnMs, publish });
+    } = await makePlan(target, name, from, to, { ...until, learnMs, forwardLeaseS, publish });
     checkPlan(plan, legacy);
     for (const { what } of seen.outside) {
       emit({
@@ -151,7 +151,8 @@ async function migrateOnce({
       },
       until,
     );
-    await from.call('source.arm', { migration, labels, homes }, until);
+    const { refused = 0 } = await from.call('source.arm', { migration, labels, homes }, until);
+    if (refused > 0) emit({ event: 'note', level: 'info', message: refusedText(refused) });
 
     phases.enter('freeze');
     const frozenAt = performance.now();
@@ -181,7 +182,7 @@ async function migrateOnce({
     const { pid, silent, flip_ms } = await to.call('destination.confirm', { migration });
     await from.call('source.confirm', { migration });
     phases.finish();
-    const flows = flowCounts(drop, snapshot.flows, silent);
+    const flows = flowCounts(drop, snapshot.flows, silent, refused);
     return {
       ok: true,
       cell: snapshot.name,
@@ -206,16 +207,21 @@ function leftoverText({ sockets, bytes }: { sockets: number; bytes: number }): s
   return `the process had not taken all datagrams from ${sockets} of its UDP sockets when it was frozen: ${bytes} bytes of receive queue are lost`;
 }
 
+function refusedText(refused: number): string {
+  return `${refused} datagram flows are not among those that their peers have with it (their sockets have gone, as a rule): they are not counted as moved`;
+}
+
 function flowCounts(
   dropped: Plan['peers'],
   snapshot: readonly PlacedFlow[],
   silent: readonly string[],
+  refused: number,
 ): MigrationResult['flows'] {
   const unheard = new Set(silent);
   const confirmed = snapshot.filter(({ at }) => !unheard.has(at.address));
   const relayed = confirmed.filter((flow) => flow.relayed).length;
   const lost = dropped.reduce((sum, { flows }) => sum + flows, 0) + snapshot.length - confirmed.length;
-  return { moved: confirmed.length - relayed, relayed, lost };
+  return { moved: Math.max(confirmed.length - relayed - refused, 0), relayed, lost };
 }
 
 /** The phase table says what a failure leads to; the first error is kept, and says who owns the process now. */

@@ -63,6 +63,46 @@ test('flows of UDP that their peers know are to move; how long they are learnt c
   expect(asked).toEqual([5_000, 5_010]);
 });
 
+test('what would follow, and be published, is in it; at home nothing needs to follow', async () => {
+  const [endpoint] = snapshotWith().listeners;
+  const forwarding = {
+    lease_s: 90,
+    since: 1,
+    endpoints: endpoint === undefined ? [] : [endpoint],
+    homes: [{ address: '10.77.1.2', publicKey: new Uint8Array(32) }],
+    followers: [],
+  };
+  const published = [
+    {
+      protocol: 'tcp' as const,
+      wire: { address: '10.77.2.2', port: 80 },
+      local: { address: '10.77.1.2', port: 7000 },
+    },
+  ];
+  const asked: unknown[] = [];
+  const inspect = async (params: unknown) => {
+    asked.push(params);
+    return snapshotWith({ forwarding });
+  };
+  const planTo = async (home: boolean) => {
+    const host = hostFactsWith({ machine_id: 'beta' });
+    const { source, destination } = fakeHosts({
+      inspect,
+      preflight: async () => ({ host, checks: [], home, published: home ? [] : published }),
+    });
+    const options = { forwardLeaseS: 90 };
+    return (await makePlan('100', undefined, source.control, destination.control, options)).plan;
+  };
+  expect(await planTo(false)).toMatchObject({
+    forward_new: { lease_s: 90, endpoints: ['tcp 10.77.1.2:7000'], relays: true },
+    publish: published,
+  });
+  const atHome = await planTo(true);
+  expect([atHome.forward_new, atHome.publish]).toEqual([undefined, undefined]);
+  expect(atHome.checks).toMatchObject([{ name: 'forward-new', ok: true }]);
+  expect(asked[0]).toEqual({ target: '100', forward_lease_s: 90 });
+});
+
 test('the checks of both hosts are in it', async () => {
   const { plan } = await planWith({
     inspect: async () => snapshotWith({ checks: [failed] }),

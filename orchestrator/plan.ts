@@ -1,7 +1,7 @@
 /** The plan of one migration: what would move, to where, and whether it can. Nothing is touched by it. */
 
 import { endpointText, type Flow, flowKey } from '../agent/address.ts';
-import type { PublishSpec } from '../agent/cell/publication.ts';
+import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
 import type { Check, PeerFact, Snapshot } from '../agent/control/protocol.ts';
 import { OsmosisError } from '../agent/error.ts';
 import type { AgentClient, CallOptions } from './agent-client.ts';
@@ -18,7 +18,20 @@ export type Plan = {
   /** The process uses its host's own network: that host can relay for peers without an agent. */
   readonly home: boolean;
   readonly image_bytes_estimate: number;
+  /** New connections to its old endpoints would follow it. */
+  readonly forward_new?: ForwardPlan;
+  /** Endpoints of the destination at which anybody would reach it. */
+  readonly publish?: readonly Publication[];
   readonly checks: readonly Check[];
+};
+
+export type ForwardPlan = {
+  /** Seconds; renewed for as long as the process lives at the destination. */
+  readonly lease_s: number;
+  /** E.g. `tcp 10.0.0.1:6379`. */
+  readonly endpoints: readonly string[];
+  /** By way of the source: connections of hosts without an agent, and without connections with the process. */
+  readonly relays: boolean;
 };
 
 export type Planned = {
@@ -31,6 +44,8 @@ export type Planned = {
 /** `learnMs`: how long such flows are learnt, in place of the agent's own choice. */
 export type PlanOptions = CallOptions & {
   readonly learnMs?: number | undefined;
+  /** New connections are to follow, for so many seconds at a time. */
+  readonly forwardLeaseS?: number | undefined;
   /** Where the process is to be reachable at the destination. */
   readonly publish?: readonly PublishSpec[] | undefined;
 };
@@ -43,7 +58,7 @@ export async function makePlan(
   name: string | undefined,
   source: AgentClient,
   destination: AgentClient,
-  { learnMs, publish = [], ...options }: PlanOptions,
+  { learnMs, forwardLeaseS, publish = [], ...options }: PlanOptions,
 ): Promise<Planned> {
   const learning =
     learnMs === undefined
@@ -55,17 +70,19 @@ export async function makePlan(
       target,
       ...(name === undefined ? {} : { name }),
       ...(learnMs === undefined ? {} : { learn_ms: learnMs }),
+      ...(forwardLeaseS === undefined ? {} : { forward_lease_s: forwardLeaseS }),
     },
     learning,
   );
-  const [{ peers, unknown = [] }, { host, checks }] = await Promise.all([
-    source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options),
-    destination.call(
-      'preflight',
-      { snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) },
-      options,
-    ),
-  ]);
+  const [{ peers, unknown = [] }, { host, checks, home: comesHome = false, published = [] }] =
+    await Promise.all([
+      source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options),
+      destination.call(
+        'preflight',
+        { snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) },
+        options,
+      ),
+    ]);
   if (host.machine_id === snapshot.host.machine_id) {
     throw new OsmosisError(
       'SAME_HOST',
@@ -86,12 +103,26 @@ export async function makePlan(
     listeners: snapshot.listeners.map((listener) => `${listener.protocol} ${endpointText(listener)}`),
     home: snapshot.home,
     image_bytes_estimate: snapshot.image_bytes,
-    checks: [...snapshot.checks, ...checks, ...outsideChecks(snapshot)],
+    ...forwardPlan(snapshot, comesHome),
+    ...(published.length === 0 ? {} : { publish: published }),
+    checks: [...snapshot.checks, ...checks, ...outsideChecks(snapshot), ...homeChecks(snapshot, comesHome)],
   };
   const strange = new Set(unknown.map(flowKey));
   // Connected sockets are found anew when the move begins.
   const datagrams = snapshot.flows.filter((flow) => flow.protocol === 'udp' && !strange.has(flowKey(flow)));
   return { plan, snapshot, datagrams };
+}
+
+function forwardPlan({ forwarding }: Snapshot, comesHome: boolean): Pick<Plan, 'forward_new'> {
+  if (forwarding === undefined || comesHome) return {};
+  const { lease_s, endpoints, homes } = forwarding;
+  const names = endpoints.map((each) => `${each.protocol} ${endpointText(each)}`);
+  return { forward_new: { lease_s, endpoints: names, relays: homes.length > 0 } };
+}
+
+function homeChecks({ forwarding }: Snapshot, comesHome: boolean): Check[] {
+  const message = 'it comes home: new connections reach it there as they are, and need not follow';
+  return forwarding !== undefined && comesHome ? [{ name: 'forward-new', ok: true, message }] : [];
 }
 
 /** Not in the way of a move, but the operator should know. */

@@ -1,16 +1,12 @@
 /** Tells the peers of this host's cells, again and again, that new flows are to follow (FOLLOW), until the operator ends it. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { endpointKey } from '../address.ts';
+import { endpointKey, flowKey } from '../address.ts';
 import type { AgentContext } from '../context.ts';
 import { type Label, LEASE_SECONDS, type Result } from '../control/protocol.ts';
 import { messageOf, OsmosisError } from '../error.ts';
-import { sendUntilAcknowledged } from '../h2o/cell-side.ts';
 import { listenersOf } from '../proc/inspect.ts';
-import { socketIndex } from '../proc/socket-index.ts';
-import { inetSockets } from '../proc/sockets.ts';
-import { endedMax, FOLLOW_ROWS_MAX } from '../wire/h2o-follow.ts';
-import { isDrop } from '../wire/h2o-layout.ts';
-import { createFollow, deriveSession } from '../wire/h2o-session.ts';
+import { type Ended, FOLLOW_ROWS_MAX } from '../wire/h2o-follow.ts';
+import { type FollowContent, FollowTalk } from './follow-talk.ts';
 import { acceptsAt, endpointsOf, labelsTo } from './forwarding.ts';
 import { PROGRAM_LABELS } from './labels.ts';
 import { adoptNewFlows } from './new-flows.ts';
@@ -19,9 +15,7 @@ import type { Cell, CellFlow, PeerKeys } from './registry.ts';
 const LOOK_MS = 500;
 /** A lease is renewed when this part of it is over: two attempts may fail. */
 const RENEWED_AFTER = 1 / 3;
-/** A peer that does not answer so long is told again when the lease is renewed next. */
-const TELL_MS_MAX = 60_000;
-/** Of which a command waits only this long. */
+/** A command waits only this long for the peers; they are told on. */
 const WAIT_MS_MAX = 3_000;
 
 export type Told = { readonly address: string; readonly until: number };
@@ -31,12 +25,8 @@ export class Forwarder {
   #timer: NodeJS.Timeout | undefined;
   /** By cell: when its peers are told next, in the time of performance.now(). */
   readonly #nextAt = new Map<string, number>();
-  /** By cell and peer: until when the peer follows, as it has acknowledged; ms since the epoch. */
-  readonly #told = new Map<string, Map<string, number>>();
-  readonly #telling = new Map<string, AbortController>();
-  /** By cell: new flows that have ended, and that the host which relays them has not been told of. */
-  readonly #ended = new Map<string, CellFlow[]>();
-  readonly #busy = new Set<string>();
+  /** By cell and address of the peer. */
+  readonly #talks = new Map<string, Map<string, FollowTalk>>();
 
   constructor(context: AgentContext) {
     this.#context = context;
@@ -49,18 +39,30 @@ export class Forwarder {
 
   stop(): void {
     clearInterval(this.#timer);
-    for (const telling of this.#telling.values()) telling.abort();
+    for (const id of [...this.#talks.keys()]) this.#forget(id);
   }
 
-  /** Flows of a cell that have ended: another host may relay them, and can't see it. */
+  /** Flows of a cell that have ended, which not every other end can see by itself. */
   ended(cell: Cell, flows: readonly CellFlow[]): void {
-    const relayed = flows.filter((flow) => isRelayedElsewhere(cell, flow));
-    if (relayed.length > 0) this.#ended.set(cell.id, [...(this.#ended.get(cell.id) ?? []), ...relayed]);
+    for (const { protocol, remote } of relayedEnds(cell, flows))
+      this.#over(cell, relayOf(cell, remote.address), { protocol, port: remote.port });
+    for (const { protocol, remote, wireLocal } of endedEndpoints(cell, flows))
+      this.#over(
+        cell,
+        cell.peers.find(({ address }) => address === remote.address),
+        { protocol, port: wireLocal.port, ofCell: true },
+      );
+  }
+
+  #over({ id }: Cell, keys: PeerKeys | undefined, ended: Ended): void {
+    if (keys?.peerPublicKey !== undefined && keys.epoch > 0) this.#talk(id, keys.address).over([ended]);
   }
 
   /** Peers that follow a cell of this host, as far as they have said so. */
   told(cell: string): Told[] {
-    return [...(this.#told.get(cell) ?? [])].map(([address, until]) => ({ address, until }));
+    return [...(this.#talks.get(cell) ?? [])].flatMap(([address, { until }]) =>
+      until === undefined ? [] : [{ address, until }],
+    );
   }
 
   /** Begins it, or changes its lease; tells the peers. @throws OsmosisError USAGE where nobody could be told. */
@@ -74,7 +76,7 @@ export class Forwarder {
     if (cell.link !== undefined && cell.init !== undefined)
       await datapath.attachInside(`/proc/${cell.init.pid}/ns/net`, cell.link.ifindex);
     await datapath.putRules(acceptsAt(next));
-    return { cell: next, silent: await this.tell(next) };
+    return { cell: next, silent: await this.#tell(next) };
   }
 
   /** Endpoints that have a label here already, because a peer has connections with them. */
@@ -99,19 +101,13 @@ export class Forwarder {
   async end(cell: Cell, dryRun: boolean): Promise<string[]> {
     if (cell.forwarding === undefined || dryRun) return [];
     const { datapath, registry } = this.#context;
-    const silent = await this.#tell(cell, 0);
-    await datapath.removeRules(acceptsAt(cell));
-    const { forwarding: _forwarding, ...rest } = await adoptNewFlows(this.#context, cell);
+    const { forwarding: _forwarding, ...rest } = cell;
     registry.put(rest);
-    this.#forget(cell.id);
+    this.#nextAt.delete(cell.id);
+    const silent = await this.#tell(cell);
+    await datapath.removeRules(acceptsAt(cell));
+    await adoptNewFlows(this.#context, rest);
     return silent;
-  }
-
-  /** Answers the peers that have not acknowledged within a short wait; they are told on. */
-  async tell(cell: Cell): Promise<string[]> {
-    const lease_s = cell.forwarding?.lease_s ?? 0;
-    this.#nextAt.set(cell.id, performance.now() + lease_s * 1_000 * RENEWED_AFTER);
-    return await this.#tell(cell, lease_s);
   }
 
   #look(): void {
@@ -119,104 +115,106 @@ export class Forwarder {
     const now = performance.now();
     for (const cell of registry.all()) {
       if (cell.forwarding === undefined || registry.isLocked(cell.id)) continue;
-      if (now >= (this.#nextAt.get(cell.id) ?? 0)) void this.tell(cell);
+      if (now < (this.#nextAt.get(cell.id) ?? 0)) continue;
+      this.#nextAt.set(cell.id, now + cell.forwarding.lease_s * 1_000 * RENEWED_AFTER);
+      for (const { address } of followersOf(cell)) void this.#talk(cell.id, address).say();
     }
-    for (const id of this.#ended.keys()) void this.#tellEnded(id);
-    for (const id of this.#nextAt.keys()) if (registry.get(id)?.forwarding === undefined) this.#forget(id);
-  }
-
-  async #tellEnded(id: string): Promise<void> {
-    const { registry, log } = this.#context;
-    const cell = registry.get(id);
-    if (cell === undefined) this.#ended.delete(id);
-    if (cell === undefined || registry.isLocked(id) || this.#busy.has(id)) return;
-    this.#busy.add(id);
-    try {
-      // Its port may be in use again meanwhile.
-      const present = socketIndex(inetSockets(cell.pid).filter(({ state }) => state !== 'time-wait'));
-      const flows = (this.#ended.get(id) ?? []).filter((flow) => !present.has(flow));
-      this.#ended.delete(id);
-      const byPeer = Map.groupBy(flows, ({ remote }) => relayOf(cell, remote.address));
-      for (const [keys, its] of byPeer) {
-        if (keys === undefined) continue;
-        const lease_s = cell.forwarding?.lease_s ?? 0;
-        const labels = lease_s === 0 ? [] : this.#rowsFor(cell, keys.address);
-        const now = its.slice(0, endedMax(labels.length));
-        keys.last++;
-        registry.save(id);
-        const ended = now.map(({ protocol, remote }) => ({ protocol, port: remote.port }));
-        const body = { epoch: keys.last, leaseSeconds: labels.length === 0 ? 0 : lease_s, labels, ended };
-        const signal = AbortSignal.timeout(WAIT_MS_MAX);
-        const isTold = await this.#tellOne(id, keys, body, signal);
-        const left = isTold ? its.slice(now.length) : its;
-        if (left.length > 0) this.#ended.set(id, [...(this.#ended.get(id) ?? []), ...left]);
-      }
-    } catch (error) {
-      log.warn({ cell: cell.name, error: messageOf(error) }, 'a relay could not be told of ended flows');
-    } finally {
-      this.#busy.delete(id);
+    for (const [id, talks] of this.#talks) {
+      if (!registry.isRegistered(id)) this.#forget(id);
+      else for (const talk of talks.values()) if (talk.isWaiting) void talk.say();
     }
-  }
-
-  #rowsFor(cell: Cell, peer: string): Label[] {
-    const rows = labelsTo(cell.forwarding?.endpoints ?? [], cell.labels);
-    return rows.filter((row) => row.peer === peer).slice(0, FOLLOW_ROWS_MAX);
   }
 
   #forget(id: string): void {
-    this.#telling.get(id)?.abort();
-    for (const map of [this.#telling, this.#nextAt, this.#told]) map.delete(id);
+    for (const talk of this.#talks.get(id)?.values() ?? []) talk.stop();
+    this.#talks.delete(id);
+    this.#nextAt.delete(id);
   }
 
-  async #tell(cell: Cell, lease_s: number): Promise<string[]> {
-    const { registry, log } = this.#context;
-    this.#telling.get(cell.id)?.abort();
-    const telling = new AbortController();
-    this.#telling.set(cell.id, telling);
-    const signal = AbortSignal.any([telling.signal, AbortSignal.timeout(TELL_MS_MAX)]);
+  /** What it has now. Answers the peers that have not acknowledged within a short wait; they are told on. */
+  async #tell(cell: Cell): Promise<string[]> {
     const silent = new Set<string>();
-    const told = cell.peers.map(async (keys) => {
-      const labels = this.#rowsFor(cell, keys.address);
-      if (labels.length === 0 || keys.peerPublicKey === undefined) return;
-      silent.add(keys.address);
-      keys.last++;
-      registry.save(cell.id);
-      const sentAt = Date.now();
-      const rows = lease_s === 0 ? [] : labels;
-      const body = { epoch: keys.last, leaseSeconds: lease_s, labels: rows, ended: [] };
-      if (!(await this.#tellOne(cell.id, keys, body, signal))) return;
-      silent.delete(keys.address);
-      const until = this.#told.get(cell.id) ?? new Map<string, number>();
-      this.#told.set(cell.id, until.set(keys.address, sentAt + lease_s * 1_000));
+    const told = followersOf(cell).map(async ({ address }) => {
+      silent.add(address);
+      if (await this.#talk(cell.id, address).say()) silent.delete(address);
     });
-    const all = Promise.all(told).catch((error: unknown) =>
-      log.warn({ cell: cell.name, error: messageOf(error) }, 'peers could not be told of new flows'),
-    );
-    await Promise.race([all, sleep(WAIT_MS_MAX, undefined, { ref: false })]);
+    await Promise.race([Promise.all(told), sleep(WAIT_MS_MAX, undefined, { ref: false })]);
     return [...silent];
   }
 
-  async #tellOne(
-    cell: string,
-    { address, epoch: pairEpoch, publicKey, secretKey, peerPublicKey }: PeerKeys,
-    body: Parameters<typeof createFollow>[1],
-    signal: AbortSignal,
-  ): Promise<boolean> {
-    if (peerPublicKey === undefined) return false;
-    const id = new Uint8Array(Buffer.from(cell, 'hex'));
-    const pair = { cell: id, epoch: pairEpoch, cellPublicKey: publicKey, peerPublicKey };
-    const session = deriveSession({ ...pair, secretKey, role: 'cell' });
-    if (isDrop(session)) return false;
-    const sent = { type: 'follow', epoch: body.epoch } as const;
-    const datagram = createFollow(session, body);
-    const ack = await sendUntilAcknowledged(
-      this.#context.socket,
-      address,
-      { session, sent, datagram },
-      signal,
-    );
-    return ack !== undefined;
+  #talk(id: string, peer: string): FollowTalk {
+    const talks = this.#talks.get(id) ?? new Map<string, FollowTalk>();
+    const { socket, log } = this.#context;
+    const known = talks.get(peer);
+    const talk =
+      known ??
+      new FollowTalk(id, {
+        socket,
+        content: () => this.#contentFor(id, peer),
+        takeKeys: () => this.#takeKeys(id, peer),
+        warn: (error) =>
+          log.warn({ cell: id, peer, error: messageOf(error) }, 'a peer could not be told of new flows'),
+      });
+    this.#talks.set(id, talks.set(peer, talk));
+    return talk;
   }
+
+  /** Nothing while the cell is being moved: epochs are the migration's then. */
+  #contentFor(id: string, peer: string): FollowContent | undefined {
+    const { registry } = this.#context;
+    const cell = registry.get(id);
+    if (cell === undefined || registry.isLocked(id)) return undefined;
+    const labels = rowsFor(cell, peer);
+    return labels.length === 0
+      ? { leaseSeconds: 0, labels }
+      : { leaseSeconds: cell.forwarding?.lease_s ?? 0, labels };
+  }
+
+  #takeKeys(id: string, peer: string): PeerKeys | undefined {
+    const { registry } = this.#context;
+    const keys = registry.get(id)?.peers.find(({ address }) => address === peer);
+    if (keys === undefined) return undefined;
+    keys.last++;
+    registry.save(id);
+    return keys;
+  }
+}
+
+function rowsFor(cell: Cell, peer: string): Label[] {
+  const rows = labelsTo(cell.forwarding?.endpoints ?? [], cell.labels);
+  return rows.filter((row) => row.peer === peer).slice(0, FOLLOW_ROWS_MAX);
+}
+
+/** Peers that can be told: there is a row for each, and a pair with it. */
+function followersOf(cell: Cell): PeerKeys[] {
+  return cell.peers.filter(
+    ({ address, peerPublicKey }) => peerPublicKey !== undefined && rowsFor(cell, address).length > 0,
+  );
+}
+
+/**
+ * Flows of UDP sockets that are gone, one for each peer: a socket at the other end that is bound for anybody is there still.
+ * Flows of TCP end at both ends.
+ */
+export function endedEndpoints(cell: Cell, flows: readonly CellFlow[]): CellFlow[] {
+  const ended = new Set(flows.map((flow) => flowKey(flow)));
+  const nameOf = ({ protocol, wireLocal }: CellFlow) => endpointKey(protocol, wireLocal);
+  const inUse = new Set(cell.flows.filter((flow) => !ended.has(flowKey(flow))).map(nameOf));
+  const gone = flows.filter((flow) => flow.protocol === 'udp' && !inUse.has(nameOf(flow)));
+  return [...new Map(gone.map((flow) => [`${nameOf(flow)} ${flow.remote.address}`, flow])).values()];
+}
+
+/** The other ends of these flows that a relay holds for them alone: it has one port for all flows of an endpoint. */
+export function relayedEnds(cell: Cell, flows: readonly CellFlow[]): CellFlow[] {
+  const ended = new Set(flows.map((flow) => flowKey(flow)));
+  const inUse = new Set(
+    cell.flows
+      .filter((flow) => !ended.has(flowKey(flow)))
+      .map(({ protocol, remote }) => endpointKey(protocol, remote)),
+  );
+  return flows.filter(
+    (flow) => isRelayedElsewhere(cell, flow) && !inUse.has(endpointKey(flow.protocol, flow.remote)),
+  );
 }
 
 /** A newcomer that the cell's old home relays: to the cell it comes from an address of its own, and a program's label. */

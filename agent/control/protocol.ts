@@ -292,6 +292,8 @@ export const METHODS = {
       name: z.string().optional(),
       /** How long the flows of unconnected UDP sockets are learnt, if there are such sockets. */
       learn_ms: z.int().min(0).max(LEARN_MS_MAX).optional(),
+      /** As the move is to be: the snapshot then says what would follow. */
+      forward_lease_s: leaseSchema.optional(),
     }),
     result: snapshotSchema,
   },
@@ -319,7 +321,13 @@ export const METHODS = {
   },
   preflight: {
     params: z.object({ snapshot: snapshotSchema, publish: publishSchema.optional() }),
-    result: z.object({ host: hostFactsSchema, checks: z.array(checkSchema) }),
+    result: z.object({
+      host: hostFactsSchema,
+      checks: z.array(checkSchema),
+      /** The process would use this host's own network again. */
+      home: z.boolean().optional(),
+      published: z.array(publicationSchema).optional(),
+    }),
   },
   'source.prepare': {
     params: z.object({
@@ -360,7 +368,8 @@ export const METHODS = {
       labels: z.array(labelSchema).max(FLOWS_MAX),
       homes: publicKeysSchema.optional(),
     }),
-    result: none,
+    /** Flows of UDP that their peers do not have, or do not let the cell claim: nobody translates for them. */
+    result: z.object({ refused: z.int().optional() }),
   },
   'image.read': { params: z.object(migration), result: none },
   'image.write': { params: z.object(migration), result: z.object({ bytes: z.int() }) },

@@ -1,6 +1,14 @@
 import { expect, test } from 'vitest';
-import { adoptCreated, belongsTo, freeNumber, newLimits, orphans, unusedLabels } from './created.ts';
-import { encodeTuple } from './layout.ts';
+import {
+  adoptCreated,
+  belongsTo,
+  freeNumber,
+  idleFlows,
+  newLimits,
+  orphans,
+  unusedLabels,
+} from './created.ts';
+import { encodeEgressKey, encodeEgressValue, encodeIngress, encodeTuple, LAYOUT } from './layout.ts';
 import type { FlowEntry } from './model.ts';
 import type { NumberedRule } from './rules.ts';
 import { createTable, keyOf, putFlow } from './table.ts';
@@ -67,6 +75,27 @@ test('a limit leaves room for as many flows as are gone; it wraps around as the 
 test('numbers of rules that are there, and of flows whose rule is gone, are not given again', () => {
   expect(freeNumber(createTable(), [])).toBe(1);
   expect(freeNumber(createTable([{ ...created(1), rule: 1 }]), [])).toBe(2);
+});
+
+test('a flow of UDP is idle once neither way has been used for so long; others are not looked at', () => {
+  const udp: FlowEntry = { ...created(1), protocol: 'udp' };
+  const element = (flow: FlowEntry, usedIn: number, usedOut: number) => {
+    const [wayOut, inValue] = [encodeEgressValue(flow), encodeIngress(flow, 0)];
+    new DataView(wayOut.buffer).setUint32(LAYOUT.egress_value.used, usedOut, true);
+    new DataView(inValue.buffer).setUint32(LAYOUT.ingress_value.used, usedIn, true);
+    return {
+      egress: [{ key: encodeEgressKey(flow), values: [wayOut] }],
+      ingress: [{ ...wayIn(flow), values: [inValue] }],
+    };
+  };
+  const now = 1_000n << 30n;
+  const isIdle = (flow: FlowEntry, usedIn: number, usedOut: number) => {
+    const { egress, ingress } = element(flow, usedIn, usedOut);
+    return idleFlows(egress, ingress, 10_000, now).length === 1;
+  };
+  expect([isIdle(udp, 980, 980), isIdle(udp, 995, 980), isIdle(udp, 980, 995)]).toEqual([true, false, false]);
+  expect(isIdle({ ...agents(1), protocol: 'udp' }, 980, 980)).toBe(false);
+  expect(isIdle(created(1), 0, 0)).toBe(false);
 });
 
 test('by side and by scope', () => {

@@ -1,7 +1,7 @@
 /** Flows that the program has created by rules: taken into the mirror, counted, and picked out for removal. Pure. */
 import { endpointText } from '../address.ts';
 import type { Element } from './bpftool.ts';
-import { encodeTuple } from './layout.ts';
+import { decodeEgress, encodeTuple, idleMs } from './layout.ts';
 import type { FlowEntry, Side } from './model.ts';
 import { type DrawnLabel, decodeDrawn, type NumberedRule, RULES_MAX } from './rules.ts';
 import { adoptFlow, dropFlow, type FlowTable, keyOf, wiresOf } from './table.ts';
@@ -45,6 +45,23 @@ export function adoptCreated(
     if (known !== undefined) dropFlow(table, keyOf(flow));
     adoptFlow(table, flow);
   }
+}
+
+/** Of these flows of UDP, which the programs have created, those that nothing has passed by for `msMax`, either way. */
+export function idleFlows(
+  egress: readonly Element[],
+  ingress: readonly Element[],
+  msMax: number,
+  nowNs = process.hrtime.bigint(),
+): FlowEntry[] {
+  const ways = new Map(ingress.map(({ key, values: [value] }) => [text(key), value]));
+  return egress.flatMap(({ key, values: [value] }) => {
+    if (value === undefined) return [];
+    const flow = decodeEgress(key, value);
+    if (flow.rule === undefined || flow.protocol !== 'udp') return [];
+    const waysIn = wiresOf(flow).flatMap(([wire]) => ways.get(text(encodeTuple(wire))) ?? []);
+    return idleMs(waysIn, value, nowNs) > msMax ? [flow] : [];
+  });
 }
 
 /** Keys of the ways in that no flow of the mirror has: of flows that were renewed, or replaced while being created. */

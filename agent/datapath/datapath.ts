@@ -302,6 +302,16 @@ export class Datapath {
     return created;
   }
 
+  /** Created flows of UDP that nothing has passed by for `msMax`, either way: nobody says goodbye there. */
+  async idle(msMax: number, signal?: AbortSignal): Promise<FlowEntry[]> {
+    let idle: FlowEntry[] = [];
+    if (!(await this.#isLoaded())) return idle;
+    await this.#use(async () => {
+      idle = await this.#rules.idle(msMax, signal);
+    });
+    return idle;
+  }
+
   /**
    * Removes the created flows that `which` is true of (created.ts has some), and what no flow has any more: their ways in,
    * and the labels that were drawn for them, which it answers with. Rules may create as many anew. Take the rules out

@@ -74,10 +74,11 @@ test('the value of the way in has the virtual tuple, the sides, what the checksu
       word(0x581b - 0x419c),
       '01000000',
       '00000000',
+      '00000000',
     ].join(''),
   );
   expect(hex(encodeIngress(MOVED, 0))).toBe(
-    [virtual, '00000000', '09000000', '0000', '0000', '00000000', '00000000'].join(''),
+    [virtual, '00000000', '09000000', '0000', '0000', '00000000', '00000000', '00000000'].join(''),
   );
 });
 
@@ -104,6 +105,7 @@ test('the way out: key with scope, value with both slots', () => {
       '03000000',
       word(0x0202 - 0x0201),
       word(0x419c - 0x581b),
+      '00000000',
     ].join(''),
   );
 });
@@ -127,6 +129,17 @@ test.each([MOVED, IN_CELL, { ...MOVED, scope: RELAY, via: 4 }])(
     expect(decodeEgress(encodeEgressKey(flow), encodeEgressValue(flow))).toEqual(flow);
   },
 );
+
+test('with its cell at home a relayed peer is known by itself, or by the label that a program has drawn for it', () => {
+  const home = { endpoint: MOVED.remote, ifindex: 1 };
+  const identityOf = (port: number) => {
+    const wireLocal = { address: MOVED.remote.address, port };
+    const flow = { ...MOVED, scope: RELAY, via: 2, wireLocal, wireRemote: [home, undefined] as const };
+    const at = LAYOUT.egress_value.slots + LAYOUT.wire_slot.identity;
+    return Buffer.from(encodeEgressValue(flow)).readUInt16LE(at);
+  };
+  expect([identityOf(40_000), identityOf(52_000)]).toEqual([1, 0]);
+});
 
 test('sides', () => {
   const side: Side = { id: 0x0a0b0c0d, state: 'moved', active: 1, accept: 2, ifindex: 258 };

@@ -13,6 +13,7 @@ import {
   endpointText,
   type Protocol,
 } from '../address.ts';
+import { isProgramLabel } from '../cell/labels.ts';
 import {
   COUNTERS,
   type Counters,
@@ -32,17 +33,18 @@ export const LAYOUT = {
   egress_key: { bytes: 44, virtual: 0, scope: 40 },
   difference: { bytes: 4, addresses: 0, ports: 2 },
   ingress_value: {
-    bytes: 60,
+    bytes: 64,
     virtual: 0,
     local_side: 40,
     remote_side: 44,
     difference: 48,
     slot: 52,
     via: 56,
+    used: 60,
   },
   wire_slot: { bytes: 28, address: 0, port: 16, identity: 18, ifindex: 20, difference: 24 },
   egress_value: {
-    bytes: 88,
+    bytes: 92,
     local_address: 0,
     local_port: 16,
     rule: 18,
@@ -50,6 +52,7 @@ export const LAYOUT = {
     remote_side: 24,
     via: 28,
     slots: 32,
+    used: 88,
   },
   relay_state: { bytes: 16, ns: 0, ended: 8, pad: 9 },
   side: { bytes: 8, state: 0, active: 1, accept: 2, pad: 3, ifindex: 4 },
@@ -129,11 +132,13 @@ export function encodeEgressValue(flow: FlowEntry): Uint8Array {
 
 /**
  * Nothing is to be changed on the way out by this slot. An end that no cell of this host has is where it always was while
- * the other one is: a label that it was given is for the way to another place.
+ * the other one is: a label that it was given is for the way to another place. But a label that a program has drawn is the
+ * name by which the cell knows it, wherever that is.
  */
 function isPlain(flow: FlowEntry, { endpoint }: WireSlot): boolean {
-  const plainRemote = endpointText(endpoint) === endpointText(flow.remote);
-  return plainRemote && (flow.localSide === 0 || endpointText(flow.wireLocal) === endpointText(flow.local));
+  if (endpointText(endpoint) !== endpointText(flow.remote)) return false;
+  if (endpointText(flow.wireLocal) === endpointText(flow.local)) return true;
+  return flow.localSide === 0 && !(flow.scope === RELAY && isProgramLabel(flow.wireLocal.port));
 }
 
 /** The flow entry that one element of map `egress` stands for. */
@@ -150,6 +155,23 @@ export function decodeEgress(key: Uint8Array, value: Uint8Array): FlowEntry {
     via: u32At(value, at.via),
     ...(rule === 0 ? {} : { rule }),
   };
+}
+
+/** In `used` of a flow of UDP: 2^30 ns of the monotonic clock. 0: not since the agent has entered it. */
+const USED_NS_BITS = 30n;
+
+/** Values of maps `ingress` and `egress` of one flow: since when, in ms, none of them has been used. */
+export function idleMs(
+  ingress: readonly Uint8Array[],
+  egress: Uint8Array,
+  nowNs = process.hrtime.bigint(),
+): number {
+  const used = [
+    u32At(egress, LAYOUT.egress_value.used),
+    ...ingress.map((value) => u32At(value, LAYOUT.ingress_value.used)),
+  ];
+  const ticks = Number(nowNs >> USED_NS_BITS) - Math.max(...used);
+  return ticks * Number(1n << USED_NS_BITS) * 1e-6;
 }
 
 /** Value of map `relays`, for a flow that begins to be relayed now. `ns`: of the monotonic clock. */

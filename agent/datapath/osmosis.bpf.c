@@ -605,6 +605,7 @@ struct ingress_value {
 	struct difference difference;
 	__u32 slot; /* which of the two wire endpoints of the remote side this key has, or FROM_RELAYED */
 	__u32 via; /* device that packets for the local end leave by; 0: into the cell, or up the host's stack */
+	__u32 used; /* see note_use */
 };
 
 struct wire_slot {
@@ -623,6 +624,7 @@ struct egress_value {
 	__u32 remote_side;
 	__u32 via; /* as in struct ingress_value: so that the whole flow can be read from here */
 	struct wire_slot slots[2];
+	__u32 used; /* see note_use */
 };
 
 /* Of a flow with scope RELAY, by its virtual tuple. */
@@ -748,8 +750,8 @@ enum counter {
 
 _Static_assert(sizeof(struct tuple) == 40, "layout.ts");
 _Static_assert(sizeof(struct egress_key) == 44, "layout.ts");
-_Static_assert(sizeof(struct ingress_value) == 60, "layout.ts");
-_Static_assert(sizeof(struct egress_value) == 88, "layout.ts");
+_Static_assert(sizeof(struct ingress_value) == 64, "layout.ts");
+_Static_assert(sizeof(struct egress_value) == 92, "layout.ts");
 _Static_assert(sizeof(struct relay_state) == 16, "layout.ts");
 _Static_assert(sizeof(struct side) == 8, "layout.ts");
 _Static_assert(sizeof(struct listener) == 20, "layout.ts");
@@ -1183,6 +1185,18 @@ static __noinline void note_relayed(struct __sk_buff *skb, __u32 l4, const struc
 		ended |= LAST_WAS_RESET;
 	if (ended != state->ended)
 		state->ended = ended;
+}
+
+/* In units of 2^30 ns of the monotonic clock: when a datagram of this flow last passed. Of UDP nobody says goodbye. */
+static __always_inline void note_use(__u32 *used, __u8 protocol)
+{
+	__u32 now;
+
+	if (protocol != IPPROTO_UDP)
+		return;
+	now = bpf_ktime_get_ns() >> 30;
+	if (*used != now)
+		*used = now;
 }
 
 /* What a flow may begin with: the SYN of a TCP connection, any datagram of UDP. */
@@ -2115,6 +2129,7 @@ int from_wire(struct __sk_buff *skb)
 		if (flow->slot != side->active && wire.protocol == IPPROTO_TCP && is_reset(skb, &packet))
 			return drop(DROPPED_STALE);
 	}
+	note_use(&flow->used, wire.protocol);
 	if (!rewrite(skb, &packet, wire.protocol == IPPROTO_UDP, &flow->virtual, flow->difference))
 		return drop(ERRORS);
 	inward = way_in_of(flow, cell, queued);
@@ -2310,6 +2325,7 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 		return TC_ACT_SHOT;
 	if (slot->identity && !scope)
 		return PASS;
+	note_use(&flow->used, key.virtual.protocol);
 	if (!scope) {
 		mtu = exceeded_mtu(skb, slot->ifindex);
 		if (mtu)

@@ -8,6 +8,7 @@ import {
   decodeLabels,
   decodeSpent,
   freeNumber,
+  idleFlows,
   newLimits,
   orphans,
   type Reading,
@@ -83,6 +84,12 @@ export class RuleBook {
   /** Takes the flows that rules have created into the mirror. */
   async refresh(mirror: Mirror, signal?: AbortSignal): Promise<void> {
     await this.#read(mirror, signal, () => {});
+  }
+
+  async idle(msMax: number, signal?: AbortSignal): Promise<FlowEntry[]> {
+    const { dump } = this.#access;
+    const [egress, ingress] = await Promise.all([dump('egress', signal), dump('ingress', signal)]);
+    return idleFlows(egress, ingress, msMax);
   }
 
   /** One at a time, for it removes what it has read. */

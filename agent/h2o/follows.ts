@@ -12,7 +12,7 @@ import { keyOf } from '../datapath/table.ts';
 import { ethernetDevices, isOwnAddress } from '../host/routes.ts';
 import type { Ended, FollowBody } from '../wire/h2o-follow.ts';
 import type { Label } from '../wire/h2o-layout.ts';
-import type { PeerFlow, PeerRecord, PeerRecords } from './peer-records.ts';
+import { type PeerFlow, type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
 import type { WireSlots } from './wire-slots.ts';
 
 /** What the programs have created is read this often; a HELLO reads it at once. */
@@ -62,18 +62,16 @@ export class Follows {
         { cell: record.cell, strange: labels.length - allowed.length },
         'new flows to endpoints that the cell was never seen at do not follow it',
       );
+    record.lapsedAt = undefined;
     if (leaseSeconds === 0 || allowed.length === 0) return this.end(record);
     await this.#enter(record, { until: Date.now() + leaseSeconds * 1_000, labels: allowed });
   }
 
-  /** Of the record's flows those that are relayed under ports that nobody uses any more. */
+  /** Of the record's flows those that are relayed under ports, or with labels of the cell's, that nobody uses any more. */
   async over(record: PeerRecord, ended: readonly Ended[]): Promise<PeerFlow[]> {
     if (ended.length === 0) return [];
     await this.take();
-    const ports = new Set(ended.map(({ protocol, port }) => `${protocol} ${port}`));
-    return [...record.flows.values()].filter(
-      ({ id, own }) => id.scope === RELAY && ports.has(`${id.protocol} ${own?.wireLocal.port}`),
-    );
+    return [...record.flows.values()].filter((flow) => isOver(flow, record, ended));
   }
 
   /** After the flip of a MOVE, which must not wait for it: rules lead to where the cell is, and so do flows that came up since. */
@@ -130,6 +128,7 @@ export class Follows {
       if ((record.follow?.until ?? 0) > now) continue;
       this.#needs.log.info({ cell: record.cell }, 'the lease has ended: new flows do not follow the cell');
       await this.end(record);
+      record.lapsedAt = now;
       this.#needs.records.save(record);
     }
     if (this.#followed().length === 0 || now - this.#lookedAt < LOOK_MS) return;
@@ -210,6 +209,15 @@ export class Follows {
   #hold(record: PeerRecord): void {
     if (record.follow?.labels.some(isHome)) this.#needs.labels.hold(holder(record));
   }
+}
+
+function isOver(flow: PeerFlow, record: PeerRecord, ended: readonly Ended[]): boolean {
+  const { id, own } = flow;
+  const relayed = id.scope === RELAY ? own?.wireLocal.port : undefined;
+  const label = placeOf(flow, record)?.endpoint.port;
+  return ended.some(
+    ({ protocol, port, ofCell }) => protocol === id.protocol && port === (ofCell ? label : relayed),
+  );
 }
 
 function holder({ side }: PeerRecord): string {

@@ -1,6 +1,6 @@
 /** What can be said of a flow that a host follows, and of all of a cell. */
 import { endpointText, type Flow, isLoopback, knownFlow, type PlacedFlow, reversed } from '../address.ts';
-import { PROGRAM_LABELS } from '../cell/labels.ts';
+import { isProgramLabel } from '../cell/labels.ts';
 import { type FlowId, RELAY, type RemoteHalf } from '../datapath/model.ts';
 import { type PeerFlow, type PeerRecord, placeOf } from './peer-records.ts';
 
@@ -28,7 +28,19 @@ export function isAway(flow: PeerFlow, record: PeerRecord): boolean {
 
 /** The cell knows it by a label of this host's programs, wherever the cell is. */
 function isRenamed({ id, own }: PeerFlow): boolean {
-  return id.scope === RELAY && own !== undefined && own.wireLocal.port >= PROGRAM_LABELS.first;
+  return id.scope === RELAY && own !== undefined && isProgramLabel(own.wireLocal.port);
+}
+
+/**
+ * Of a flow that is relayed still although its cell uses this host's network again, because the cell knows the peer by a
+ * label of this host: the flow of the cell's own socket.
+ */
+export function endAtHome(flow: PeerFlow, record: PeerRecord): FlowId | undefined {
+  const { id, own } = flow;
+  const place = placeOf(flow, record)?.endpoint;
+  if (own === undefined || !isRenamed(flow) || place === undefined) return undefined;
+  if (endpointText(place) !== endpointText(id.remote)) return undefined;
+  return { protocol: id.protocol, local: id.remote, remote: own.wireLocal, scope: 0 };
 }
 
 export function isPlain(record: PeerRecord): boolean {

@@ -35,6 +35,8 @@ export type PeerRecord = {
   endpoints?: readonly string[] | undefined;
   /** New flows follow the cell. */
   follow?: FollowState | undefined;
+  /** The lease of that has run out: nobody has renewed it, or ended it either. */
+  lapsedAt?: number | undefined;
 };
 
 type StoredState = Omit<PeerRecord, 'flows'>;

@@ -1,10 +1,10 @@
 /** Ended connections, moves that never came, keys that nobody used: nothing of ours outlives its use. */
 import type { Datapath } from '../datapath/datapath.ts';
-import { type FlowId, RELAY } from '../datapath/model.ts';
+import { RELAY } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import type { Follows } from './follows.ts';
 import type { KernelFlows } from './kernel-flows.ts';
-import { relayedOf } from './peer-flows.ts';
+import { endAtHome, relayedOf } from './peer-flows.ts';
 import type { PeerFlow, PeerRecord, PeerRecords } from './peer-records.ts';
 import { isOver } from './relays.ts';
 import type { RemoteCells } from './remote-cells.ts';
@@ -15,6 +15,8 @@ const ARMED_MS_MAX = 600_000;
 const IDLE_MS_MAX = 5_000;
 /** Those that were only asked for: a migration may take this long to come to its arming, and to be undone. */
 const ASKED_MS_MAX = 60_000;
+/** The agent of a cell that new flows followed, and that has not renewed their lease: it may be back with the same keys. */
+const LAPSED_MS_MAX = 86_400_000;
 /** A cell that is back where its flows began: late packets of the place that it left are still understood for this long. */
 const PLAIN_AFTER_MS = 5_000;
 /** Whether relayed flows have ended is looked at this often: with 10,000 of them a look takes 0.2 s. */
@@ -49,9 +51,7 @@ export class Sweeper {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX)
         await this.#needs.cells.disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
-      const idleMsMax = record.state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX;
-      const isIdle = record.flows.size === 0 && record.armedAt === undefined && record.follow === undefined;
-      if (isIdle && now - record.touchedAt > idleMsMax) await this.#needs.cells.forget(record);
+      if (isUnused(record, now)) await this.#needs.cells.forget(record);
     }
   }
 
@@ -77,16 +77,19 @@ export class Sweeper {
     }
   }
 
-  /** The sockets of a relayed flow are elsewhere: dropEndedRelays sees to those. */
-  #isAlive(id: FlowId): boolean {
-    return id.scope === RELAY || this.#needs.kernel.scopesOf(id).includes(id.scope);
+  /** The sockets of a relayed flow are elsewhere: dropEndedRelays sees to those, until its cell has come to this host. */
+  #isAlive(flow: PeerFlow, record: PeerRecord): boolean {
+    const { id } = flow;
+    const ours = id.scope === RELAY ? endAtHome(flow, record) : id;
+    return ours === undefined || this.#needs.kernel.scopesOf(ours).includes(ours.scope);
   }
 
   /** Forgets flows whose socket was missing so many times in a row. */
   async dropEnded(missingMax: number): Promise<void> {
     this.#needs.kernel.read();
     for (const record of this.#needs.records.all()) {
-      for (const flow of record.flows.values()) flow.missing = this.#isAlive(flow.id) ? 0 : flow.missing + 1;
+      for (const flow of record.flows.values())
+        flow.missing = this.#isAlive(flow, record) ? 0 : flow.missing + 1;
       const ended = [...record.flows.values()].filter(({ missing }) => missing >= missingMax);
       if (ended.length === 0) continue;
       await this.#needs.cells.dropFlows(record, ended);
@@ -98,4 +101,12 @@ export class Sweeper {
     await this.#needs.cells.dropFlows(record, flows);
     this.#needs.records.save(record);
   }
+}
+
+/** Nothing has needed its keys for so long that they are not kept any more. */
+export function isUnused(record: PeerRecord, now: number): boolean {
+  const { state, flows, armedAt, follow, lapsedAt, touchedAt } = record;
+  if (flows.size > 0 || armedAt !== undefined || follow !== undefined) return false;
+  if (lapsedAt !== undefined) return now - lapsedAt > LAPSED_MS_MAX;
+  return now - touchedAt > (state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX);
 }

@@ -2,7 +2,7 @@
 import { endpointsOf, type Listener, labelsTo } from '../cell/forwarding.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
-import type { Label, Snapshot } from '../control/protocol.ts';
+import type { Check, Label, Snapshot } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { isOwnAddress, ownAddresses } from '../host/routes.ts';
 import { FOLLOW_ROWS_MAX } from '../wire/h2o-follow.ts';
@@ -68,6 +68,19 @@ export class SourceForwarding {
       const pair = cellPublicKey === undefined ? undefined : { ...keys, cellPublicKey };
       await peerSide.beginFollow(cell, { leaseSeconds: lease_s, labels: its }, pair);
     }
+  }
+}
+
+/** For a plan: what would be handed on, or why it can't be. */
+export async function plannedForwarding(
+  ...facts: Parameters<typeof SourceForwarding.of>
+): Promise<{ readonly forwarding?: Handed; readonly checks: readonly Check[] }> {
+  try {
+    const planned = await SourceForwarding.of(...facts);
+    return { checks: [], ...(planned && { forwarding: planned.handed }) };
+  } catch (error) {
+    if (!(error instanceof OsmosisError)) throw error;
+    return { checks: [{ name: 'forward-new', ok: false, message: error.message }] };
   }
 }
 

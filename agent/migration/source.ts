@@ -227,20 +227,24 @@ export class SourceMigration {
     return scope === (this.#cell.link?.ifindex ?? 0) && this.#leaving.has(flowKey(flow));
   }
 
-  /** Announces the new place to every peer; each has to have, and to let this cell claim, every flow. */
-  arm(labels: readonly Label[], answered: Answered, signal: AbortSignal): Promise<void> {
+  /**
+   * Announces the new place to every peer; each has to have, and to let this cell claim, every flow. Answers with the number
+   * of those of UDP that one has refused: of these nobody tells the other end that they have ended.
+   */
+  arm(labels: readonly Label[], answered: Answered, signal: AbortSignal): Promise<number> {
     return this.#during(signal, (either) => this.#arm(labels, answered, either));
   }
 
-  async #arm(labels: readonly Label[], answered: Answered, signal: AbortSignal): Promise<void> {
+  async #arm(labels: readonly Label[], answered: Answered, signal: AbortSignal): Promise<number> {
     this.#labels = [...labels];
     this.#answered = answered;
     await this.#departure.enterForwards(labels, this.#flows);
     const sourced = await withSources(this.#context.datapath, this.#cell, this.#flows);
     const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
-    await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
+    const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#keepFollowers();
     this.#stage = 'armed';
+    return refused.reduce((sum, count) => sum + count, 0);
   }
 
   /** Their MOVE needs no HELLO: there is no flow of theirs to claim. */
@@ -251,7 +255,7 @@ export class SourceMigration {
     }
   }
 
-  async #armPeer(peer: string, flows: readonly SourcedFlow[], signal: AbortSignal): Promise<void> {
+  async #armPeer(peer: string, flows: readonly SourcedFlow[], signal: AbortSignal): Promise<number> {
     const { registry } = this.#context;
     const known = registry.keysWith(this.#cell, peer);
     const first = await this.#announce(peer, known, flows, signal);
@@ -266,6 +270,7 @@ export class SourceMigration {
     );
     const still = refused.length === 0 ? [] : this.#stillThere(refused);
     if (still.length > 0) throw this.#refused(peer, still, flows.length);
+    return refused.filter(({ protocol }) => protocol === 'udp').length;
   }
 
   /** What the host that relayed it says not to know: `osmosis relay end`, or it has forgotten. The peer is out of reach. */

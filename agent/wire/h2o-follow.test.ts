@@ -16,6 +16,14 @@ const good = encodeFollow({
 });
 const decoded = (bytes: Uint8Array) => decodeFollow(byteReader(bytes));
 
+test('what has ended is of the peer or of the cell', () => {
+  const ended = [
+    { protocol: 'udp' as const, port: 40_000, ofCell: true as const },
+    { protocol: 'tcp' as const, port: 52_000 },
+  ];
+  expect(decoded(encodeFollow({ leaseSeconds: 0, labels: [], ended }))).toMatchObject({ ended });
+});
+
 test('the end of a follow has no rows, and a lease has some', () => {
   expect(decoded(encodeFollow({ leaseSeconds: 0, labels: [], ended: [] }))).toEqual({
     leaseSeconds: 0,
@@ -33,7 +41,7 @@ test.each([
   ['a lease without rows', good.slice(0, 8).with(4, 0).with(7, 0), 'count'],
   ['rows without a lease', good.with(2, 0).with(3, 0), 'count'],
   ['a reserved byte', good.with(5, 1), 'reserved'],
-  ['a reserved byte of what has ended', good.with(85, 1), 'reserved'],
+  ["nobody's port has ended", good.with(85, 2), 'value'],
   ['port 0 has ended', good.with(86, 0).with(87, 0), 'value'],
   ['a reserved byte of a row', good.with(9, 1), 'reserved'],
   ['another protocol', good.with(8, 1), 'value'],

@@ -8,7 +8,9 @@
  *    2b: number of labels that have ended
  *        rows: 1b protocol (6 TCP, 17 UDP), 1b reserved, zero; 2b virtual port, 2b label, neither 0;
  *              16b virtual address, 16b wire address
- *        ended: 1b protocol, 1b reserved, zero; 2b port, not 0: what the peer's host relays for others under that port is over
+ *        ended: 1b protocol; 1b whose; 2b port, not 0
+ *               whose 0: what the peer's host relays for others under that port of its own is over
+ *               whose 1: all flows with the cell's endpoint that is that label now are over
  */
 import assert from 'node:assert/strict';
 import { ADDRESS_BYTES, addressBytes, addressText, type Protocol } from '../address.ts';
@@ -26,6 +28,8 @@ import {
 
 const PREFIX_BYTES = 4 + 1 + 1 + 2;
 const ENDED_BYTES = 1 + 1 + 2;
+const OF_PEER = 0;
+const OF_CELL = 1;
 const BODY_BYTES_MAX = DATAGRAM_BYTES_MAX - SEALED_HEADER_BYTES - SEAL_BYTES - PREFIX_BYTES;
 const ROW_BYTES = 1 + 1 + 2 + 2 + 2 * ADDRESS_BYTES;
 /** Endpoints in one FOLLOW, which is one datagram. */
@@ -33,8 +37,8 @@ export const FOLLOW_ROWS_MAX = Math.floor(BODY_BYTES_MAX / ROW_BYTES);
 /** A lease that nobody renews ends by itself: a day, at most. */
 export const LEASE_SECONDS_MAX = 24 * 3_600;
 
-/** A port of the peer's host, as the cell sees it. */
-export type Ended = { readonly protocol: Protocol; readonly port: number };
+/** A port of the peer's host, as the cell sees it; or, `ofCell`, a label of the cell's. */
+export type Ended = { readonly protocol: Protocol; readonly port: number; readonly ofCell?: true };
 export type FollowBody = {
   readonly leaseSeconds: number;
   readonly labels: readonly Label[];
@@ -60,8 +64,8 @@ export function encodeFollow({ leaseSeconds, labels, ended }: FollowBody): Uint8
     ),
   );
   assert(ended.length <= endedMax(labels.length), 'more ended labels than a FOLLOW has room for');
-  const over = ended.map(({ protocol, port }) =>
-    concatBytes(u8(PROTOCOL_NUMBERS[protocol]), u8(0), u16(port)),
+  const over = ended.map(({ protocol, port, ofCell }) =>
+    concatBytes(u8(PROTOCOL_NUMBERS[protocol]), u8(ofCell ? OF_CELL : OF_PEER), u16(port)),
   );
   return concatBytes(u32(leaseSeconds), u8(labels.length), u8(0), u16(ended.length), ...rows, ...over);
 }
@@ -91,9 +95,9 @@ export function decodeFollow(reader: ByteReader): FollowBody | Drop {
 
 function decodeEnded(reader: ByteReader): Ended | Drop {
   const protocol = nameOf(PROTOCOL_NUMBERS, reader.u8());
-  const [reserved, port] = [reader.u8(), reader.u16()];
-  if (reserved !== 0) return { drop: 'reserved' };
-  return protocol === undefined || port === 0 ? { drop: 'value' } : { protocol, port };
+  const [whose, port] = [reader.u8(), reader.u16()];
+  if (protocol === undefined || port === 0 || whose > OF_CELL) return { drop: 'value' };
+  return whose === OF_CELL ? { protocol, port, ofCell: true } : { protocol, port };
 }
 
 function decodeRow(reader: ByteReader): Label | Drop {

@@ -82,6 +82,7 @@ async function dryRun(
   const { plan } = await makePlan(target, options.name, source.control, destination.control, {
     signal,
     learnMs: learnMsOf(options),
+    forwardLeaseS: forwardLeaseOf(options),
     publish: options.publish?.map(publishSpec),
   });
   if (options.json) printJson({ ok: true, dry_run: true, plan });

@@ -23,6 +23,28 @@ const PLAN: Plan = {
   ],
 };
 
+it('says what would follow, and where it would be published', () => {
+  const text = planText({
+    ...PLAN,
+    forward_new: { lease_s: 3_600, endpoints: ['tcp 10.77.1.2:6379'], relays: true },
+    publish: [
+      {
+        protocol: 'tcp',
+        wire: { address: '10.77.2.2', port: 80 },
+        local: { address: '10.77.1.2', port: 6379 },
+      },
+    ],
+  });
+  const lines = text.split('\n');
+  expect(lines.slice(lines.indexOf('checks') - 5, lines.indexOf('checks'))).toEqual([
+    'new connections follow, renewed for 1h at a time',
+    '  tcp 10.77.1.2:6379',
+    '  those of hosts without an agent by way of alpha',
+    'published',
+    '  tcp 10.77.2.2:80  for 10.77.1.2:6379',
+  ]);
+});
+
 it('lists what would move and what stands in the way', () => {
   expect(planText(PLAN).split('\n')).toEqual([
     'redis-1: from alpha to beta, about 13.2 MB of image',

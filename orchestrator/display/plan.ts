@@ -1,4 +1,6 @@
 /** A migration that has not happened: what would move, from where to where, and what stands in the way. */
+import { endpointText } from '../../agent/address.ts';
+import { leaseText } from '../lease.ts';
 import type { Plan } from '../plan.ts';
 import { bytesText, countText } from './format.ts';
 
@@ -29,6 +31,14 @@ export function planText(plan: Plan): string {
       'listens on',
       plan.listeners.map((listener) => [listener]),
     ),
+    ...forwardSection(plan),
+    ...section(
+      'published',
+      (plan.publish ?? []).map(({ protocol, wire, local }) => [
+        `${protocol} ${endpointText(wire)}`,
+        `for ${endpointText(local)}`,
+      ]),
+    ),
     ...section(
       'checks',
       plan.checks.map(({ name, ok, message }) => [ok ? 'ok' : 'FAIL', name, message]),
@@ -38,6 +48,14 @@ export function planText(plan: Plan): string {
       : `It cannot move: ${countText(failed, 'check')} failed. Nothing has been touched.`,
   ];
   return lines.map((line) => `${line}\n`).join('');
+}
+
+function forwardSection({ forward_new, from }: Plan): string[] {
+  if (forward_new === undefined) return [];
+  const { lease_s, endpoints, relays } = forward_new;
+  const relayed = relays ? [[`those of hosts without an agent by way of ${from}`]] : [];
+  const heading = `new connections follow, renewed for ${leaseText(lease_s)} at a time`;
+  return section(heading, [...endpoints.map((endpoint) => [endpoint]), ...relayed]);
 }
 
 /** A heading and aligned columns; nothing at all for no rows. */

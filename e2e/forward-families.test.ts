@@ -1,0 +1,67 @@
+/** migrate --forward-new for what is not TCP over IPv4: datagrams, IPv6, and servers of both families at once. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { LAB_HOSTS, LAB_HOSTS6 } from '../fixtures/lab/hosts.ts';
+import { startDatagramClient, startDatagramServer } from '../fixtures/load/control.ts';
+import { startLines, startTreeServer, type Target } from '../fixtures/load/lines.ts';
+import { move } from './cli.ts';
+import { leftSince, type Traces, traces } from './traces.ts';
+
+const BETWEEN_MS = 500;
+
+let before: Traces;
+beforeAll(async () => {
+  before = await traces();
+});
+afterAll(async () => {
+  expect(await leftSince(before)).toEqual({});
+}, 60_000);
+
+describe('what is new follows a server of both families', () => {
+  it('connections: from a peer straight, from a host without an agent by way of the old home, where it comes back to', async () => {
+    await using server = await startTreeServer('alpha', 7460, 'single', '::');
+    const both = [`${LAB_HOSTS.alpha}:7460`, `[${LAB_HOSTS6.alpha}]:7460` as Target] as const;
+    await using old = await startLines('peer', both, { connections: 4 });
+    const { cell } = await move(server.pid, 'alpha', 'beta', '--forward-new', '1m');
+    const first = await Promise.all(
+      (['peer', 'legacy', 'alpha'] as const).map((host) => startLines(host, both, { connections: 4 })),
+    );
+    await sleep(BETWEEN_MS);
+    await move(cell, 'beta', 'alpha');
+    const second = await Promise.all(
+      (['peer', 'legacy'] as const).map((host) => startLines(host, both, { connections: 4 })),
+    );
+    await sleep(BETWEEN_MS);
+    for (const client of [old, ...first, ...second])
+      expect(await client.stop()).toMatchObject({ ok: true, faults: [] });
+  }, 60_000);
+
+  it('datagrams: the same', async () => {
+    await using server = await startDatagramServer('alpha', { port: 7461, listen: '::' });
+    const to = (on: 'peer' | 'legacy' | 'alpha', server: string) =>
+      startDatagramClient({ server, on, port: 7461, connected: 2, unconnected: 2 });
+    const both = [LAB_HOSTS.alpha, LAB_HOSTS6.alpha];
+    const old = await Promise.all(both.map((address) => to('peer', address)));
+    const { cell, flows } = await move(server.pid, 'alpha', 'beta', '--forward-new', '1m');
+    expect(flows).toEqual({ moved: 8, relayed: 0, lost: 0 });
+    const first = await Promise.all(
+      (['peer', 'legacy', 'alpha'] as const).flatMap((host) => both.map((address) => to(host, address))),
+    );
+    await sleep(BETWEEN_MS);
+    expect((await move(cell, 'beta', 'alpha')).flows).toEqual({ moved: 32, relayed: 0, lost: 0 });
+    const second = await Promise.all(
+      (['peer', 'legacy'] as const).flatMap((host) => both.map((address) => to(host, address))),
+    );
+    await sleep(BETWEEN_MS);
+    for (const client of [...old, ...first, ...second]) {
+      const summary = await client.stop();
+      expect(summary, summary.faults.join('\n')).toMatchObject({
+        ok: true,
+        duplicated: 0,
+        misrouted: 0,
+        refused: 0,
+        unanswered: 0,
+      });
+    }
+  }, 60_000);
+});
