@@ -4,7 +4,7 @@ Both ends of connections of which one, the cell, is away for a while. Every byte
   held-ends.py cell ADDRESS PORT
   held-ends.py peer LOCAL-ADDRESS LOCAL-PORT ADDRESS PORT KIND [NAME=VALUE...]
 
-KIND is what the peer does: `send` and `receive` without end, `idle`, `write` (what it is told to). NAME is a TCP option of
+KIND is what the peer does: `send` and `receive` without end, `trickle` (send, slowly), `idle`, `write` (what it is told to). NAME is a TCP option of
 the socket module. Both print one JSON object a line, and read commands from standard input:
 
   cell: freeze   its sockets are put in repair mode, as CRIU does; it does nothing until
@@ -24,6 +24,9 @@ TCP_REPAIR = 19
 PERIOD = 251
 BLOCK = bytes(range(PERIOD)) * 262
 CHUNK = len(BLOCK) - PERIOD
+TRICKLE = 500
+TRICKLE_S = 0.002
+WRITE_BUFFER = 1 << 20
 
 
 def tell(**fields):
@@ -143,6 +146,9 @@ def interest(connection):
 def peer(local, local_port, address, port, kind, *options):
     family = socket.AF_INET6 if ':' in address else socket.AF_INET
     sock = socket.socket(family)
+    if kind == 'write':
+        # So that closing it does not wait.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WRITE_BUFFER)
     for name, value in (option.split('=') for option in options):
         if name.startswith('TCP_KEEP'):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -150,22 +156,20 @@ def peer(local, local_port, address, port, kind, *options):
     sock.bind((local, int(local_port)))
     sock.connect((address, int(port)))
     sock.sendall(kind.encode() + b'\n')
-    state = {'sent': 0, 'got': 0, 'ending': False, 'quiet': False}
-    workers = {'send': sending, 'receive': receiving, 'idle': idling}
+    state = {'sent': 0, 'got': 0, 'ending': False}
+    workers = {'send': sending, 'trickle': trickling, 'receive': receiving, 'idle': idling}
     if kind in workers:
         threading.Thread(target=guarded, args=(workers[kind], sock, state), daemon=True).start()
     tell(ready=True)
     for line in sys.stdin:
         command, *rest = line.split()
-        if command == 'quiet':
-            state['quiet'] = True
-            state['since'] = time.monotonic()
-        elif command == 'end':
+        if command == 'end':
             state['ending'] = True
-            if kind == 'receive':
-                sock.sendall(b'.')
-        elif command == 'say':
-            sock.sendall(b'!')
+        if command == 'say' or (command == 'end' and kind == 'receive'):
+            try:
+                sock.sendall(b'!')
+            except OSError:
+                pass
         elif command == 'write':
             count = int(rest[0])
             for at in range(0, count, CHUNK):
@@ -190,15 +194,21 @@ def sending(sock, state):
     tell(sent=state['sent'])
 
 
+def trickling(sock, state):
+    while not state['ending']:
+        state['sent'] += sock.send(piece(state['sent'], TRICKLE))
+        time.sleep(TRICKLE_S)
+    sock.shutdown(socket.SHUT_WR)
+    sock.recv(1)
+    tell(sent=state['sent'])
+
+
 def receiving(sock, state):
     while data := sock.recv(CHUNK):
         if data != piece(state['got'], len(data)):
             tell(error='bytes out of place', at=state['got'])
             return
         state['got'] += len(data)
-        if state['quiet']:
-            state['quiet'] = False
-            tell(heard_ms=round((time.monotonic() - state['since']) * 1000))
     tell(got=state['got'])
 
 

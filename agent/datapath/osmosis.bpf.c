@@ -43,6 +43,7 @@ char LICENSE[] SEC("license") = "GPL";
  *   read_sockets  iterator over the open files of all tasks: one struct socket_record for each TCP, UDP, raw … socket
  *   set_sockets   iterator over the TCP sockets of the reader's network namespace: what the map `wanted` says for each,
  *                 and one struct socket_outcome for each that it says anything for
+ *   set_timeouts  the same for TCP_USER_TIMEOUT alone, of connections of a suspended cell: see socket-timeouts.ts
  *
  * The structures of the kernel are those parts of them that are looked at; libbpf finds where they are.
  */
@@ -139,6 +140,17 @@ struct socket_outcome {
 	__u32 failed; /* bit n: the nth of set_sockets */
 };
 
+struct timeout_change {
+	struct socket_key key;
+	__u32 was; /* ms */
+};
+
+/* In socket_options.user_timeout, for set_timeouts: none, for as long as the other end is suspended. */
+#define TIMEOUT_LIFTED 0xffffffff
+/* ms. Of a socket that its process has closed: without one its kernel gives it up after some 100 s without progress. */
+#define TIMEOUT_OF_CLOSED 0x7fffffff
+
+_Static_assert(sizeof(struct timeout_change) == 40, "socket-layout.ts");
 _Static_assert(sizeof(struct socket_key) == 36, "socket-layout.ts");
 _Static_assert(sizeof(struct socket_options) == 48, "socket-layout.ts");
 _Static_assert(sizeof(struct socket_record) == 128, "socket-layout.ts");
@@ -295,6 +307,7 @@ struct bpf_iter__tcp {
 #pragma clang attribute pop
 
 enum sock_flags___kernel {
+	SOCK_DEAD___kernel,
 	SOCK_RCVTSTAMP___kernel,
 	SOCK_RXQ_OVFL___kernel,
 	SOCK_ZEROCOPY___kernel,
@@ -507,6 +520,39 @@ int set_sockets(struct bpf_iter__tcp *ctx)
 	SET_IF(options->no_reuseport, SOL_SOCKET, SO_REUSEPORT, 0, 11);
 	SET_IF(options->no_txrehash, SOL_SOCKET, SO_TXREHASH, 0, 12);
 	bpf_seq_write(ctx->meta->seq, &outcome, sizeof(outcome));
+	return 0;
+}
+
+/* Lifts the timeouts of the sockets in `wanted`, or gives those back that are as they were left: their owner may have set others. */
+SEC("iter/tcp")
+int set_timeouts(struct bpf_iter__tcp *ctx)
+{
+	struct inet_connection_sock___kernel *connection;
+	struct timeout_change change = {};
+	struct socket_options *options;
+	void *sk = ctx->sk_common;
+	__u32 next;
+	bool dead;
+
+	if (!sk)
+		return 0;
+	sk = bpf_skc_to_tcp_sock(sk);
+	if (!sk)
+		return 0;
+	read_key(&change.key, sk);
+	options = bpf_map_lookup_elem(&wanted, &change.key);
+	if (!options)
+		return 0;
+	connection = sk;
+	change.was = BPF_CORE_READ(connection, icsk_user_timeout);
+	dead = HAS_FLAG(BPF_CORE_READ((struct sock_common___kernel *)sk, skc_flags), SOCK_DEAD);
+	next = options->user_timeout;
+	if (next == TIMEOUT_LIFTED)
+		next = dead ? TIMEOUT_OF_CLOSED : 0;
+	else if (change.was && change.was != TIMEOUT_OF_CLOSED)
+		return 0;
+	if (change.was != next && !set(sk, SOL_TCP, TCP_USER_TIMEOUT, next, 0))
+		bpf_seq_write(ctx->meta->seq, &change, sizeof(change));
 	return 0;
 }
 #else
