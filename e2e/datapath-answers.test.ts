@@ -115,7 +115,7 @@ describe.skipIf(untestable !== undefined)(`answers for a suspended cell ${untest
       ['a reset', { flags: RST | ACK, payload: '' }],
       ['a SYN', { flags: SYN, payload: '' }],
       ['the answer to a SYN', { flags: SYN | ACK, payload: '' }],
-    ])('%s is not answered', async (_, { seq = RECEIVED, ...more }) => {
+    ] as [string, Partial<Packet>][])('%s is not answered', async (_, { seq = RECEIVED, ...more }) => {
       await acknowledge(RECEIVED);
       await put('held');
       const before = await counted();
