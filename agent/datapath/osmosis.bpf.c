@@ -11,6 +11,10 @@
  *   cell_out   egress of the cell's lo        out of the cell, instead of round
  *   cell_in    ingress of the cell's eth0     up the cell's stack by way of its lo
  *
+ * and one more there while the cell has flows with a suspended one:
+ *
+ *   cell_held  egress of the cell's eth0      answers in its place, where TCP still hears what became of a packet
+ *
  * docs/datapath.md has the model. The layouts below are repeated in layout.ts; e2e/datapath-programs.test.ts compares the two.
  */
 #include <linux/bpf.h>
@@ -1899,16 +1903,16 @@ static __always_inline bool turn_round(struct __sk_buff *skb)
 }
 
 /*
- * To a socket of this host. A segment gets lost on the host itself, and TCP is told so (the verdict is "dropped", the
+ * To a socket of this namespace. A segment gets lost on the host itself, and TCP is told so (the verdict is "dropped", the
  * answer a copy): so nothing new counts as sent, and what is repeated is repeated once more as soon as the cell is back. A
  * probe has arrived, so that it is not said again twice a second; but a socket that has been closed may be given up once
  * its probes have become rare, so those do not.
  */
-static __always_inline int answer_socket(struct __sk_buff *skb, bool arrived)
+static __always_inline int answer_socket(struct __sk_buff *skb, __u16 mark, bool arrived)
 {
 	if (!turn_round(skb))
 		return drop(ERRORS);
-	skb->tc_index = DELIVERED;
+	skb->tc_index = mark;
 	if (arrived)
 		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 	return bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) ? drop(ERRORS) : TC_ACT_SHOT;
@@ -1920,11 +1924,12 @@ static __noinline bool write_answer_of(struct __sk_buff *skb, const struct tuple
 							answer_over_ipv4(skb, virtual, answer);
 }
 
-static __always_inline int send_answer(struct __sk_buff *skb, __u32 scope, __u32 via, bool arrived)
+static __always_inline int send_answer(struct __sk_buff *skb, __u32 scope, __u32 via, bool at_socket, bool arrived)
 {
 	count(ANSWERED);
-	if (!scope)
-		return answer_socket(skb, arrived);
+	/* For from_wire, or for cell_in. */
+	if (at_socket)
+		return answer_socket(skb, !scope || via == LOOPBACK_IFINDEX ? DELIVERED : 0, arrived);
 	if (scope == RELAY) {
 		skb->tc_index = TRANSLATED;
 		return bpf_redirect_neigh(via, NULL, 0, 0);
@@ -1948,9 +1953,10 @@ static __always_inline struct answer *blank_answer(void)
 /*
  * For a remote cell that is suspended: what its end of a connection would say now, which is that it has no room. So the
  * socket here asks again and again, and never gives up; no byte is acknowledged that the cell has not received.
+ * `at_socket`: this is the namespace of the socket, and what is dropped here TCP hears of.
  */
 static __noinline int stand_in(struct __sk_buff *skb, const struct egress_key *key, const struct egress_value *flow,
-			       __u32 l4)
+			       __u32 l4, bool at_socket)
 {
 	__u32 plain = ETH_HLEN + (skb->protocol == bpf_htons(ETH_P_IPV6) ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	struct side *side = bpf_map_lookup_elem(&sides, &flow->remote_side);
@@ -1968,12 +1974,12 @@ static __noinline int stand_in(struct __sk_buff *skb, const struct egress_key *k
 	asks = asks_what(skb, &answer->asked, answer->said.received);
 	/* TCP does not take it for a sign of congestion then. */
 	if (asks == NOTHING)
-		return key->scope ? TC_ACT_SHOT : TC_ACT_STOLEN;
-	if (asks == SEGMENT && !key->scope && is_just_answered(skb))
+		return at_socket ? TC_ACT_STOLEN : TC_ACT_SHOT;
+	if (asks == SEGMENT && at_socket && is_just_answered(skb))
 		return TC_ACT_SHOT;
 	if (!write_answer_of(skb, &key->virtual, answer))
 		return TC_ACT_SHOT;
-	return send_answer(skb, key->scope, flow->via, asks == PROBE && !answer->said.closing);
+	return send_answer(skb, key->scope, flow->via, at_socket, asks == PROBE && !answer->said.closing);
 }
 
 /* A TCP segment with at most a few bytes of data: the fast path of those with more has nothing to do with `announce`. */
@@ -2411,7 +2417,7 @@ static __noinline int relay(struct __sk_buff *skb, const struct tuple *from, __u
 	}
 	slot = slot_of(flow);
 	if (!slot)
-		return stand_in(skb, &key, flow, packet.l4);
+		return stand_in(skb, &key, flow, packet.l4, false);
 	count(RELAYED);
 	note_relayed(skb, l4, &key.virtual, FIN_OF_PEER);
 	if (slot->identity)
@@ -2686,7 +2692,7 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	}
 	slot = slot_of(flow);
 	if (!slot)
-		return stand_in(skb, &key, flow, packet.l4);
+		return stand_in(skb, &key, flow, packet.l4, !scope);
 	if (is_short(skb, &packet, key.virtual.protocol))
 		announce(skb, flow, packet.l4, scope);
 	if (slot->identity && !scope)
@@ -2747,6 +2753,32 @@ int cell_out(struct __sk_buff *skb)
 	if (!bpf_map_lookup_elem(&egress, &key))
 		return PASS;
 	return bpf_redirect(cell->ifindex, 0);
+}
+
+SEC("tc")
+int cell_held(struct __sk_buff *skb)
+{
+	struct packet packet = { .source = LOCAL };
+	__u32 class = skb->tc_classid;
+	struct egress_key key = {};
+	struct egress_value *flow;
+	struct side *side;
+	struct cell *cell;
+
+	if (parse(skb, &packet, &key.virtual) != WHOLE || key.virtual.protocol != IPPROTO_TCP)
+		return PASS;
+	cell = bpf_map_lookup_elem(&cells, &class);
+	if (!cell)
+		return PASS;
+	key.scope = cell->scope;
+	flow = bpf_map_lookup_elem(&egress, &key);
+	if (!flow)
+		return PASS;
+	side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+	if (!side || side->state != HELD)
+		return PASS;
+	count(DROPPED_HELD);
+	return stand_in(skb, &key, flow, packet.l4, true);
 }
 
 SEC("tc")

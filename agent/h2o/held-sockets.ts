@@ -3,6 +3,7 @@
  * keeps to whatever is answered. The datapath does not wait for any of this, and nothing of it fails a HOLD or a MOVE.
  */
 import { flowKey } from '../address.ts';
+import type { Datapath } from '../datapath/datapath.ts';
 import { giveTimeoutsBack, liftTimeouts } from '../datapath/socket-timeouts.ts';
 import { messageOf } from '../error.ts';
 import type { NetworkView } from './kernel-flows.ts';
@@ -14,6 +15,7 @@ const LIFT_AGAIN_MS = 30_000;
 const GIVE_BACK_AFTER_MS = 10_000;
 
 type Needs = {
+  readonly datapath: Pick<Datapath, 'attachHeld'>;
   readonly records: PeerRecords;
   readonly views: () => readonly NetworkView[];
   readonly log: { warn(fields: object, message: string): void };
@@ -33,7 +35,16 @@ export class HeldSockets {
   /** The cell is suspended. What was lifted is written down, so that an agent that comes back can give it back. */
   lift(record: PeerRecord): void {
     this.#backSince.delete(record);
+    this.#next(() => this.#attach(record));
     this.#next(() => this.#lift([record]));
+  }
+
+  /** Cells of this host that have flows with it. */
+  async #attach({ flows }: PeerRecord): Promise<void> {
+    for (const [pid, [flow]] of this.#byNamespace([...flows.values()])) {
+      const scope = flow?.id.scope ?? 0;
+      if (scope !== 0) await this.#needs.datapath.attachHeld(`/proc/${pid}/ns/net`, scope);
+    }
   }
 
   /** Of flows that nobody follows any more. */
@@ -98,7 +109,7 @@ export class HeldSockets {
   #next(step: () => Promise<void>): void {
     this.#turn = this.#turn.then(step).catch((error: unknown) => {
       const message =
-        'TCP_USER_TIMEOUT of connections with a suspended cell could not be lifted, or given back';
+        'not all could be done for connections with a suspended cell, such as lifting TCP_USER_TIMEOUT';
       this.#needs.log.warn({ error: messageOf(error) }, message);
     });
   }

@@ -92,7 +92,7 @@ export class PeerSide {
     const slots = new WireSlots(datapath);
     const views = () => viewsOf(registry.all());
     const kernel = new KernelFlows(views);
-    const heldSockets = new HeldSockets({ records, views, log });
+    const heldSockets = new HeldSockets({ datapath, records, views, log });
     const follows = new Follows({ datapath, labels, records, slots, log });
     const ownEnds = new OwnEnds({ datapath, labels, records, slots, turns });
     const dropEnded = () => this.#sweeper.dropEnded(1);
