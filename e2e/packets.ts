@@ -10,6 +10,7 @@ const HOPS = 64;
 const IPV4_MORE = 0x2000;
 const IPV4_DONT = 0x4000;
 const IPV6_MORE = 1;
+export const FIN = 0x01;
 export const SYN = 0x02;
 export const RST = 0x04;
 export const ACK = 0x10;
@@ -20,6 +21,12 @@ export type Packet = {
   readonly to: Endpoint;
   readonly flags?: number;
   readonly payload?: string;
+  /** TCP: sequence and acknowledgement number, window; 0x01020304, 0 and 65,535 without them. */
+  readonly seq?: number;
+  readonly ack?: number;
+  readonly window?: number;
+  /** Of IPv4; 0x1234 without it. */
+  readonly identification?: number;
   /** UDP over IPv4 without a checksum. */
   readonly noChecksum?: boolean;
   /** Four bytes of IPv4 options, or one IPv6 destination options header. */
@@ -110,14 +117,14 @@ function ethernet(type: number): Buffer {
 type NetworkHeader = Omit<Packet, 'protocol'> & { readonly protocol: keyof typeof PROTOCOL_NUMBERS };
 
 function ipv4Header(
-  { from, to, protocol, hops = HOPS, options = false, fragment }: NetworkHeader,
+  { from, to, protocol, hops = HOPS, options = false, fragment, identification = 0x1234 }: NetworkHeader,
   length: number,
 ): Buffer {
   const header = Buffer.alloc(options ? 24 : 20, 1);
   header.writeUInt8(0x40 + header.length / 4, 0);
   header.writeUInt8(0, 1);
   header.writeUInt16BE(header.length + length, 2);
-  header.writeUInt16BE(0x1234, 4);
+  header.writeUInt16BE(identification, 4);
   header.writeUInt16BE(fragment ? fragment.offset / 8 + (fragment.more ? IPV4_MORE : 0) : IPV4_DONT, 6);
   header.writeUInt8(hops, 8);
   header.writeUInt8(PROTOCOL_NUMBERS[protocol], 9);
@@ -153,14 +160,16 @@ function ipv6Header(
 
 function transportOf(packet: Packet): Buffer {
   const { protocol, from, to, flags = ACK, payload = 'osmosis' } = packet;
+  const { seq = 0x01020304, ack = 0, window = 0xffff } = packet;
   const header = Buffer.alloc(protocol === 'tcp' ? 20 : 8);
   header.writeUInt16BE(from.port, 0);
   header.writeUInt16BE(to.port, 2);
   if (protocol === 'tcp') {
-    header.writeUInt32BE(0x01020304, 4);
+    header.writeUInt32BE(seq, 4);
+    header.writeUInt32BE(ack, 8);
     header.writeUInt8(0x50, 12);
     header.writeUInt8(flags, 13);
-    header.writeUInt16BE(0xffff, 14);
+    header.writeUInt16BE(window, 14);
   } else {
     header.writeUInt16BE(header.length + payload.length, 4);
   }

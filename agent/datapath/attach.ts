@@ -24,6 +24,7 @@ export const HOOK_OF = {
   from_cell: 'ingress',
   cell_out: 'egress',
   cell_in: 'ingress',
+  cell_held: 'egress',
   from_queue: 'ingress',
 } as const satisfies Record<ProgramName, Hook>;
 

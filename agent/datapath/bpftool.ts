@@ -19,8 +19,16 @@ export const MAPS = [
 ] as const;
 export type MapName = (typeof MAPS)[number];
 
-/** `from_cell` is on the host end of a cell's veth, `cell_out` and `cell_in` are on the devices inside, `from_queue` is on the far end of a queue. */
-export const PROGRAMS = ['from_wire', 'to_wire', 'from_cell', 'cell_out', 'cell_in', 'from_queue'] as const;
+/** `from_cell` is on the host end of a cell's veth, `cell_out`, `cell_in` and `cell_held` are on the devices inside, `from_queue` is on the far end of a queue. */
+export const PROGRAMS = [
+  'from_wire',
+  'to_wire',
+  'from_cell',
+  'cell_out',
+  'cell_in',
+  'cell_held',
+  'from_queue',
+] as const;
 export type ProgramName = (typeof PROGRAMS)[number];
 
 /** One element of a map, as `map dump` shows it. Per-CPU maps have `values`. */

@@ -11,7 +11,7 @@ import { attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
 import { deleteLine, type ProgramName, updateLine } from './bpftool.ts';
 import { halvesOf, putLocal, putRemote, remotePlace, removeLocal, removeRemote } from './halves.ts';
-import { attachInside, describeInside } from './inside.ts';
+import { attachHeld, attachInside, describeInside } from './inside.ts';
 import {
   decodeRelayState,
   encodeCell,
@@ -155,15 +155,29 @@ export class Datapath {
    * `scope` the host end of its veth. It goes with the namespace; `removeInside` takes out what is left here.
    */
   async attachInside(netns: string, scope: number, signal?: AbortSignal): Promise<void> {
+    await this.#inside(netns, scope, attachInside, signal);
+  }
+
+  /** What a cell needs inside while it has flows with a suspended one; as attachInside. */
+  async attachHeld(netns: string, scope: number, signal?: AbortSignal): Promise<void> {
+    await this.#inside(netns, scope, attachHeld, signal);
+  }
+
+  async #inside(
+    netns: string,
+    scope: number,
+    put: typeof attachInside,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
     const { pinDir } = this.#options;
     const run = runnerIn(netns);
-    const put = async ({ insides }: Mirror) => {
+    const enter = async ({ insides }: Mirror) => {
       const inside = await describeInside(run, scope, [...insides.values()], signal);
       insides.set(scope, inside);
       await this.#write([updateLine(pinDir, 'cells', encodeId(inside.id), encodeCell(inside))]);
-      await attachInside(run, pinDir, inside, signal);
+      await put(run, pinDir, inside, signal);
     };
-    await this.#use((mirror) => this.#exclusive(() => put(mirror)));
+    await this.#use((mirror) => this.#exclusive(() => enter(mirror)));
   }
 
   /** When the cell, or the last of those flows, is gone: packets for them stay inside from now on. */

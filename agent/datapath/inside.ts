@@ -49,6 +49,17 @@ export async function attachInside(
   }
 }
 
+/** `cell_held`, while the cell has flows with a suspended one; no harm where it is. */
+export async function attachHeld(
+  run: Run,
+  pinDir: string,
+  { id }: Inside,
+  signal?: AbortSignal,
+): Promise<void> {
+  await run('tc', qdiscReplaceArgv('eth0'), signal);
+  await run('tc', filterReplaceArgv('eth0', HOOK_OF.cell_held, programPath(pinDir, 'cell_held'), id), signal);
+}
+
 async function deviceOf(run: Run, signal?: AbortSignal): Promise<Link> {
   const link = parseLink(await run('ip', linkArgv('eth0'), signal));
   if (link !== undefined) return link;

@@ -54,8 +54,8 @@ export const LAYOUT = {
     slots: 32,
     used: 88,
   },
-  relay_state: { bytes: 16, ns: 0, ended: 8, pad: 9 },
-  side: { bytes: 8, state: 0, active: 1, accept: 2, pad: 3, ifindex: 4 },
+  relay_state: { bytes: 16, ns: 0, ended: 8, pad: 9, received: 12 },
+  side: { bytes: 8, state: 0, active: 1, accept: 2, resumed: 3, ifindex: 4 },
   listener: { bytes: 20, address: 0, port: 16, protocol: 18, pad: 19 },
   cell: { bytes: 8, scope: 0, ifindex: 4 },
 } as const;
@@ -229,6 +229,7 @@ export function encodeSide(side: Side): Uint8Array {
   bytes[LAYOUT.side.state] = SIDE_STATES.indexOf(side.state);
   bytes[LAYOUT.side.active] = side.active;
   bytes[LAYOUT.side.accept] = side.accept;
+  bytes[LAYOUT.side.resumed] = side.resumed === true ? 1 : 0;
   putU32(bytes, LAYOUT.side.ifindex, side.ifindex);
   return bytes;
 }
@@ -242,6 +243,7 @@ export function decodeSide(key: Uint8Array, value: Uint8Array): Side {
     active: value[LAYOUT.side.active] === 1 ? 1 : 0,
     accept: value[LAYOUT.side.accept] ?? 0,
     ifindex: u32At(value, LAYOUT.side.ifindex),
+    ...(value[LAYOUT.side.resumed] === 1 && { resumed: true }),
   };
 }
 

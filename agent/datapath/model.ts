@@ -5,7 +5,7 @@ import type { Endpoint, Protocol } from '../address.ts';
  * - `home`: packets go to and come from slot `active`.
  * - `armed`: as home, and the other slot is already accepted.
  * - `moved`: packets go to and come from the other slot than before.
- * - `held`: nothing is sent to this side; what `accept` lets in still comes in.
+ * - `held`: nothing is sent to this side, TCP is answered in its place; what `accept` lets in still comes in.
  * - `fenced`: every packet is dropped, both ways.
  * - `leaving`: a local cell that is being frozen: what comes in goes on to where its `Forward` says, or is dropped; what
  *   it said last still goes out.
@@ -25,6 +25,8 @@ export type Side = {
   readonly accept: number;
   /** Host end of the cell's veth; 0 where the cell lives in the host's own namespace, or elsewhere. */
   readonly ifindex: number;
+  /** A local cell that begins to run again: the first packets of its sockets are made to count. Costs time where it is set. */
+  readonly resumed?: boolean;
 };
 
 /** Where a remote side is reached: wire endpoint, and the device that the route to it leaves by. */
@@ -123,6 +125,7 @@ export const COUNTERS = [
   'full',
   'no_label',
   'clash',
+  'answered',
 ] as const;
 export type Counters = Record<(typeof COUNTERS)[number], number>;
 

@@ -11,6 +11,10 @@
  *   cell_out   egress of the cell's lo        out of the cell, instead of round
  *   cell_in    ingress of the cell's eth0     up the cell's stack by way of its lo
  *
+ * and one more there while the cell has flows with a suspended one:
+ *
+ *   cell_held  egress of the cell's eth0      answers in its place, where TCP still hears what became of a packet
+ *
  * docs/datapath.md has the model. The layouts below are repeated in layout.ts; e2e/datapath-programs.test.ts compares the two.
  */
 #include <linux/bpf.h>
@@ -43,6 +47,7 @@ char LICENSE[] SEC("license") = "GPL";
  *   read_sockets  iterator over the open files of all tasks: one struct socket_record for each TCP, UDP, raw … socket
  *   set_sockets   iterator over the TCP sockets of the reader's network namespace: what the map `wanted` says for each,
  *                 and one struct socket_outcome for each that it says anything for
+ *   set_timeouts  the same for TCP_USER_TIMEOUT alone, of connections of a suspended cell: see socket-timeouts.ts
  *
  * The structures of the kernel are those parts of them that are looked at; libbpf finds where they are.
  */
@@ -139,6 +144,17 @@ struct socket_outcome {
 	__u32 failed; /* bit n: the nth of set_sockets */
 };
 
+struct timeout_change {
+	struct socket_key key;
+	__u32 was; /* ms */
+};
+
+/* In socket_options.user_timeout, for set_timeouts: none, for as long as the other end is suspended. */
+#define TIMEOUT_LIFTED 0xffffffff
+/* ms. Of a socket that its process has closed: without one its kernel gives it up after some 100 s without progress. */
+#define TIMEOUT_OF_CLOSED 0x7fffffff
+
+_Static_assert(sizeof(struct timeout_change) == 40, "socket-layout.ts");
 _Static_assert(sizeof(struct socket_key) == 36, "socket-layout.ts");
 _Static_assert(sizeof(struct socket_options) == 48, "socket-layout.ts");
 _Static_assert(sizeof(struct socket_record) == 128, "socket-layout.ts");
@@ -295,6 +311,7 @@ struct bpf_iter__tcp {
 #pragma clang attribute pop
 
 enum sock_flags___kernel {
+	SOCK_DEAD___kernel,
 	SOCK_RCVTSTAMP___kernel,
 	SOCK_RXQ_OVFL___kernel,
 	SOCK_ZEROCOPY___kernel,
@@ -509,6 +526,39 @@ int set_sockets(struct bpf_iter__tcp *ctx)
 	bpf_seq_write(ctx->meta->seq, &outcome, sizeof(outcome));
 	return 0;
 }
+
+/* Lifts the timeouts of the sockets in `wanted`, or gives those back that are as they were left: their owner may have set others. */
+SEC("iter/tcp")
+int set_timeouts(struct bpf_iter__tcp *ctx)
+{
+	struct inet_connection_sock___kernel *connection;
+	struct timeout_change change = {};
+	struct socket_options *options;
+	void *sk = ctx->sk_common;
+	__u32 next;
+	bool dead;
+
+	if (!sk)
+		return 0;
+	sk = bpf_skc_to_tcp_sock(sk);
+	if (!sk)
+		return 0;
+	read_key(&change.key, sk);
+	options = bpf_map_lookup_elem(&wanted, &change.key);
+	if (!options)
+		return 0;
+	connection = sk;
+	change.was = BPF_CORE_READ(connection, icsk_user_timeout);
+	dead = HAS_FLAG(BPF_CORE_READ((struct sock_common___kernel *)sk, skc_flags), SOCK_DEAD);
+	next = options->user_timeout;
+	if (next == TIMEOUT_LIFTED)
+		next = dead ? TIMEOUT_OF_CLOSED : 0;
+	else if (change.was && change.was != TIMEOUT_OF_CLOSED)
+		return 0;
+	if (change.was != next && !set(sk, SOL_TCP, TCP_USER_TIMEOUT, next, 0))
+		bpf_seq_write(ctx->meta->seq, &change, sizeof(change));
+	return 0;
+}
 #else
 
 #define FLOWS_MAX 65536
@@ -530,11 +580,18 @@ int set_sockets(struct bpf_iter__tcp *ctx)
 #define LABELS_MAX 16384
 /* Numbers of rules; 0 is no rule. */
 #define RULES_MAX 4096
+/* Sockets whose segments for a suspended cell have been answered; the one that has said nothing for longest makes room. */
+#define ANSWERED_MAX 16384
+/* A segment is answered so often at most: see `stand_in`. */
+#define ANSWER_NS_MIN 50000000ULL
+/* Answers go no further than to the socket, some of which believe only what has passed no router (RFC 5082). */
+#define ANSWER_HOPS 255
 /* So many labels in a row may be taken before a new flow is dropped; its next packet tries on from there. */
 #define LABEL_TRIES_MAX 16
 
 #define IPV4_FRAGMENT_BITS 0x3fff /* "more fragments" and the offset */
 #define IPV4_OFFSET_BITS 0x1fff
+#define IPV4_DONT_FRAGMENT 0x4000
 #define IPV6_FRAGMENT_BITS 0xfff9
 #define IPV6_OFFSET_BITS 0xfff8
 #define PORTS_BYTES 4
@@ -548,6 +605,7 @@ int set_sockets(struct bpf_iter__tcp *ctx)
 #define ICMPV6_PARAMPROB 4
 #define IPV6_EXTENSIONS_MAX 2
 #define TCP_OFFSET_FLAGS 13
+#define TCP_HEADER_BYTES_MAX 60
 #define TCP_FLAG_BITS_FIN 0x01
 #define TCP_FLAG_BITS_SYN 0x02
 #define TCP_FLAG_BITS_RST 0x04
@@ -631,11 +689,12 @@ struct egress_value {
 struct relay_state {
 	__u64 ns; /* when the last packet passed, either way */
 	__u8 ended; /* bits below; always 0 for UDP */
-	__u8 pad[7];
+	__u8 pad[3];
+	__u32 received; /* what the cell has acknowledged to the peer last, if RECEIVED_KNOWN */
 };
 
 /* A reset that its receiver does not take is answered: then it was not the last. */
-enum { FIN_OF_PEER = 1, FIN_OF_CELL = 2, LAST_WAS_RESET = 4 };
+enum { FIN_OF_PEER = 1, FIN_OF_CELL = 2, LAST_WAS_RESET = 4, RECEIVED_KNOWN = 8 };
 
 enum side_state { HOME, ARMED, MOVED, HELD, FENCED, QUEUED, LEAVING };
 
@@ -643,7 +702,7 @@ struct side {
 	__u8 state;
 	__u8 active; /* slot that packets to it go to */
 	__u8 accept; /* bit s: packets from slot s are let in */
-	__u8 pad;
+	__u8 resumed; /* 1: the process runs again only now, see `announce` */
 	__u32 ifindex; /* host end of the cell's veth; 0: in the host's own namespace */
 };
 
@@ -745,6 +804,7 @@ enum counter {
 	DROPPED_FULL,
 	DROPPED_LABELS,
 	DROPPED_CLASH,
+	ANSWERED,
 	COUNTERS
 };
 
@@ -847,6 +907,44 @@ struct {
 	__type(value, struct fragment_value);
 } fragments SEC(".maps");
 
+/* By the cookie of a socket: when what it says to a suspended cell was answered last. For the programs alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, ANSWERED_MAX);
+	__type(key, __u64);
+	__type(value, __u64);
+} answered SEC(".maps");
+
+/* What an end that is not there would say, if it were and had no room: its next byte, and the first that it has not got. */
+struct last_word {
+	__u32 next;
+	__u32 received;
+	bool closing; /* the socket that it is said to has no more to send than what is queued */
+};
+
+/* An answer while it is put together: too large for the stack. */
+struct answer {
+	struct tcphdr asked; /* what it is an answer to */
+	struct last_word said;
+	union {
+		struct {
+			struct iphdr ip;
+			struct tcphdr tcp;
+		} v4;
+		struct {
+			struct ipv6hdr ip;
+			struct tcphdr tcp;
+		} v6;
+	};
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct answer);
+} answers SEC(".maps");
+
 /* Wire endpoint here -> the cell that new flows to it are for. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -936,6 +1034,12 @@ static __always_inline int drop(__u32 counter)
 {
 	count(counter);
 	return TC_ACT_SHOT;
+}
+
+/* Of sequence numbers, which wrap around. */
+static __always_inline bool is_before(__u32 a, __u32 b)
+{
+	return (__s32)(a - b) < 0;
 }
 
 /* Where the headers of a packet are, and which of the two ends in a tuple its source is. */
@@ -1164,6 +1268,18 @@ static __noinline void remember_first(__be32 identification, const struct tuple 
 	bpf_map_update_elem(&fragments, &key, &value, BPF_ANY);
 }
 
+/* What the cell has received is said for it while it is suspended. Answers RECEIVED_KNOWN, or 0. */
+static __always_inline __u8 note_received(struct __sk_buff *skb, __u32 l4, struct relay_state *state)
+{
+	__be32 received;
+
+	if (bpf_skb_load_bytes(skb, l4 + offsetof(struct tcphdr, ack_seq), &received, sizeof(received)))
+		return 0;
+	if (!(state->ended & RECEIVED_KNOWN) || is_before(state->received, bpf_ntohl(received)))
+		state->received = bpf_ntohl(received);
+	return RECEIVED_KNOWN;
+}
+
 /*
  * The flow is in use: nobody here has a socket that would say so. The agent enters the element with a flow (take_on with
  * one that it creates) and takes it out with it.
@@ -1178,11 +1294,13 @@ static __noinline void note_relayed(struct __sk_buff *skb, __u32 l4, const struc
 	state->ns = bpf_ktime_get_ns();
 	if (virtual->protocol != IPPROTO_TCP || bpf_skb_load_bytes(skb, l4 + TCP_OFFSET_FLAGS, &flags, sizeof(flags)))
 		return;
-	ended = flags & TCP_FLAG_BITS_SYN ? 0 : state->ended & (FIN_OF_PEER | FIN_OF_CELL);
+	ended = flags & TCP_FLAG_BITS_SYN ? 0 : state->ended & (FIN_OF_PEER | FIN_OF_CELL | RECEIVED_KNOWN);
 	if (flags & TCP_FLAG_BITS_FIN)
 		ended |= fin;
 	if (flags & TCP_FLAG_BITS_RST)
 		ended |= LAST_WAS_RESET;
+	else if (fin == FIN_OF_CELL && flags & TCP_FLAG_BITS_ACK)
+		ended |= note_received(skb, l4, state);
 	if (ended != state->ended)
 		state->ended = ended;
 }
@@ -1482,6 +1600,13 @@ static __always_inline __u16 folded(__u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
+static __always_inline __u16 checksum_of(__s64 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
 static __always_inline bool change_sum_at(struct __sk_buff *skb, __u32 offset, __u16 difference)
 {
 	__sum16 sum;
@@ -1603,7 +1728,7 @@ static __noinline int error_from_wire(struct __sk_buff *skb, __u32 l4, struct tu
 	return go(skb, &error, &inward);
 }
 
-/* Where what is said on a flow goes now; or NULL, and it is dropped and counted. */
+/* Where what is said on a flow goes now; or NULL, and it is counted as dropped: `stand_in` may answer it. */
 static __always_inline struct wire_slot *slot_of(struct egress_value *flow)
 {
 	struct side *side;
@@ -1642,6 +1767,273 @@ static __always_inline void set_wire(struct tuple *wire, const struct egress_val
 	__builtin_memcpy(wire->address[REMOTE], slot->address, sizeof(slot->address));
 	wire->port[LOCAL] = flow->local_port;
 	wire->port[REMOTE] = slot->port;
+}
+
+/* Nobody answers a pure acknowledgement, or answers would go round for ever. A probe asks whether the other end is there. */
+enum asks { NOTHING, PROBE, SEGMENT };
+
+/* The checksum is right whether it is complete or only the addresses are in it so far, for a device to complete. */
+static __always_inline bool write_answer(struct __sk_buff *skb, const void *answer, __u32 l4, __u32 pseudo, __u32 sum)
+{
+	__u32 check = l4 + offsetof(struct tcphdr, check);
+
+	return !bpf_skb_change_tail(skb, l4 + sizeof(struct tcphdr), 0) &&
+	       !bpf_skb_store_bytes(skb, ETH_HLEN, answer, l4 - ETH_HLEN + sizeof(struct tcphdr), 0) &&
+	       /* It has `pseudo` in it so far: where it is complete, that becomes the complement of pseudo + sum. */
+	       !bpf_l4_csum_replace(skb, check, 0, 2 * pseudo + sum, 0);
+}
+
+static __always_inline void fill_answer(struct tcphdr *tcp, const struct tuple *virtual, const struct last_word *said)
+{
+	tcp->source = virtual->port[REMOTE];
+	tcp->dest = virtual->port[LOCAL];
+	tcp->seq = bpf_htonl(said->next);
+	tcp->ack_seq = bpf_htonl(said->received);
+	tcp->doff = sizeof(*tcp) / 4;
+	tcp->ack = 1;
+}
+
+static __always_inline bool answer_over_ipv4(struct __sk_buff *skb, const struct tuple *virtual, struct answer *answer)
+{
+	struct iphdr *ip = &answer->v4.ip;
+	struct tcphdr *tcp = &answer->v4.tcp;
+	__u32 pseudo, sum;
+
+	fill_answer(tcp, virtual, &answer->said);
+	sum = folded(bpf_csum_diff(NULL, 0, (__be32 *)tcp, sizeof(*tcp), 0));
+	ip->version = 4;
+	ip->ihl = sizeof(*ip) / 4;
+	ip->tot_len = bpf_htons(sizeof(answer->v4));
+	ip->frag_off = bpf_htons(IPV4_DONT_FRAGMENT);
+	ip->ttl = ANSWER_HOPS;
+	ip->protocol = IPPROTO_TCP;
+	ip->saddr = virtual->address[REMOTE][3];
+	ip->daddr = virtual->address[LOCAL][3];
+	ip->check = checksum_of(bpf_csum_diff(NULL, 0, (__be32 *)ip, sizeof(*ip), 0));
+	pseudo = folded(bpf_csum_diff(NULL, 0, &ip->saddr, 2 * sizeof(ip->saddr), 0));
+	tcp->check = pseudo = folded(pseudo + bpf_htons(IPPROTO_TCP) + bpf_htons(sizeof(*tcp)));
+	return write_answer(skb, &answer->v4, ETH_HLEN + sizeof(*ip), pseudo, sum);
+}
+
+static __always_inline bool answer_over_ipv6(struct __sk_buff *skb, const struct tuple *virtual, struct answer *answer)
+{
+	struct ipv6hdr *ip = &answer->v6.ip;
+	struct tcphdr *tcp = &answer->v6.tcp;
+	__u32 pseudo, sum;
+
+	fill_answer(tcp, virtual, &answer->said);
+	sum = folded(bpf_csum_diff(NULL, 0, (__be32 *)tcp, sizeof(*tcp), 0));
+	ip->version = 6;
+	ip->payload_len = bpf_htons(sizeof(*tcp));
+	ip->nexthdr = IPPROTO_TCP;
+	ip->hop_limit = ANSWER_HOPS;
+	__builtin_memcpy(&ip->saddr, virtual->address[REMOTE], sizeof(ip->saddr));
+	__builtin_memcpy(&ip->daddr, virtual->address[LOCAL], sizeof(ip->daddr));
+	pseudo = folded(bpf_csum_diff(NULL, 0, (__be32 *)&ip->saddr, 2 * sizeof(ip->saddr), 0));
+	tcp->check = pseudo = folded(pseudo + bpf_htons(IPPROTO_TCP) + bpf_htons(sizeof(*tcp)));
+	return write_answer(skb, &answer->v6, ETH_HLEN + sizeof(*ip), pseudo, sum);
+}
+
+/*
+ * What the socket itself has of the other end: nothing else has to be remembered. The kernel has it locked while it sends,
+ * and a packet that has crossed a veth still belongs to it.
+ */
+static __noinline bool ask_socket(struct __sk_buff *skb, struct last_word *said)
+{
+	struct bpf_sock *sk = skb->sk;
+	struct bpf_tcp_sock *tcp;
+	__u32 state;
+
+	if (!sk)
+		return false;
+	/* Neither a connection that is being set up nor one that is over. */
+	sk = bpf_sk_fullsock(sk);
+	if (!sk)
+		return false;
+	state = sk->state;
+	said->closing = state == BPF_TCP_FIN_WAIT1 || state == BPF_TCP_LAST_ACK || state == BPF_TCP_CLOSING;
+	if (!said->closing && state != BPF_TCP_ESTABLISHED && state != BPF_TCP_FIN_WAIT2 && state != BPF_TCP_CLOSE_WAIT)
+		return false;
+	tcp = bpf_tcp_sock(sk);
+	if (!tcp)
+		return false;
+	said->next = tcp->rcv_nxt;
+	said->received = tcp->snd_una;
+	return true;
+}
+
+static __always_inline bool ask_relay(const struct tuple *virtual, struct answer *answer)
+{
+	struct relay_state *state = bpf_map_lookup_elem(&relays, virtual);
+
+	if (!state || !(state->ended & RECEIVED_KNOWN))
+		return false;
+	answer->said.next = bpf_ntohl(answer->asked.ack_seq);
+	answer->said.received = state->received;
+	return true;
+}
+
+/* Bytes behind the TCP header; what is too long for its length field has some. */
+static __always_inline bool has_data(struct __sk_buff *skb, const struct tcphdr *tcp)
+{
+	bool ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6);
+	__u32 at = ETH_HLEN + (ipv6 ? offsetof(struct ipv6hdr, payload_len) : offsetof(struct iphdr, tot_len));
+	__be16 length;
+
+	if (bpf_skb_load_bytes(skb, at, &length, sizeof(length)))
+		return false;
+	return !length || bpf_ntohs(length) > tcp->doff * 4 + (ipv6 ? 0 : sizeof(struct iphdr));
+}
+
+static __always_inline enum asks asks_what(struct __sk_buff *skb, const struct tcphdr *tcp, __u32 received)
+{
+	if (tcp->syn || tcp->rst || !tcp->ack)
+		return NOTHING;
+	if (tcp->fin || has_data(skb, tcp))
+		return SEGMENT;
+	/* Keepalive and window probes have a sequence number that was acknowledged long ago. */
+	return is_before(bpf_ntohl(tcp->seq), received) ? PROBE : NOTHING;
+}
+
+/* An answer makes a socket that repeats what was lost do so at once: that is not answered again, or it would never end. */
+static __noinline bool is_just_answered(struct __sk_buff *skb)
+{
+	__u64 cookie = bpf_get_socket_cookie(skb), now = bpf_ktime_get_ns();
+	__u64 *before = bpf_map_lookup_elem(&answered, &cookie);
+
+	if (before && now - *before < ANSWER_NS_MIN)
+		return true;
+	bpf_map_update_elem(&answered, &cookie, &now, BPF_ANY);
+	return false;
+}
+
+static __always_inline bool turn_round(struct __sk_buff *skb)
+{
+	__u8 macs[2 * ETH_ALEN];
+
+	return !bpf_skb_load_bytes(skb, 0, macs, sizeof(macs)) &&
+	       !bpf_skb_store_bytes(skb, 0, macs + ETH_ALEN, ETH_ALEN, 0) &&
+	       !bpf_skb_store_bytes(skb, ETH_ALEN, macs, ETH_ALEN, 0);
+}
+
+/*
+ * To a socket of this namespace. A segment gets lost on the host itself, and TCP is told so (the verdict is "dropped", the
+ * answer a copy): so nothing new counts as sent, and what is repeated is repeated once more as soon as the cell is back. A
+ * probe has arrived, so that it is not said again twice a second; but a socket that has been closed may be given up once
+ * its probes have become rare, so those do not.
+ */
+static __always_inline int answer_socket(struct __sk_buff *skb, __u16 mark, bool arrived)
+{
+	if (!turn_round(skb))
+		return drop(ERRORS);
+	skb->tc_index = mark;
+	if (arrived)
+		return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+	return bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) ? drop(ERRORS) : TC_ACT_SHOT;
+}
+
+static __noinline bool write_answer_of(struct __sk_buff *skb, const struct tuple *virtual, struct answer *answer)
+{
+	return skb->protocol == bpf_htons(ETH_P_IPV6) ? answer_over_ipv6(skb, virtual, answer) :
+							answer_over_ipv4(skb, virtual, answer);
+}
+
+static __always_inline int send_answer(struct __sk_buff *skb, __u32 scope, __u32 via, bool at_socket, bool arrived)
+{
+	count(ANSWERED);
+	/* For from_wire, or for cell_in. */
+	if (at_socket)
+		return answer_socket(skb, !scope || via == LOOPBACK_IFINDEX ? DELIVERED : 0, arrived);
+	if (scope == RELAY) {
+		skb->tc_index = TRANSLATED;
+		return bpf_redirect_neigh(via, NULL, 0, 0);
+	}
+	/* For cell_in. */
+	if (via == LOOPBACK_IFINDEX)
+		skb->tc_index = DELIVERED;
+	return bpf_redirect_peer(scope, 0);
+}
+
+static __always_inline struct answer *blank_answer(void)
+{
+	__u32 zero = 0;
+	struct answer *answer = bpf_map_lookup_elem(&answers, &zero);
+
+	if (answer)
+		__builtin_memset(answer, 0, sizeof(*answer));
+	return answer;
+}
+
+/*
+ * For a remote cell that is suspended: what its end of a connection would say now, which is that it has no room. So the
+ * socket here asks again and again, and never gives up; no byte is acknowledged that the cell has not received.
+ * `at_socket`: this is the namespace of the socket, and what is dropped here TCP hears of.
+ */
+static __noinline int stand_in(struct __sk_buff *skb, const struct egress_key *key, const struct egress_value *flow,
+			       __u32 l4, bool at_socket)
+{
+	__u32 plain = ETH_HLEN + (skb->protocol == bpf_htons(ETH_P_IPV6) ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	struct side *side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+	struct answer *answer;
+	__u32 asks;
+
+	if (!side || side->state != HELD || key->virtual.protocol != IPPROTO_TCP)
+		return TC_ACT_SHOT;
+	answer = blank_answer();
+	/* IPv4 options and IPv6 extension headers: none that a TCP socket sends by itself. */
+	if (!answer || l4 != plain || bpf_skb_load_bytes(skb, l4, &answer->asked, sizeof(answer->asked)))
+		return TC_ACT_SHOT;
+	if (key->scope == RELAY ? !ask_relay(&key->virtual, answer) : !ask_socket(skb, &answer->said))
+		return TC_ACT_SHOT;
+	asks = asks_what(skb, &answer->asked, answer->said.received);
+	/* TCP does not take it for a sign of congestion then. */
+	if (asks == NOTHING)
+		return at_socket ? TC_ACT_STOLEN : TC_ACT_SHOT;
+	if (asks == SEGMENT && at_socket && is_just_answered(skb))
+		return TC_ACT_SHOT;
+	if (!write_answer_of(skb, &key->virtual, answer))
+		return TC_ACT_SHOT;
+	return send_answer(skb, key->scope, flow->via, at_socket, asks == PROBE && !answer->said.closing);
+}
+
+/* A TCP segment with at most a few bytes of data: the fast path of those with more has nothing to do with `announce`. */
+static __always_inline bool is_short(struct __sk_buff *skb, const struct packet *packet, __u8 protocol)
+{
+	return protocol == IPPROTO_TCP && skb->len <= packet->l4 + TCP_HEADER_BYTES_MAX;
+}
+
+/*
+ * The first that a socket says after it has been restored is a probe. It makes the peer say what it has received, but what
+ * it says itself, above all that there is room again, is not believed: its sequence number is an old one. So the same
+ * is said once more, with the right one; for a peer whose window was closed meanwhile nothing else would open it.
+ */
+static __noinline void announce(struct __sk_buff *skb, const struct egress_value *flow, __u32 l4, __u32 scope)
+{
+	struct side *side = bpf_map_lookup_elem(&sides, &flow->local_side);
+	__u32 at = l4 + offsetof(struct tcphdr, seq), check = l4 + offsetof(struct tcphdr, check);
+	struct bpf_sock *sk = skb->sk;
+	struct bpf_tcp_sock *socket;
+	struct tcphdr tcp;
+	__be32 next;
+
+	if (!side || !side->resumed || !sk)
+		return;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->state == BPF_TCP_CLOSE)
+		return;
+	socket = bpf_tcp_sock(sk);
+	if (!socket || bpf_skb_load_bytes(skb, l4, &tcp, sizeof(tcp)))
+		return;
+	if (asks_what(skb, &tcp, socket->snd_una) != PROBE)
+		return;
+	next = bpf_htonl(socket->snd_nxt);
+	if (bpf_skb_store_bytes(skb, at, &next, sizeof(next), 0) ||
+	    bpf_l4_csum_replace(skb, check, tcp.seq, next, sizeof(next)))
+		return;
+	/* The copy comes by here as well, and belongs to no socket. */
+	bpf_clone_redirect(skb, skb->ifindex, scope ? BPF_F_INGRESS : 0);
+	bpf_skb_store_bytes(skb, at, &tcp.seq, sizeof(tcp.seq), 0);
+	bpf_l4_csum_replace(skb, check, next, tcp.seq, sizeof(next));
 }
 
 /* Creating a flow: NO_RULE says that there is none for it, REFUSED that the packet is to be dropped (it is counted). */
@@ -2039,7 +2431,7 @@ static __noinline int relay(struct __sk_buff *skb, const struct tuple *from, __u
 	}
 	slot = slot_of(flow);
 	if (!slot)
-		return TC_ACT_SHOT;
+		return stand_in(skb, &key, flow, packet.l4, false);
 	count(RELAYED);
 	note_relayed(skb, l4, &key.virtual, FIN_OF_PEER);
 	if (slot->identity)
@@ -2169,13 +2561,6 @@ struct too_big_ipv6 {
 #define ICMP_FRAGMENTATION_NEEDED 4
 #define ICMPV6_TOO_BIG 2
 #define ERROR_HOPS 64
-
-static __always_inline __u16 checksum_of(__s64 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return ~sum;
-}
 
 /* Puts an error in the place of the packet that it is about: its first `header` bytes go before what it quotes. */
 static __always_inline int answer(struct __sk_buff *skb, const void *error, __u32 header, __u32 quoted)
@@ -2322,7 +2707,9 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	}
 	slot = slot_of(flow);
 	if (!slot)
-		return TC_ACT_SHOT;
+		return stand_in(skb, &key, flow, packet.l4, !scope);
+	if (is_short(skb, &packet, key.virtual.protocol))
+		announce(skb, flow, packet.l4, scope);
 	if (slot->identity && !scope)
 		return PASS;
 	note_use(&flow->used, key.virtual.protocol);
@@ -2382,6 +2769,32 @@ int cell_out(struct __sk_buff *skb)
 	if (!bpf_map_lookup_elem(&egress, &key))
 		return PASS;
 	return bpf_redirect(cell->ifindex, 0);
+}
+
+SEC("tc")
+int cell_held(struct __sk_buff *skb)
+{
+	struct packet packet = { .source = LOCAL };
+	__u32 class = skb->tc_classid;
+	struct egress_key key = {};
+	struct egress_value *flow;
+	struct side *side;
+	struct cell *cell;
+
+	if (parse(skb, &packet, &key.virtual) != WHOLE || key.virtual.protocol != IPPROTO_TCP)
+		return PASS;
+	cell = bpf_map_lookup_elem(&cells, &class);
+	if (!cell)
+		return PASS;
+	key.scope = cell->scope;
+	flow = bpf_map_lookup_elem(&egress, &key);
+	if (!flow)
+		return PASS;
+	side = bpf_map_lookup_elem(&sides, &flow->remote_side);
+	if (!side || side->state != HELD)
+		return PASS;
+	count(DROPPED_HELD);
+	return stand_in(skb, &key, flow, packet.l4, true);
 }
 
 SEC("tc")

@@ -83,6 +83,9 @@ export type SocketRecord = SocketPair & {
 /** Sockets that share one set of options. */
 export type SocketGroup = { readonly options: SocketOptions; readonly sockets: SocketPair[] };
 
+/** What TCP_USER_TIMEOUT of a socket was before `set_timeouts` has changed it. */
+export type TimeoutChange = SocketPair & { readonly wasMs: number };
+
 export type SocketOutcome = SocketPair & { readonly failed: readonly string[] };
 
 export function parseRecords(bytes: Buffer): SocketRecord[] {
@@ -109,6 +112,14 @@ export function parseOutcomes(bytes: Buffer): SocketOutcome[] {
     const failed = outcome.readUInt32LE(KEY_BYTES);
     return { ...parseKey(outcome), failed: names.filter((_, bit) => (failed >> bit) & 1) };
   });
+}
+
+/** struct timeout_change */
+export function parseTimeoutChanges(bytes: Buffer): TimeoutChange[] {
+  return slices(bytes, OUTCOME_BYTES).map((change) => ({
+    ...parseKey(change),
+    wasMs: change.readUInt32LE(KEY_BYTES),
+  }));
 }
 
 /** struct socket_key: what the map `wanted` is looked up by. */

@@ -67,14 +67,7 @@ export class SocketSetter {
     let directory: string | undefined;
     try {
       directory = await load();
-      const map = `${directory}/maps/wanted`;
-      const lines = this.#groups.flatMap(({ options, sockets }) => {
-        const value = hex(packOptions(options));
-        return sockets.map(
-          (pair) => `map update pinned ${map} key hex ${hex(packKey(pair))} value hex ${value}\n`,
-        );
-      });
-      await execa('bpftool', ['batch', 'file', '-'], { ...tool(), input: lines.join('') });
+      await want(directory, this.#groups);
       return directory;
     } catch (error) {
       this.#warn(`socket options stay as CRIU restores them: ${messageOf(error)}`);
@@ -113,7 +106,7 @@ export async function sweepSocketPrograms(): Promise<void> {
   for (const name of names.filter((one) => one.startsWith(PREFIX))) await unload(`${DIRECTORY}/${name}`);
 }
 
-async function load(): Promise<string> {
+export async function load(): Promise<string> {
   await mkdir(DIRECTORY, { recursive: true, mode: 0o700 });
   const directory = await mkdtemp(`${DIRECTORY}/${PREFIX}`);
   try {
@@ -127,15 +120,27 @@ async function load(): Promise<string> {
   }
 }
 
+/** Tells the programs what to set. */
+export async function want(directory: string, groups: readonly SocketGroup[]): Promise<void> {
+  const map = `${directory}/maps/wanted`;
+  const lines = groups.flatMap(({ options, sockets }) => {
+    const value = hex(packOptions(options));
+    return sockets.map(
+      (pair) => `map update pinned ${map} key hex ${hex(packKey(pair))} value hex ${value}\n`,
+    );
+  });
+  await execa('bpftool', ['batch', 'file', '-'], { ...tool(), input: lines.join('') });
+}
+
 /** Pins first: a cell that was made meanwhile has a copy of the mount. */
-async function unload(directory: string): Promise<void> {
+export async function unload(directory: string): Promise<void> {
   for (const name of ['programs', 'maps'])
     await rm(`${directory}/${name}`, { recursive: true, force: true }).catch(() => undefined);
   await execa('umount', [directory], { ...tool(), reject: false });
   await rmdir(directory).catch(() => undefined);
 }
 
-async function iterate([file = '', ...argv]: readonly string[]): Promise<Buffer> {
+export async function iterate([file = '', ...argv]: readonly string[]): Promise<Buffer> {
   const { stdout } = await execa(file, argv, { ...tool(), encoding: 'buffer', maxBuffer: ANSWER_BYTES_MAX });
   return Buffer.from(stdout);
 }

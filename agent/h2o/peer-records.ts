@@ -14,6 +14,8 @@ export type PeerFlow = {
   wireRemote: RemoteHalf['wireRemote'];
   /** Where its own end is not just a socket of this host: relayed, or to be reached by way of the loopback device. */
   own?: LocalHalf | undefined;
+  /** TCP_USER_TIMEOUT that its socket had before the cell was suspended, in ms. */
+  userTimeout?: number | undefined;
   /** Looks at the kernel in a row that did not find its socket. */
   missing: number;
 };
@@ -31,6 +33,8 @@ export type PeerRecord = {
   /** The cell is back where its flows began: from then on its flows are plain, and need no entries. */
   plainAt: number | undefined;
   touchedAt: number;
+  /** Suspended since: it is known to be so until it is back, also where its last flow here has ended. */
+  heldAt?: number | undefined;
   /** Endpoints of the cell that it was seen at from here. */
   endpoints?: readonly string[] | undefined;
   /** New flows follow the cell. */

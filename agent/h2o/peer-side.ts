@@ -25,6 +25,7 @@ import {
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Admission } from './admission.ts';
 import { Follows } from './follows.ts';
+import { HeldSockets } from './held-sockets.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { OwnEnds } from './own-ends.ts';
 import { relayedOf, relaysOf } from './peer-flows.ts';
@@ -69,6 +70,7 @@ export class PeerSide {
   readonly #admission: Admission;
   readonly #cells: RemoteCells;
   readonly #sweeper: Sweeper;
+  readonly #heldSockets: HeldSockets;
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
   #sweeping: NodeJS.Timeout | undefined;
@@ -88,7 +90,9 @@ export class PeerSide {
     const turns = this.#turns;
     const records = new PeerRecords(directory);
     const slots = new WireSlots(datapath);
-    const kernel = new KernelFlows(() => viewsOf(registry.all()));
+    const views = () => viewsOf(registry.all());
+    const kernel = new KernelFlows(views);
+    const heldSockets = new HeldSockets({ datapath, records, views, log });
     const follows = new Follows({ datapath, labels, records, slots, log });
     const ownEnds = new OwnEnds({ datapath, labels, records, slots, turns });
     const dropEnded = () => this.#sweeper.dropEnded(1);
@@ -103,8 +107,19 @@ export class PeerSide {
       ownEnds,
       cells: () => registry.all(),
     });
-    this.#cells = new RemoteCells({ datapath, records, follows, ownEnds, slots, turns, dropEnded, log });
-    this.#sweeper = new Sweeper({ datapath, records, kernel, follows, cells: this.#cells });
+    this.#heldSockets = heldSockets;
+    this.#cells = new RemoteCells({
+      datapath,
+      records,
+      follows,
+      ownEnds,
+      slots,
+      turns,
+      heldSockets,
+      dropEnded,
+      log,
+    });
+    this.#sweeper = new Sweeper({ datapath, records, kernel, follows, cells: this.#cells, heldSockets });
   }
 
   /**
@@ -124,6 +139,7 @@ export class PeerSide {
   async stop(): Promise<void> {
     clearInterval(this.#sweeping);
     await this.#turns.idle();
+    await this.#heldSockets.idle();
   }
 
   /** One row a cell, for `osmosis ps` and `osmosis datapath`. */

@@ -7,6 +7,7 @@ import { OsmosisError } from '../error.ts';
 import type { Ended } from '../wire/h2o-follow.ts';
 import type { Label } from '../wire/h2o-layout.ts';
 import { Follows } from './follows.ts';
+import type { HeldSockets } from './held-sockets.ts';
 import type { OwnEnds } from './own-ends.ts';
 import { isAway, isPlain, onlySlot } from './peer-flows.ts';
 import { type PeerFlow, type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
@@ -24,6 +25,7 @@ type Needs = {
   readonly ownEnds: OwnEnds;
   readonly slots: WireSlots;
   readonly turns: Turns;
+  readonly heldSockets: HeldSockets;
   /** A label may have belonged to a cell that has ended: its flows must not be in the way. */
   readonly dropEnded: () => Promise<void>;
   readonly log: { info(fields: object, message: string): void };
@@ -105,12 +107,14 @@ export class RemoteCells {
       const current = (owner && known && placeOf(known, owner)) ?? (await this.#needs.slots.of(id.remote));
       const next = await this.#needs.slots.of(wire);
       const wireRemote = record.active === 0 ? ([current, next] as const) : ([next, current] as const);
-      armed.push({ id, wireRemote, missing: 0, own: this.#needs.ownEnds.offered(id) ?? known?.own });
+      const own = this.#needs.ownEnds.offered(id) ?? known?.own;
+      armed.push({ id, wireRemote, missing: 0, own, userTimeout: known?.userTimeout });
     }
     record.plainAt = undefined;
     await this.#needs.datapath.putSide({
       id: record.side,
-      state: 'armed',
+      // Nobody is at its old place.
+      state: record.heldAt === undefined ? 'armed' : 'held',
       active: record.active,
       accept: BOTH_SLOTS,
       ifindex: 0,
@@ -135,7 +139,9 @@ export class RemoteCells {
   /** Suspended for any length of time: what is armed stays so. */
   async hold(record: PeerRecord): Promise<void> {
     record.armedAt = undefined;
+    record.heldAt ??= Date.now();
     await this.#switch(record, 'held');
+    this.#needs.heldSockets.lift(record);
   }
 
   /** One update flips every flow of the cell. Labels other than the armed ones, which nobody had proved, come first. */
@@ -147,6 +153,7 @@ export class RemoteCells {
     const flip_ms = performance.now() - started;
     record.active = next;
     record.armedAt = undefined;
+    record.heldAt = undefined;
     await this.#needs.follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];
@@ -177,13 +184,15 @@ export class RemoteCells {
     if (record.armedAt === undefined) return;
     record.armedAt = undefined;
     const flows = [...record.flows.values()];
-    await this.dropFlows(
-      record,
-      flows.filter((flow) => !isAway(flow, record)),
-    );
+    // A suspended one is nowhere, also where its flows began.
+    if (record.heldAt === undefined)
+      await this.dropFlows(
+        record,
+        flows.filter((flow) => !isAway(flow, record)),
+      );
     if (record.flows.size === 0) return;
     for (const flow of record.flows.values()) flow.wireRemote = onlySlot(flow.wireRemote, record.active);
-    await this.#switch(record, 'moved');
+    await this.#switch(record, record.heldAt === undefined ? 'moved' : 'held');
     await this.#put(record, [...record.flows.values()]);
   }
 
@@ -194,6 +203,7 @@ export class RemoteCells {
   }
 
   async dropFlows(record: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
+    this.#needs.heldSockets.giveBack(record, flows);
     await this.#needs.datapath.removeRemotes(flows.map(({ id }) => id));
     const own = flows.flatMap((flow) => flow.own ?? []);
     await this.#needs.datapath.removeLocals(own);

@@ -3,6 +3,7 @@ import type { Datapath } from '../datapath/datapath.ts';
 import { RELAY } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import type { Follows } from './follows.ts';
+import type { HeldSockets } from './held-sockets.ts';
 import type { KernelFlows } from './kernel-flows.ts';
 import { endAtHome, relayedOf } from './peer-flows.ts';
 import type { PeerFlow, PeerRecord, PeerRecords } from './peer-records.ts';
@@ -30,6 +31,7 @@ type Needs = {
   readonly kernel: KernelFlows;
   readonly follows: Follows;
   readonly cells: RemoteCells;
+  readonly heldSockets: HeldSockets;
 };
 
 export class Sweeper {
@@ -45,6 +47,7 @@ export class Sweeper {
     if (records.length === 0) return;
     const now = Date.now();
     await this.#needs.follows.sweep();
+    this.#needs.heldSockets.sweep();
     await this.dropEnded(SWEEPS_MISSING_MAX);
     if (now - this.#relaysAt > RELAYS_LOOK_MS) await this.#dropEndedRelays(records);
     for (const record of records) {

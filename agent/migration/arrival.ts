@@ -224,11 +224,15 @@ export class Arrival {
     });
   }
 
-  /** What the peers say reaches the process from here on. */
+  /** What the peers say reaches the process from here on, and its sockets, as they leave repair mode, wake the peers'. */
   async open(): Promise<void> {
+    await this.#atHome(true);
+  }
+
+  async #atHome(resumed: boolean): Promise<void> {
     const { link, home } = this.#record;
     const ifindex = home ? 0 : (link?.ifindex ?? 0);
-    if (link !== undefined) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex });
+    if (link !== undefined) await this.#context.datapath.putSide({ ...this.#side('home'), ifindex, resumed });
   }
 
   /** The process runs: what has waited for it is delivered. */
@@ -241,7 +245,7 @@ export class Arrival {
   async settle(): Promise<void> {
     const { home, entries } = this.#record;
     await this.#context.peerSide.arrived(entries);
-    if (!home) return;
+    if (!home) return this.#atHome(false);
     await this.#remove(await this.#context.peerSide.ownEnds.keep(entries));
     this.#record = { ...this.#record, link: undefined, side: 0, labels: [], entries: [] };
   }

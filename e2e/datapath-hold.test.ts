@@ -1,0 +1,333 @@
+/**
+ * A cell that is suspended, and its peers, who do not know: real TCP in network namespaces. The cell's sockets are put in
+ * repair mode and taken out of it again, as CRIU does, and its host is fenced meanwhile. What the peer's kernel would give
+ * up within seconds (its limits are shrunk) it keeps for as long as it is answered.
+ *
+ *     guest --- peer 10.87.4.2 ------- host 10.87.1.2 --- cell, has 10.87.9.2
+ *
+ * `guest` is the inside of a cell on the peer: its sockets are not the host's own.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { execa } from 'execa';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Endpoint } from '../agent/address.ts';
+import { Datapath } from '../agent/datapath/datapath.ts';
+import { acceptOf, type FlowEntry, type Side } from '../agent/datapath/model.ts';
+import { objectFile } from '../agent/datapath/object.ts';
+import { link, type Namespace, Namespaces } from './namespaces.ts';
+import { datapathUntestable } from './tools.ts';
+
+const ENDS = fileURLToPath(new URL('held-ends.py', import.meta.url));
+/** Without an answer the kernel gives up after 3 s (tcp_retries2), and keepalive after 3 s. */
+const RETRIES = 3;
+const HOLD_MS = 20_000;
+/** Long enough for buffers to be full, and to fill anew. */
+const TRAFFIC_MS = 1_000;
+/** Network of 0 ms; a busy machine. */
+const RESUME_MS_MAX = 400;
+/** The cell's own sockets, and those in a cell, may have backed off. */
+const END_MS_MAX = 30_000;
+const LOSS_MS = 50;
+const WRITE_BYTES = 300_000;
+const PORT = 7000;
+const LABEL = 40_000;
+const CELL = 1;
+const HELD = 2;
+const SILENT = 3;
+const GUEST = 4;
+
+const ADDRESSES = {
+  ipv4: { peer: '10.87.4.2', host: '10.87.4.1', cell: '10.87.9.2', guest: '10.87.8.2' },
+  ipv6: { peer: 'fd87:4::2', host: 'fd87:4::1', cell: 'fd87:9::2', guest: 'fd87:8::2' },
+} as const;
+type Family = keyof typeof ADDRESSES;
+type Line = Readonly<Record<string, unknown>>;
+
+const KEEPALIVE = ['TCP_KEEPIDLE=1', 'TCP_KEEPINTVL=1', 'TCP_KEEPCNT=2'];
+/** What peers do while the cell is away, and by which option their kernels would give up. */
+const KINDS = [
+  { name: 'a peer that sends', kind: 'send', options: [], dies: true },
+  { name: 'a peer that sends now and then', kind: 'trickle', options: [], dies: true },
+  { name: 'a peer that receives', kind: 'receive', options: [], dies: false },
+  { name: 'an idle peer with aggressive keepalive', kind: 'idle', options: KEEPALIVE, dies: true },
+  { name: 'a peer that writes and closes meanwhile', kind: 'write', options: [], dies: false },
+] as const;
+const SENDERS = KINDS.slice(0, 2);
+const FAMILIES = ['ipv4', 'ipv6'] as const;
+
+const untestable = await datapathUntestable();
+
+describe.skipIf(untestable !== undefined)(`a suspended cell ${untestable ?? ''}`, () => {
+  const namespaces = new Namespaces();
+  let directory: string;
+  let spaces: Record<'peer' | 'guest' | 'host' | 'cell', Namespace>;
+  let datapaths: Record<'peer' | 'host', Datapath>;
+  let guestLink: number;
+  const cells: Partial<Record<Family, Program>> = {};
+  const peers: Peer[] = [];
+  let port = 51_000;
+
+  beforeAll(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'osmosis-hold-'));
+    spaces = await topology(namespaces);
+    guestLink = await spaces.peer.ifindex('guest');
+    datapaths = { peer: await open('peer', spaces.peer), host: await open('host', spaces.host) };
+    await datapaths.host.putSide(await cellSide('home'));
+    for (const id of [HELD, SILENT]) await datapaths.peer.putSide(remoteSide(id, 'moved'));
+    await datapaths.peer.putSide({ ...remoteSide(GUEST, 'home'), ifindex: guestLink });
+    await datapaths.host.attachDevice('eth0');
+    await datapaths.host.attachCell('cell');
+    await datapaths.peer.attachDevice('eth0');
+    await datapaths.peer.attachCell('guest');
+    await datapaths.peer.attachHeld(spaces.guest.path, guestLink);
+    for (const family of FAMILIES) {
+      cells[family] = await start(spaces.cell, 'cell', ADDRESSES[family].cell, String(PORT));
+      const connecting = KINDS.flatMap((each) => [
+        connect(each, family),
+        connect(each, family, HELD, GUEST),
+        ...(each.dies ? [connect({ ...each, name: `${each.name}, unanswered` }, family, SILENT)] : []),
+      ]);
+      peers.push(...(await Promise.all(connecting)));
+    }
+    await spaces.peer.run('sysctl', '-qw', `net.ipv4.tcp_retries2=${RETRIES}`);
+    await spaces.guest.run('sysctl', '-qw', `net.ipv4.tcp_retries2=${RETRIES}`);
+    await sleep(TRAFFIC_MS);
+    await hold();
+    await sleep(HOLD_MS);
+    await resume();
+    await sleep(TRAFFIC_MS);
+    for (const { kind, program } of peers) program.say(kind === 'idle' ? 'say' : 'end');
+    const answered = peers.filter(({ name }) => !name.endsWith('unanswered'));
+    for (const end = Date.now() + END_MS_MAX; Date.now() < end && answered.some(isWaiting); )
+      await sleep(100);
+  }, 120_000);
+
+  afterAll(async () => {
+    for (const { program } of peers) program.end();
+    for (const program of Object.values(cells)) program.end();
+    for (const datapath of Object.values(datapaths ?? {})) await empty(datapath);
+    await namespaces.close();
+    if (directory !== undefined) await rm(directory, { recursive: true });
+  });
+
+  describe.each(FAMILIES)('%s', (family) => {
+    const named = (name: string) => peers.filter((peer) => peer.family === family && peer.name === name);
+
+    test.each(SENDERS)('$name: all arrives once and in order, and goes on at once', ({ name }) => {
+      for (const { port: at, program } of named(name)) {
+        const [heard, end] = cellLines(family, at);
+        expect(program.lines.slice(1)).toEqual([{ sent: end?.got }]);
+        expect(end?.got).toBeGreaterThan(0);
+        expect(heard?.heard_ms).toBeLessThan(RESUME_MS_MAX);
+      }
+    });
+
+    test('a peer that receives: all arrives once and in order', () => {
+      for (const { port: at, program } of named('a peer that receives'))
+        expect(program.lines.at(-1)).toEqual({ got: cellLines(family, at).at(-1)?.sent });
+    });
+
+    test('an idle peer with aggressive keepalive', () => {
+      for (const { program } of named('an idle peer with aggressive keepalive'))
+        expect(program.lines.slice(1)).toEqual([{ said: true }]);
+    });
+
+    test('a peer that has closed meanwhile: what it had written arrives', () => {
+      for (const { port: at, program } of named('a peer that writes and closes meanwhile')) {
+        expect(program.lines.slice(1)).toEqual([{ closed: true }]);
+        expect(cellLines(family, at).at(-1)).toMatchObject({ got: WRITE_BYTES });
+      }
+    });
+
+    test.each(KINDS.filter(({ dies }) => dies))('$name is given up where nobody answers', ({ name }) => {
+      for (const { program } of named(`${name}, unanswered`))
+        expect(program.lines).toContainEqual(expect.objectContaining({ error: 'Connection timed out' }));
+    });
+  });
+
+  test('what was answered is counted', async () => {
+    const { counters } = await datapaths.peer.entries();
+    expect(counters.answered).toBeGreaterThan(peers.length);
+    expect(counters.held).toBeGreaterThanOrEqual(counters.answered);
+    // Probes of the shortest interval, 200 ms, and twice what is repeated: nothing goes round.
+    expect(counters.held).toBeLessThan((peers.length * HOLD_MS) / 100);
+    expect(counters.errors).toBe(0);
+  });
+
+  async function hold(): Promise<void> {
+    await datapaths.host.putSide(await cellSide('fenced'));
+    for (const program of Object.values(cells)) program.say('freeze');
+    // What is on its way now is lost.
+    await sleep(LOSS_MS);
+    await datapaths.peer.putSide(remoteSide(HELD, 'held'));
+    for (const { kind, program } of peers) if (kind === 'write') program.say(`write ${WRITE_BYTES}`);
+  }
+
+  async function resume(): Promise<void> {
+    await datapaths.peer.putSide(remoteSide(HELD, 'moved'));
+    await datapaths.host.putSide({ ...(await cellSide('home')), resumed: true });
+    for (const program of Object.values(cells)) program.say('thaw');
+  }
+
+  /** For its own end, or for the cell's of what it has closed. */
+  function isWaiting({ family, kind, port: at, program }: Peer): boolean {
+    const lines = kind === 'write' ? cellLines(family, at) : program.lines.slice(1);
+    return !lines.some(
+      (line) => ['got', 'said', 'error'].some((key) => key in line) || (kind !== 'write' && 'sent' in line),
+    );
+  }
+
+  function cellLines(family: Family, at: number): Line[] {
+    return cells[family]?.lines.filter((line) => line.port === at) ?? [];
+  }
+
+  async function connect(
+    { name, kind, options }: Pick<(typeof KINDS)[number], 'kind' | 'options'> & { readonly name: string },
+    family: Family,
+    side = HELD,
+    localSide = 0,
+  ): Promise<Peer> {
+    const { cell, peer, guest } = ADDRESSES[family];
+    const address = localSide === 0 ? peer : guest;
+    const at = port++;
+    const remote = { address: cell, port: PORT };
+    await enter(family, { address, port: at }, localSide, side);
+    const ends = [address, String(at), cell, String(remote.port)];
+    const space = localSide === 0 ? spaces.peer : spaces.guest;
+    const program = await start(space, 'peer', ...ends, kind, ...options);
+    return { name, family, kind, port: at, program };
+  }
+
+  /** At the peer the cell is where the host is, by a label; at the host it is in the cell. */
+  async function enter(
+    family: Family,
+    local: Endpoint,
+    localSide: number,
+    remoteSide: number,
+  ): Promise<void> {
+    const { host, cell, peer } = ADDRESSES[family];
+    const remote = { address: cell, port: PORT };
+    const label = { address: host, port: LABEL };
+    const wireLocal = localSide === 0 ? local : { address: peer, port: local.port };
+    const atPeer: FlowEntry = {
+      protocol: 'tcp',
+      local,
+      remote,
+      wireLocal,
+      wireRemote: [{ endpoint: label, ifindex: await spaces.peer.ifindex('eth0') }, undefined],
+      localSide,
+      remoteSide,
+      scope: localSide === 0 ? 0 : guestLink,
+      via: 0,
+    };
+    const atHost: FlowEntry = {
+      ...atPeer,
+      local: remote,
+      remote: local,
+      wireLocal: label,
+      wireRemote: [{ endpoint: wireLocal, ifindex: await spaces.host.ifindex('eth0') }, undefined],
+      localSide: CELL,
+      remoteSide: 0,
+      scope: await spaces.host.ifindex('cell'),
+    };
+    await datapaths.peer.putFlows([atPeer]);
+    await datapaths.host.putFlows([atHost]);
+  }
+
+  async function cellSide(state: Side['state']): Promise<Side> {
+    return { id: CELL, state, active: 0, accept: acceptOf(0), ifindex: await spaces.host.ifindex('cell') };
+  }
+
+  async function open(name: string, { path }: Namespace): Promise<Datapath> {
+    return await Datapath.open({
+      pinDir: join(directory, name),
+      objectFile: await objectFile(),
+      netns: path,
+    });
+  }
+});
+
+type Program = { readonly lines: Line[]; say(line: string): void; end(): void };
+type Peer = {
+  readonly name: string;
+  readonly family: Family;
+  readonly kind: string;
+  readonly port: number;
+  readonly program: Program;
+};
+
+/** Resolves once it has said its first line. */
+async function start(space: Namespace, ...argv: string[]): Promise<Program> {
+  const options = { stdin: 'pipe', buffer: false, reject: false, stderr: 'inherit' } as const;
+  const child = execa('nsenter', [`--net=${space.path}`, '--', 'python3', ENDS, ...argv], options);
+  const lines: Line[] = [];
+  const reader = createInterface(child.stdout);
+  const ready = Promise.withResolvers<void>();
+  reader.on('line', (line) => {
+    lines.push(JSON.parse(line));
+    ready.resolve();
+  });
+  reader.on('close', () => ready.reject(new Error(`${argv.join(' ')} has ended`)));
+  await ready.promise;
+  return { lines, say: (line) => child.stdin.write(`${line}\n`), end: () => void child.kill() };
+}
+
+function remoteSide(id: number, state: Side['state']): Side {
+  return { id, state, active: 0, accept: acceptOf(0), ifindex: 0 };
+}
+
+async function empty(datapath: Datapath): Promise<void> {
+  const { flows, sides, insides } = await datapath.entries();
+  await datapath.removeFlows(flows);
+  for (const { scope } of insides) await datapath.removeInside(scope);
+  for (const { id } of sides) await datapath.removeSide(id);
+  expect(await datapath.removeIfEmpty()).toBe(true);
+  await datapath.close();
+}
+
+async function topology(namespaces: Namespaces) {
+  const [peer, guest, host, cell] = await Promise.all([
+    namespaces.create(),
+    namespaces.create(),
+    namespaces.create(),
+    namespaces.create(),
+  ]);
+  await link(peer, 'eth0', host, 'eth0');
+  for (const [space, end, other] of [
+    [peer, 2, 1],
+    [host, 1, 2],
+  ] as const) {
+    await space.ip(
+      `addr add 10.87.4.${end}/24 dev eth0`,
+      `addr add fd87:4::${end}/64 dev eth0 nodad`,
+      `route add default via 10.87.4.${other}`,
+      `-6 route add default via fd87:4::${other}`,
+    );
+  }
+  await inside(host, 'cell', cell, 'cell');
+  await inside(peer, 'guest', guest, 'guest');
+  return { peer, guest, host, cell };
+}
+
+async function inside(
+  host: Namespace,
+  device: string,
+  space: Namespace,
+  who: 'cell' | 'guest',
+): Promise<void> {
+  await link(host, device, space, 'eth0');
+  const mac = await host.mac(device);
+  await space.ip(
+    `addr add ${ADDRESSES.ipv4[who]}/32 dev lo`,
+    `addr add ${ADDRESSES.ipv6[who]}/128 dev lo nodad`,
+    `neigh add 169.254.1.1 lladdr ${mac} dev eth0 nud permanent`,
+    `-6 neigh add fe80::1 lladdr ${mac} dev eth0 nud permanent`,
+    `route add default via 169.254.1.1 dev eth0 src ${ADDRESSES.ipv4[who]} onlink`,
+    `-6 route add default via fe80::1 dev eth0`,
+  );
+}
