@@ -19,6 +19,8 @@ const ASKED_MS_MAX = 60_000;
 const PLAIN_AFTER_MS = 5_000;
 /** Whether relayed flows have ended is looked at this often: with 10,000 of them a look takes 0.2 s. */
 const RELAYS_LOOK_MS = 5_000;
+/** Whether claimed flows have ended is looked at this often. */
+const CLAIMS_LOOK_MS = 5_000;
 /** A flow is forgotten when its socket is missing in this many sweeps in a row. */
 const SWEEPS_MISSING_MAX = 2;
 
@@ -33,6 +35,7 @@ type Needs = {
 export class Sweeper {
   readonly #needs: Needs;
   #relaysAt = 0;
+  #claimsAt = 0;
 
   constructor(needs: Needs) {
     this.#needs = needs;
@@ -44,13 +47,15 @@ export class Sweeper {
     const now = Date.now();
     await this.#needs.follows.sweep();
     await this.dropEnded(SWEEPS_MISSING_MAX);
+    if (now - this.#claimsAt > CLAIMS_LOOK_MS) this.#dropEndedClaims();
     if (now - this.#relaysAt > RELAYS_LOOK_MS) await this.#dropEndedRelays(records);
     for (const record of records) {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX)
         await this.#needs.cells.disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
       const idleMsMax = record.state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX;
-      const isIdle = record.flows.size === 0 && record.armedAt === undefined && record.follow === undefined;
+      const isUnused = record.flows.size === 0 && record.claims.size === 0;
+      const isIdle = isUnused && record.armedAt === undefined && record.follow === undefined;
       if (isIdle && now - record.touchedAt > idleMsMax) await this.#needs.cells.forget(record);
     }
   }
@@ -58,7 +63,13 @@ export class Sweeper {
   /** The flows are where they began, and nothing of another place is on its way any more: entries are of no use. */
   async #plain(record: PeerRecord): Promise<void> {
     record.plainAt = undefined;
-    await this.#needs.cells.dropFlows(record, [...record.flows.values()]);
+    const flows = [...record.flows.values()];
+    await this.#needs.cells.dropFlows(record, flows);
+    // The cell has shown that they are its own, and may move again without a word.
+    this.#needs.records.claim(
+      record,
+      flows.map(({ id }) => id),
+    );
     this.#needs.records.save(record);
   }
 
@@ -90,6 +101,22 @@ export class Sweeper {
       const ended = [...record.flows.values()].filter(({ missing }) => missing >= missingMax);
       if (ended.length === 0) continue;
       await this.#needs.cells.dropFlows(record, ended);
+      this.#needs.records.save(record);
+    }
+  }
+
+  /** The kernel has just been read. */
+  #dropEndedClaims(): void {
+    this.#claimsAt = Date.now();
+    for (const record of this.#needs.records.all()) {
+      for (const claim of record.claims.values())
+        claim.missing = this.#isAlive(claim.id) ? 0 : claim.missing + 1;
+      const ended = [...record.claims.values()].filter(({ missing }) => missing >= SWEEPS_MISSING_MAX);
+      if (ended.length === 0) continue;
+      this.#needs.records.unclaim(
+        record,
+        ended.map(({ id }) => id),
+      );
       this.#needs.records.save(record);
     }
   }
