@@ -1,0 +1,287 @@
+/**
+ * A host that moves: keeps the connections of its cells when this host changes its address. Their sockets go on with the old
+ * one, which from then on is a virtual endpoint; their peers are told by a MOVE under keys that were exchanged before.
+ */
+import { execa } from 'execa';
+import { endpointKey, flowKey, type Protocol } from '../address.ts';
+import { adoptNewFlows } from '../cell/new-flows.ts';
+import type { Cell } from '../cell/registry.ts';
+import type { AgentContext } from '../context.ts';
+import { messageOf } from '../error.ts';
+import { Turns } from '../h2o/turns.ts';
+import { type Route, routeTo } from '../host/routes.ts';
+import { socketIndex } from '../proc/socket-index.ts';
+import { inetSockets } from '../proc/sockets.ts';
+import { startTicks } from '../proc/tree.ts';
+import { Store } from '../state/store.ts';
+import { Lane, type LaneRecord } from './lane.ts';
+import { hasMoved, isPlain, type KeptFlow, movedFlows, parseUsable, type Wanted } from './places.ts';
+import { Registration } from './registration.ts';
+import { AddressWatch } from './watch.ts';
+
+/** New connections are looked for, and ended ones, this often. */
+const LOOK_MS = 1_000;
+/** Looking takes this part of a core at most. */
+const LOOKING_SHARE = 1 / 10;
+const REST_MS_MAX = 10_000;
+const COMMAND_MS_MAX = 5_000;
+/** A flow is forgotten when its socket is missing in this many looks in a row. */
+const LOOKS_MISSING_MAX = 2;
+
+export class HostMoves {
+  readonly #context: AgentContext;
+  readonly #store: Store<LaneRecord>;
+  readonly #lanes = new Map<string, Lane>();
+  readonly #turns = new Turns();
+  readonly #watch: AddressWatch;
+  readonly #registration: Registration;
+  readonly #missing = new Map<KeptFlow, number>();
+  /** That are drawn, by cell and endpoint. */
+  #labels = new Map<string, { protocol: Protocol; port: number }>();
+  #timer: NodeJS.Timeout | undefined;
+  #usable: ReadonlySet<string> = new Set();
+  #restUntil = 0;
+  #looking = false;
+
+  constructor(context: AgentContext) {
+    this.#context = context;
+    this.#store = new Store(`${context.paths.run}/lanes`);
+    this.#watch = new AddressWatch(() => this.#addressesChanged());
+    this.#registration = new Registration(context, (cell, peer, flows) => this.#add(cell, peer, flows));
+  }
+
+  /** Finds again what an agent before this one was at. */
+  start(): void {
+    for (const record of this.#store.all()) this.#lanes.set(laneKey(record), this.#laneOf(record));
+    this.#labels = this.#drawn();
+    this.#context.labels.take(this.#labels.values());
+    for (const lane of this.#lanes.values()) lane.resume();
+    this.#watch.start();
+    this.#timer = setInterval(() => void this.#look(), LOOK_MS);
+    void this.#look();
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer);
+    this.#watch.stop();
+    this.#registration.stop();
+    await this.#turns.idle();
+  }
+
+  /** What is kept of one cell, and what not, by peer. */
+  describe(cell: string): { peer: string; flows: number; away: number; told: boolean; agent: boolean }[] {
+    const lanes = [...this.#lanes.values()].filter((lane) => lane.cell === cell && lane.flows.size > 0);
+    const silent = this.#registration
+      .silent(cell)
+      .filter((peer) => lanes.every((lane) => lane.peer !== peer));
+    return [
+      ...lanes.map(({ peer, flows, isMoving }) => ({
+        peer,
+        flows: flows.size,
+        away: [...flows.values()].filter((flow) => !isPlain(flow)).length,
+        told: !isMoving,
+        agent: true,
+      })),
+      ...silent.map((peer) => ({ peer, flows: 0, away: 0, told: true, agent: false })),
+    ];
+  }
+
+  #laneOf(record: Omit<LaneRecord, 'side' | 'flows'> & Partial<LaneRecord>): Lane {
+    return new Lane(
+      {
+        ...this.#context,
+        save: (lane) => this.#save(lane),
+        settled: () => this.#addressesChanged(),
+      },
+      record,
+    );
+  }
+
+  #save(lane: Lane): void {
+    if (this.#lanes.get(laneKey(lane)) === lane) this.#store.put(fileName(lane), lane.record());
+  }
+
+  #add(cell: string, peer: string, flows: readonly KeptFlow[]): void {
+    const key = laneKey({ cell, peer });
+    const lane = this.#lanes.get(key) ?? this.#laneOf({ cell, peer });
+    this.#lanes.set(key, lane);
+    for (const flow of flows) lane.flows.set(flowKey(flow), flow);
+    this.#save(lane);
+    this.#addressesChanged();
+  }
+
+  #addressesChanged(): void {
+    void this.#inTurn(async () => {
+      await this.#readAddresses();
+      for (const lane of this.#lanes.values()) await this.#follow(lane);
+    });
+  }
+
+  async #inTurn(step: () => Promise<void>): Promise<void> {
+    await this.#turns.run(step).catch((error: unknown) => {
+      this.#context.log.warn(
+        { error: messageOf(error) },
+        'looking after a change of address failed; it is tried again',
+      );
+    });
+  }
+
+  async #look(): Promise<void> {
+    if (this.#looking || performance.now() < this.#restUntil) return;
+    this.#looking = true;
+    const before = process.cpuUsage();
+    await this.#inTurn(async () => {
+      await this.#readAddresses();
+      await this.#forgetEnded();
+      for (const lane of this.#lanes.values()) await this.#follow(lane);
+    });
+    await this.#register().catch((error: unknown) => {
+      this.#context.log.warn(
+        { error: messageOf(error) },
+        'connections could not be registered; it is tried again',
+      );
+    });
+    this.#looking = false;
+    const { user, system } = process.cpuUsage(before);
+    const rest_ms = (user + system) / 1_000 / LOOKING_SHARE;
+    this.#restUntil = performance.now() + Math.min(rest_ms - LOOK_MS, REST_MS_MAX);
+  }
+
+  async #readAddresses(): Promise<void> {
+    const { kept } = this.#context;
+    const { stdout } = await execa('ip', ['-json', 'addr', 'show'], { timeout: COMMAND_MS_MAX });
+    this.#usable = parseUsable(stdout, kept.all);
+    const lanes = [...this.#lanes.values()].filter(({ cell }) => this.#cellOf(cell)?.link === undefined);
+    const bound = lanes.flatMap(({ flows }) => [...flows.values()].map(({ local }) => local.address));
+    await kept.keep(new Set(bound), this.#usable);
+  }
+
+  async #register(): Promise<void> {
+    const { registry } = this.#context;
+    for (const cell of registry.all()) {
+      if (cell.kept === false || registry.isLocked(cell.id) || startTicks(cell.pid) !== cell.ticks) continue;
+      const current = cell.link === undefined ? cell : await adoptNewFlows(this.#context, cell);
+      const known = new Set(this.#lanesOf(cell.id).flatMap(({ flows }) => [...flows.keys()]));
+      await this.#registration.look(current, known, this.#usable);
+    }
+  }
+
+  /** Tells the peer of what is at another place now. */
+  async #follow(lane: Lane): Promise<void> {
+    const cell = this.#cellOf(lane.cell);
+    lane.nudge();
+    if (cell === undefined || lane.isMoving || this.#context.registry.isLocked(cell.id)) return;
+    const isInside = cell.link !== undefined;
+    const flows = [...lane.flows.values()];
+    const here = { usable: this.#usable, isInside, source: undefined };
+    const isGone = ({ local, wireLocal }: KeptFlow) =>
+      !this.#usable.has(wireLocal.address) && (isInside || !this.#usable.has(local.address));
+    if (!flows.some((flow) => isGone(flow) || hasMoved(flow, here))) return;
+    const route = await routeTo(lane.peer).catch(() => undefined);
+    if (route === undefined) return;
+    const wanted = { ...here, source: this.#sourceOf(route, lane.peer) };
+    const moved = this.#moved(lane, flows, wanted);
+    if (moved.length > 0) await lane.move(cell, moved, route);
+    this.#releaseLabels();
+  }
+
+  /** A route may say to come from an address that is kept for its sockets only. */
+  #sourceOf({ source }: Route, peer: string): string | undefined {
+    if (this.#usable.has(source)) return source;
+    return [...this.#usable].find((address) => address.includes(':') === peer.includes(':'));
+  }
+
+  /** One label an endpoint, whatever the number of its peers. */
+  #moved(lane: Lane, flows: readonly KeptFlow[], wanted: Wanted): KeptFlow[] {
+    return movedFlows(flows, wanted, (endpoint) => {
+      const owner = `${lane.cell} ${endpoint}`;
+      const protocol = protocolOf(endpoint);
+      const label = this.#labels.get(owner) ?? {
+        protocol,
+        port: this.#context.labels.draw([protocol])[0] ?? 0,
+      };
+      this.#labels.set(owner, label);
+      return label.port;
+    });
+  }
+
+  /** Labels of endpoints at home that this host has lost the address of, by cell and endpoint. */
+  #drawn(): Map<string, { protocol: Protocol; port: number }> {
+    const drawn = new Map<string, { protocol: Protocol; port: number }>();
+    for (const lane of this.#lanes.values()) {
+      if (this.#cellOf(lane.cell)?.link !== undefined) continue;
+      for (const flow of lane.flows.values())
+        if (!isPlain(flow))
+          drawn.set(`${lane.cell} ${endpointKey(flow.protocol, flow.local)}`, {
+            protocol: flow.protocol,
+            port: flow.wireLocal.port,
+          });
+    }
+    return drawn;
+  }
+
+  #releaseLabels(): void {
+    const now = this.#drawn();
+    const gone = [...this.#labels].flatMap(([owner, label]) => (now.has(owner) ? [] : [label]));
+    if (gone.length > 0) this.#context.labels.release(gone);
+    this.#labels = now;
+  }
+
+  async #forgetEnded(): Promise<void> {
+    const { registry } = this.#context;
+    const own = socketIndex(
+      inetSockets('self').filter(({ state }) => state !== 'time-wait' && state !== 'listen'),
+    );
+    for (const lane of this.#lanes.values()) {
+      const cell = this.#cellOf(lane.cell);
+      if (cell === undefined) await this.#close(lane);
+      else if (!registry.isLocked(cell.id)) await this.#dropEnded(lane, cell, own);
+    }
+    this.#releaseLabels();
+  }
+
+  async #dropEnded(lane: Lane, cell: Cell, own: ReturnType<typeof socketIndex>): Promise<void> {
+    // keeper.ts looks after the flows of a cell with a network of its own.
+    const entered = new Set(cell.flows.map((flow) => flowKey(flow)));
+    const isThere = (flow: KeptFlow) =>
+      cell.link === undefined ? own.has(flow) : entered.has(flowKey(flow));
+    const ended = [...lane.flows.values()].filter((flow) => {
+      const missing = isThere(flow) ? 0 : (this.#missing.get(flow) ?? 0) + 1;
+      if (missing === 0 || missing >= LOOKS_MISSING_MAX) this.#missing.delete(flow);
+      else this.#missing.set(flow, missing);
+      return missing >= LOOKS_MISSING_MAX;
+    });
+    if (ended.length > 0) await lane.drop(ended);
+    if (lane.flows.size === 0 && !lane.isMoving) await this.#close(lane);
+  }
+
+  async #close(lane: Lane): Promise<void> {
+    this.#lanes.delete(laneKey(lane));
+    this.#store.remove(fileName(lane));
+    await lane.close();
+  }
+
+  /** Undefined once it has ended, or lives elsewhere, or is not to be kept. */
+  #cellOf(id: string): Cell | undefined {
+    const { registry } = this.#context;
+    const cell = registry.isRegistered(id) ? registry.get(id) : undefined;
+    return cell?.kept === false ? undefined : cell;
+  }
+
+  #lanesOf(cell: string): Lane[] {
+    return [...this.#lanes.values()].filter((lane) => lane.cell === cell);
+  }
+}
+
+function laneKey({ cell, peer }: Pick<LaneRecord, 'cell' | 'peer'>): string {
+  return `${cell} ${peer}`;
+}
+
+function fileName({ cell, peer }: Pick<LaneRecord, 'cell' | 'peer'>): string {
+  return `${cell}-${peer}`;
+}
+
+/** Of an endpointKey. */
+function protocolOf(endpoint: string): Protocol {
+  return endpoint.startsWith('udp ') ? 'udp' : 'tcp';
+}

@@ -1,0 +1,126 @@
+/**
+ * Exchanges keys for the flows of this host's cells in the background, as they appear: a MOVE after a change of this host's
+ * address needs keys from before it, for a HELLO counts only from where a flow is. No secret is computed for that.
+ */
+import { type Flow, flowKey, isLinkLocal, isLoopback, knownFlow, type PlacedFlow } from '../address.ts';
+import type { Cell, Registry } from '../cell/registry.ts';
+import type { Datapath } from '../datapath/datapath.ts';
+import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
+import type { H2oSocket } from '../h2o/socket.ts';
+import { isOwnAddress } from '../host/routes.ts';
+import { flowIds, placeFlows } from '../migration/placed.ts';
+import { currentFlows } from '../proc/inspect.ts';
+import { newTransaction } from '../wire/h2o.ts';
+import { isPlain, type KeptFlow } from './places.ts';
+
+/** A peer that did not answer, or did not know a flow, is asked again after this. */
+const AGAIN_MS = 30_000;
+/** What of one cell is asked of one peer at a time: some twenty datagrams. */
+const ASKED_FLOWS_MAX = 10_000;
+
+export type RegistrationNeeds = {
+  readonly datapath: Datapath;
+  readonly registry: Registry;
+  readonly socket: H2oSocket;
+};
+
+export class Registration {
+  readonly #needs: RegistrationNeeds;
+  readonly #stop = new AbortController();
+  /** `cell peer` that are being asked. */
+  readonly #asking = new Set<string>();
+  /** By `cell peer`, and by `cell` and flowKey: not before. */
+  readonly #notBefore = new Map<string, number>();
+  readonly #claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void;
+
+  /** `claimed` is told of what a peer has let a cell claim. */
+  constructor(
+    needs: RegistrationNeeds,
+    claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void,
+  ) {
+    this.#needs = needs;
+    this.#claimed = claimed;
+  }
+
+  stop(): void {
+    this.#stop.abort();
+  }
+
+  /** Peers whose agents did not answer for this cell when they were last asked. */
+  silent(cell: string): string[] {
+    return [...this.#notBefore.keys()].flatMap((key) =>
+      key.startsWith(`${cell} peer `) ? [key.slice(`${cell} peer `.length)] : [],
+    );
+  }
+
+  /** `known`: flows, by flowKey, that are claimed already. Asks for the others beside it. */
+  async look(cell: Cell, known: ReadonlySet<string>, usable: ReadonlySet<string>): Promise<void> {
+    const now = performance.now();
+    for (const [key, at] of this.#notBefore) if (at <= now) this.#notBefore.delete(key);
+    const flows = (await this.#candidates(cell, known, usable)).filter(
+      (flow) =>
+        !this.#notBefore.has(`${cell.id} flow ${flowKey(flow)}`) &&
+        !this.#notBefore.has(`${cell.id} peer ${flow.at.address}`),
+    );
+    for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address)) {
+      const key = `${cell.id} ${peer}`;
+      if (this.#asking.has(key)) continue;
+      this.#asking.add(key);
+      void this.#ask(cell, peer, its.slice(0, ASKED_FLOWS_MAX))
+        .catch(() => undefined)
+        .finally(() => this.#asking.delete(key));
+    }
+  }
+
+  /** Flows to other hosts, by an address that this host has now. */
+  async #candidates(
+    cell: Cell,
+    known: ReadonlySet<string>,
+    usable: ReadonlySet<string>,
+  ): Promise<(PlacedFlow & KeptFlow)[]> {
+    const flows: readonly Flow[] = cell.link === undefined ? currentFlows(cell.pid) : cell.flows;
+    const news = flows.filter((flow) => !known.has(flowKey(flow)) && !isLinkLocal(flow.remote.address));
+    if (news.length === 0) return [];
+    const { datapath } = this.#needs;
+    const [placed, halves] = await Promise.all([
+      placeFlows(datapath, cell, news),
+      datapath.locals(flowIds(cell, news)),
+    ]);
+    return placed.flatMap((flow, index) => {
+      const { protocol, local, remote } = flow;
+      const plain = { protocol, local, remote, scope: 0, wireLocal: local, localSide: 0, via: 0, path: 0 };
+      const half = halves[index] ?? (cell.link === undefined ? plain : undefined);
+      // What goes by way of the loopback device stays on this host, or has a label that is not ours to change.
+      const isOrdinary = half !== undefined && half.via === 0 && (cell.link !== undefined || isPlain(half));
+      if (!isOrdinary || !usable.has(half.wireLocal.address)) return [];
+      if (isLoopback(flow.at.address) || isOwnAddress(flow.at.address)) return [];
+      return [{ ...half, ...flow, known: flow.known }];
+    });
+  }
+
+  async #ask(cell: Cell, peer: string, flows: readonly (PlacedFlow & KeptFlow)[]): Promise<void> {
+    const { registry, socket } = this.#needs;
+    const keys = registry.keysWith(cell, peer);
+    const hello = {
+      cell: Buffer.from(cell.id, 'hex'),
+      transaction: newTransaction(),
+      epoch: keys.epoch,
+      publicKey: keys.publicKey,
+      claims: claimsOf(flows, []),
+    };
+    const { silent, claimable, peerPublicKey } = await exchangeHello(socket, peer, hello, this.#stop.signal);
+    // The cell has gone, or has told this peer of a move meanwhile.
+    if (!registry.isRegistered(cell.id) || registry.keysWith(cell, peer) !== keys) return;
+    const again = performance.now() + AGAIN_MS;
+    if (silent) this.#notBefore.set(`${cell.id} peer ${peer}`, again);
+    if (!silent && peerPublicKey === undefined && keys.epoch > 0) registry.renewKeys(cell, peer);
+    const isClaimed = (flow: PlacedFlow) => claimable.has(flowKey(knownFlow(flow)));
+    for (const flow of flows)
+      if (!silent && !isClaimed(flow)) this.#notBefore.set(`${cell.id} flow ${flowKey(flow)}`, again);
+    if (peerPublicKey === undefined) return;
+    keys.peerPublicKey = peerPublicKey;
+    registry.save(cell.id);
+    const claimed = flows.filter(isClaimed).map(({ at: _, ...flow }): KeptFlow => flow);
+    if (claimed.length > 0) this.#claimed(cell.id, peer, claimed);
+  }
+}
