@@ -3,9 +3,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { containerName, requireEngine } from '../fixtures/lab/engine.ts';
-import { execOn, LAB_HOSTS } from '../fixtures/lab/hosts.ts';
-import { startStreamClient, startStreamServer } from '../fixtures/load/control.ts';
-import { startMovableLines, startTreeServer } from '../fixtures/load/lines.ts';
+import { execOn, LAB_HOSTS, LAB_HOSTS6, spawnOn } from '../fixtures/lab/hosts.ts';
+import {
+  startDatagramClient,
+  startDatagramServer,
+  startStreamClient,
+  startStreamServer,
+} from '../fixtures/load/control.ts';
+import { startMovableLines, startTreeServer, type Target } from '../fixtures/load/lines.ts';
 import { endEverywhere } from '../fixtures/load/processes.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
@@ -27,37 +32,70 @@ async function ipOn(place: 'router' | 'alpha', ...lines: string[]): Promise<void
 /** Where alpha is. */
 let at: Network = 1;
 
-/** As a laptop that is carried to another network: the old one is gone before the new one is there. */
-async function carry(to: Network): Promise<void> {
+const routerAddresses = (network: Network) => [
+  `${v4(network, 1)}/24 dev alpha`,
+  `${v6(network, 1)}/64 dev alpha nodad`,
+];
+const alphaAddresses = (network: Network) => [
+  `${v4(network, 2)}/24 dev eth0`,
+  `${v6(network, 2)}/64 dev eth0 nodad`,
+];
+const adding = (address: string) => `addr add ${address}`;
+const deleting = (address: string) => `addr del ${address.replace(' nodad', '')}`;
+const routes = (network: Network) =>
+  [v4(network, 1), v6(network, 1)].map((router) => `route replace default via ${router}`);
+
+/**
+ * `carried`: as a laptop in another network, the old one is gone before the new one is there. `leased`: the new address comes
+ * first, as with a new lease.
+ */
+type How = 'carried' | 'leased';
+
+async function changeTo(to: Network, how: How): Promise<void> {
   const from = at;
   if (from === to) return;
   at = to;
-  await ipOn('router', `addr del ${v4(from, 1)}/24 dev alpha`, `addr del ${v6(from, 1)}/64 dev alpha`);
-  await ipOn('alpha', `addr del ${v4(from, 2)}/24 dev eth0`, `addr del ${v6(from, 2)}/64 dev eth0`);
-  await ipOn('router', `addr add ${v4(to, 1)}/24 dev alpha`, `addr add ${v6(to, 1)}/64 dev alpha nodad`);
-  await ipOn(
-    'alpha',
-    `addr add ${v4(to, 2)}/24 dev eth0`,
-    `addr add ${v6(to, 2)}/64 dev eth0 nodad`,
-    `route replace default via ${v4(to, 1)}`,
-    `route replace default via ${v6(to, 1)}`,
-  );
+  const gone = alphaAddresses(from).map(deleting);
+  const come = [...alphaAddresses(to).map(adding), ...routes(to)];
+  if (how === 'carried') {
+    await ipOn('router', ...routerAddresses(from).map(deleting));
+    await ipOn('alpha', ...gone);
+    await ipOn('router', ...routerAddresses(to).map(adding));
+    await ipOn('alpha', ...come);
+  } else {
+    await ipOn('router', ...routerAddresses(to).map(adding));
+    await ipOn('alpha', ...come, ...gone);
+    await ipOn('router', ...routerAddresses(from).map(deleting));
+  }
 }
 
 type Kept = { cell: string; peers: { peer: string; flows: number; away: number; told: boolean }[] };
 
-/** Said on the host itself: SSH to it is not our business here. */
-async function keep(...args: string[]): Promise<Kept[]> {
+/** Keeps these processes, and answers with their cells. Said on the host itself: SSH to it is not our business here. */
+async function keep(...args: string[]): Promise<string[]> {
+  return (await kept(...args)).map(({ cell }) => cell);
+}
+
+async function kept(...args: string[]): Promise<Kept[]> {
   const { stdout } = await execOn('alpha', ['osmosis', 'keep', ...args, '--json']);
   return (JSON.parse(stdout) as { cells: Kept[] }).cells;
 }
 
-/** Until the flows with `peers` are kept, so many of them by another address, and the peers know. */
-async function untilKept(cell: string, peers: Record<string, [flows: number, away: number]>): Promise<void> {
-  const wanted = Object.entries(peers).map(([peer, [flows, away]]) => ({ peer, flows, away, told: true }));
+/** Until so many flows with each peer are kept, by another address or not, and the peers know. */
+async function untilKept(
+  cell: string,
+  peers: Readonly<Record<string, number>>,
+  isAway: boolean,
+): Promise<void> {
+  const wanted = Object.entries(peers).map(([peer, flows]) => ({
+    peer,
+    flows,
+    away: isAway ? flows : 0,
+    told: true,
+  }));
   await vi.waitFor(
     async () => {
-      const found = (await keep()).find((each) => each.cell === cell);
+      const found = (await kept()).find((each) => each.cell === cell);
       for (const peer of wanted) expect(found?.peers).toContainEqual(expect.objectContaining(peer));
     },
     { timeout: MOVED_MS_MAX, interval: 100 },
@@ -70,32 +108,92 @@ describe('a host that moves', () => {
     before = await traces();
   });
 
-  it('twice and back, with a server and a client over TCP: every byte once and in order', async () => {
-    await using _remote = await startTreeServer('peer', 7601);
-    await using server = await startStreamServer('alpha', { port: 7602 });
-    await using load = await startStreamClient({ server: 'alpha', port: 7602, connections: 10 });
-    const lines = await startMovableLines('alpha', ['peer:7601'], { connections: 10 });
-    const cells = await keep(String(server.pid), String(lines.pid));
-    const [serving = '', calling = ''] = cells.map(({ cell }) => cell);
+  /** Takes alpha round, and waits each time until the peers know of all flows, so many by cell and peer. */
+  async function goRound(
+    how: How,
+    kept: Readonly<Record<string, Readonly<Record<string, number>>>>,
+  ): Promise<void> {
     const all = async (isAway: boolean) => {
-      // One that the load controls its server by.
-      await untilKept(serving, { [LAB_HOSTS.peer]: [11, isAway ? 11 : 0] });
-      await untilKept(calling, { [LAB_HOSTS.peer]: [10, isAway ? 10 : 0] });
+      for (const [cell, peers] of Object.entries(kept)) await untilKept(cell, peers, isAway);
     };
     await all(false);
     for (const to of [6, 7, 1] as const) {
-      await carry(to);
+      await changeTo(to, how);
       await all(to !== 1);
       await sleep(THERE_MS);
     }
-    const summary = await load.stop();
-    expect(summary, JSON.stringify(summary)).toMatchObject({ ok: true });
+  }
+
+  it('twice and back, with servers and clients over TCP: every byte once and in order', async () => {
+    await using _four = await startTreeServer('peer', 7601);
+    await using _six = await startTreeServer('peer', 7603, 'single', '::');
+    await using server = await startStreamServer('alpha', { port: 7602, listen: '::' });
+    await using load = await startStreamClient({ server: 'alpha', port: 7602, connections: 10 });
+    await using load6 = await startStreamClient({ server: LAB_HOSTS6.alpha, port: 7602, connections: 10 });
+    const six: Target = `${LAB_HOSTS6.peer as string}:7603`;
+    const lines = await startMovableLines('alpha', ['peer:7601', six], { connections: 10 });
+    const [serving = '', calling = ''] = await keep(String(server.pid), String(lines.pid));
+    // One more, by which the load asks its server in the end.
+    await goRound('carried', {
+      [serving]: { [LAB_HOSTS.peer]: 11, [LAB_HOSTS6.peer]: 11 },
+      [calling]: { [LAB_HOSTS.peer]: 5, [LAB_HOSTS6.peer]: 5 },
+    });
+    for (const each of [load, load6]) {
+      const summary = await each.stop();
+      expect(summary, JSON.stringify(summary)).toMatchObject({ ok: true });
+    }
     expect(await lines.stop('alpha', lines.pid)).toMatchObject({ ok: true, faults: [] });
   });
 
+  it('twice and back, with servers and clients over UDP: every request is answered, nothing comes twice', async () => {
+    await using _server = await startDatagramServer('peer', { port: 7611 });
+    await using own = await startDatagramServer('alpha', { port: 7612, connected: true, listen: '::' });
+    await using shared = await startDatagramServer('alpha', { port: 7613, listen: '0.0.0.0' });
+    const traffic = 'request' as const;
+    const clients = { traffic, connected: 5, unconnected: 5 };
+    await using load = await startDatagramClient({ server: 'alpha', port: 7612, ...clients });
+    await using load6 = await startDatagramClient({ server: LAB_HOSTS6.alpha, port: 7612, ...clients });
+    // What its server says from the new address, before the peers know that, is a stranger's.
+    await using all = await startDatagramClient({
+      server: 'alpha',
+      port: 7613,
+      traffic,
+      connected: 10,
+      unconnected: 0,
+    });
+    const log = '/tmp/asker-7611.log';
+    const asker = ['python3', '/opt/osmosis/fixtures/load/datagram-asker.py', LAB_HOSTS.peer, '7611'];
+    const { pid } = await spawnOn('alpha', [...asker, '--connected', '--log', log]);
+    const [connected = '', unconnected = '', asking = ''] = await keep(
+      String(own.pid),
+      String(shared.pid),
+      String(pid),
+    );
+    await goRound('leased', {
+      [connected]: { [LAB_HOSTS.peer]: 10, [LAB_HOSTS6.peer]: 10 },
+      [unconnected]: { [LAB_HOSTS.peer]: 10 },
+      [asking]: { [LAB_HOSTS.peer]: 1 },
+    });
+    for (const each of [load, load6, all]) {
+      const summary = await each.stop();
+      expect(summary, summary.faults.join('\n')).toMatchObject({
+        ok: true,
+        duplicated: 0,
+        misrouted: 0,
+        unanswered: 0,
+      });
+      expect(summary.answered).toBe(summary.requests);
+    }
+    await execOn('alpha', ['kill', String(pid)]);
+    await sleep(THERE_MS);
+    const { stdout } = await execOn('alpha', ['cat', log]);
+    const counts = JSON.parse(stdout) as Record<string, number>;
+    expect(counts).toMatchObject({ wrong: 0, answered: counts.asked });
+  });
+
   afterAll(async () => {
-    await carry(1);
-    await endEverywhere('lines-client.py');
+    await changeTo(1, 'carried');
+    for (const load of ['lines-client.py', 'datagram-asker.py']) await endEverywhere(load);
     expect(await leftSince(before)).toEqual({});
     const { stdout } = await execOn('alpha', ['ip', '-o', 'addr', 'show', 'dev', 'lo']);
     expect(stdout.split('\n')).toHaveLength(2);

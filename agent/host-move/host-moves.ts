@@ -152,8 +152,8 @@ export class HostMoves {
     const { stdout } = await execa('ip', ['-json', 'addr', 'show'], { timeout: COMMAND_MS_MAX });
     this.#usable = parseUsable(stdout, kept.all);
     const lanes = [...this.#lanes.values()].filter(({ cell }) => this.#cellOf(cell)?.link === undefined);
-    const bound = lanes.flatMap(({ flows }) => [...flows.values()].map(({ local }) => local.address));
-    await kept.keep(new Set(bound), this.#usable);
+    const bound = lanes.flatMap(({ flows }) => [...flows.values()]).filter(({ isLoose }) => !isLoose);
+    await kept.keep(new Set(bound.map(({ local }) => local.address)), this.#usable);
   }
 
   async #register(): Promise<void> {
@@ -161,7 +161,11 @@ export class HostMoves {
     for (const cell of registry.all()) {
       if (cell.kept === false || registry.isLocked(cell.id) || startTicks(cell.pid) !== cell.ticks) continue;
       const current = cell.link === undefined ? cell : await adoptNewFlows(this.#context, cell);
-      const known = new Set(this.#lanesOf(cell.id).flatMap(({ flows }) => [...flows.keys()]));
+      const kept = this.#lanesOf(cell.id).flatMap(({ flows }) => [...flows.values()]);
+      // Also by the place that a datagram socket without an address has come to: that is no flow of its own.
+      const known = new Set(
+        kept.flatMap((flow) => [flowKey(flow), flowKey({ ...flow, local: flow.wireLocal })]),
+      );
       await this.#registration.look(current, known, this.#usable);
     }
   }
@@ -211,7 +215,7 @@ export class HostMoves {
     for (const lane of this.#lanes.values()) {
       if (this.#cellOf(lane.cell)?.link !== undefined) continue;
       for (const flow of lane.flows.values())
-        if (!isPlain(flow))
+        if (!isPlain(flow) && !flow.isLoose)
           drawn.set(`${lane.cell} ${endpointKey(flow.protocol, flow.local)}`, {
             protocol: flow.protocol,
             port: flow.wireLocal.port,

@@ -8,7 +8,7 @@ import { endpointKey, flowKey } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { acceptOf, type Side } from '../datapath/model.ts';
+import { acceptOf, type LocalHalf, type Side } from '../datapath/model.ts';
 import { messageOf } from '../error.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import type { Route } from '../host/routes.ts';
@@ -117,7 +117,7 @@ export class Lane {
     await datapath.attachDevice(route.device);
     await datapath.putSide(this.#sideIn('queued', cell));
     const halves = going.map((flow) => ({ ...flow, localSide: this.#side, path: route.ifindex }));
-    await datapath.putLocals(halves.map(({ known: _, ...half }) => half));
+    await datapath.putLocals(entered(halves));
     for (const half of halves) this.flows.set(flowKey(half), half);
     keys.last += 1;
     registry.save(cell.id);
@@ -194,9 +194,7 @@ export class Lane {
   /** A cell with a network of its own has one side for all its peers. */
   async #giveBack(cell: Cell, flows: readonly KeptFlow[]): Promise<void> {
     const held = flows.filter(({ localSide }) => localSide === this.#side);
-    await this.#needs.datapath.putLocals(
-      held.map(({ known: _, ...half }) => ({ ...half, localSide: cell.side })),
-    );
+    await this.#needs.datapath.putLocals(entered(held).map((half) => ({ ...half, localSide: cell.side })));
   }
 
   /** Of a cell with a network of its own: whoever moves it on must know where it is. */
@@ -233,6 +231,11 @@ function listed(labels: readonly Label[]): readonly Label[] {
     else tooMany = middle;
   }
   return labels.slice(0, fits);
+}
+
+/** What the datapath is told of them. */
+function entered(flows: readonly KeptFlow[]): LocalHalf[] {
+  return flows.flatMap(({ known: _, isLoose, ...half }) => (isLoose ? [] : [half]));
 }
 
 function placeText({ wireLocal }: KeptFlow): string {

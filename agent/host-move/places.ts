@@ -7,6 +7,11 @@ import type { Label } from '../wire/h2o-layout.ts';
 export type KeptFlow = LocalHalf & {
   /** What the other end takes for our endpoint, where that is not `local`. */
   readonly known?: Endpoint | undefined;
+  /**
+   * Of a datagram socket that is bound to no address: it speaks as whatever address this host has, so its own port stands for
+   * it on the wire, and nothing is entered here.
+   */
+  readonly isLoose?: boolean | undefined;
 };
 
 /**
@@ -73,6 +78,7 @@ export function movedFlows(
     if (address === undefined || address === flow.wireLocal.address) return [];
     const { protocol, local, wireLocal } = flow;
     if (!wanted.isInside && address === local.address) return [{ ...flow, wireLocal: local }];
+    if (flow.isLoose) return [{ ...flow, wireLocal: { address, port: local.port } }];
     const port = isPlain(flow) ? labelOf(endpointKey(protocol, local)) : wireLocal.port;
     return [{ ...flow, wireLocal: { address, port } }];
   });

@@ -9,12 +9,22 @@ import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { flowIds, placeFlows } from '../migration/placed.ts';
-import { currentFlows } from '../proc/inspect.ts';
+import { currentSockets } from '../proc/inspect.ts';
 import { newTransaction } from '../wire/h2o.ts';
+import { Correspondents } from './correspondents.ts';
 import { isPlain, type KeptFlow } from './places.ts';
 
-/** A peer that did not answer, or did not know a flow, is asked again after this. */
+/** A flow that its peer did not know is asked for again after this. */
 const AGAIN_MS = 30_000;
+/** A peer that did not answer is asked again after this, doubled each time: most hosts of the world run no agent. */
+const SILENT_MS_FIRST = 30_000;
+const SILENT_MS_LAST = 3_600_000;
+/** In the background nobody waits for the answer. */
+const PATIENCE = { triesMax: 3, retryMsMax: 800 } as const;
+/** Peers that are asked at once. */
+const ASKING_MAX = 16;
+/** Silent peers that are remembered; the oldest is forgotten beyond this. */
+const SILENT_MAX = 10_000;
 /** What of one cell is asked of one peer at a time: some twenty datagrams. */
 const ASKED_FLOWS_MAX = 10_000;
 
@@ -29,8 +39,11 @@ export class Registration {
   readonly #stop = new AbortController();
   /** `cell peer` that are being asked. */
   readonly #asking = new Set<string>();
-  /** By `cell peer`, and by `cell` and flowKey: not before. */
-  readonly #notBefore = new Map<string, number>();
+  /** By `cell flowKey`: not before. */
+  readonly #refused = new Map<string, number>();
+  /** By `cell peer`. */
+  readonly #silent = new Map<string, { notBefore: number; waitMs: number }>();
+  readonly #correspondents: Correspondents;
   readonly #claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void;
 
   /** `claimed` is told of what a peer has let a cell claim. */
@@ -40,31 +53,32 @@ export class Registration {
   ) {
     this.#needs = needs;
     this.#claimed = claimed;
+    this.#correspondents = new Correspondents(needs.datapath);
   }
 
   stop(): void {
     this.#stop.abort();
+    this.#correspondents.stop();
   }
 
   /** Peers whose agents did not answer for this cell when they were last asked. */
   silent(cell: string): string[] {
-    return [...this.#notBefore.keys()].flatMap((key) =>
-      key.startsWith(`${cell} peer `) ? [key.slice(`${cell} peer `.length)] : [],
+    return [...this.#silent.keys()].flatMap((key) =>
+      key.startsWith(`${cell} `) ? [key.slice(cell.length + 1)] : [],
     );
   }
 
   /** `known`: flows, by flowKey, that are claimed already. Asks for the others beside it. */
   async look(cell: Cell, known: ReadonlySet<string>, usable: ReadonlySet<string>): Promise<void> {
     const now = performance.now();
-    for (const [key, at] of this.#notBefore) if (at <= now) this.#notBefore.delete(key);
+    for (const [key, at] of this.#refused) if (at <= now) this.#refused.delete(key);
     const flows = (await this.#candidates(cell, known, usable)).filter(
-      (flow) =>
-        !this.#notBefore.has(`${cell.id} flow ${flowKey(flow)}`) &&
-        !this.#notBefore.has(`${cell.id} peer ${flow.at.address}`),
+      (flow) => !this.#refused.has(`${cell.id} ${flowKey(flow)}`),
     );
     for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address)) {
       const key = `${cell.id} ${peer}`;
-      if (this.#asking.has(key)) continue;
+      if (this.#asking.has(key) || this.#asking.size >= ASKING_MAX) continue;
+      if ((this.#silent.get(key)?.notBefore ?? 0) > now) continue;
       this.#asking.add(key);
       void this.#ask(cell, peer, its.slice(0, ASKED_FLOWS_MAX))
         .catch(() => undefined)
@@ -78,7 +92,7 @@ export class Registration {
     known: ReadonlySet<string>,
     usable: ReadonlySet<string>,
   ): Promise<(PlacedFlow & KeptFlow)[]> {
-    const flows: readonly Flow[] = cell.link === undefined ? currentFlows(cell.pid) : cell.flows;
+    const flows = this.#flowsOf(cell);
     const news = flows.filter((flow) => !known.has(flowKey(flow)) && !isLinkLocal(flow.remote.address));
     if (news.length === 0) return [];
     const { datapath } = this.#needs;
@@ -94,8 +108,14 @@ export class Registration {
       const isOrdinary = half !== undefined && half.via === 0 && (cell.link !== undefined || isPlain(half));
       if (!isOrdinary || !usable.has(half.wireLocal.address)) return [];
       if (isLoopback(flow.at.address) || isOwnAddress(flow.at.address)) return [];
-      return [{ ...half, ...flow, known: flow.known }];
+      return [{ ...half, ...flow, known: flow.known, isLoose: news[index]?.isLoose }];
     });
+  }
+
+  #flowsOf(cell: Cell): readonly (Flow & Pick<KeptFlow, 'isLoose'>)[] {
+    if (cell.link !== undefined) return cell.flows;
+    const sockets = currentSockets(cell.pid);
+    return [...sockets.flows, ...this.#correspondents.of(cell, sockets)];
   }
 
   async #ask(cell: Cell, peer: string, flows: readonly (PlacedFlow & KeptFlow)[]): Promise<void> {
@@ -108,19 +128,35 @@ export class Registration {
       publicKey: keys.publicKey,
       claims: claimsOf(flows, []),
     };
-    const { silent, claimable, peerPublicKey } = await exchangeHello(socket, peer, hello, this.#stop.signal);
+    const { silent, claimable, peerPublicKey } = await exchangeHello(
+      socket,
+      peer,
+      hello,
+      this.#stop.signal,
+      PATIENCE,
+    );
     // The cell has gone, or has told this peer of a move meanwhile.
     if (!registry.isRegistered(cell.id) || registry.keysWith(cell, peer) !== keys) return;
+    this.#note(`${cell.id} ${peer}`, silent);
     const again = performance.now() + AGAIN_MS;
-    if (silent) this.#notBefore.set(`${cell.id} peer ${peer}`, again);
     if (!silent && peerPublicKey === undefined && keys.epoch > 0) registry.renewKeys(cell, peer);
     const isClaimed = (flow: PlacedFlow) => claimable.has(flowKey(knownFlow(flow)));
     for (const flow of flows)
-      if (!silent && !isClaimed(flow)) this.#notBefore.set(`${cell.id} flow ${flowKey(flow)}`, again);
+      if (!silent && !isClaimed(flow)) this.#refused.set(`${cell.id} ${flowKey(flow)}`, again);
     if (peerPublicKey === undefined) return;
     keys.peerPublicKey = peerPublicKey;
     registry.save(cell.id);
     const claimed = flows.filter(isClaimed).map(({ at: _, ...flow }): KeptFlow => flow);
     if (claimed.length > 0) this.#claimed(cell.id, peer, claimed);
+  }
+
+  #note(key: string, isSilent: boolean): void {
+    const waitMs = (this.#silent.get(key)?.waitMs ?? SILENT_MS_FIRST / 2) * 2;
+    this.#silent.delete(key);
+    if (!isSilent) return;
+    const oldest = this.#silent.keys().next().value;
+    if (this.#silent.size >= SILENT_MAX && oldest !== undefined) this.#silent.delete(oldest);
+    const wait = Math.min(waitMs, SILENT_MS_LAST);
+    this.#silent.set(key, { notBefore: performance.now() + wait, waitMs: wait });
   }
 }
