@@ -1,9 +1,12 @@
 /** A host gets another address, twice, while its processes talk: their connections go on, and none of them is touched. */
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { containerName, requireEngine } from '../fixtures/lab/engine.ts';
-import { execOn, LAB_HOSTS, LAB_HOSTS6, spawnOn } from '../fixtures/lab/hosts.ts';
+import { execOn, LAB_HOSTS, LAB_HOSTS6, SSH_CONFIG_PATH, spawnOn } from '../fixtures/lab/hosts.ts';
 import {
   startDatagramClient,
   startDatagramServer,
@@ -12,6 +15,8 @@ import {
 } from '../fixtures/load/control.ts';
 import { startMovableLines, startTreeServer, type Target } from '../fixtures/load/lines.ts';
 import { endEverywhere } from '../fixtures/load/processes.ts';
+import { migrateArgs, move, osmosis } from './cli.ts';
+import { KILL_AGENT } from './inject.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 /** Networks of alpha's link: the lab's, and two more. */
@@ -102,6 +107,33 @@ async function untilKept(
   );
 }
 
+/** Until the peers know that a cell with a network of its own is at this address. */
+async function untilTold(cell: string, address: string): Promise<void> {
+  await vi.waitFor(
+    async () => {
+      const { stdout } = await execOn('alpha', ['osmosis', 'ps', '--json']);
+      expect(stdout).toContain(`"address":"${address}"`);
+      expect((await kept()).find((each) => each.cell === cell)?.peers).toMatchObject([{ told: true }]);
+    },
+    { timeout: MOVED_MS_MAX, interval: 100 },
+  );
+}
+
+/** For commands of this machine while alpha is at `address`. */
+async function sshConfigWith(address: string): Promise<{ env: Record<string, string> } & AsyncDisposable> {
+  const directory = await mkdtemp(join(tmpdir(), 'osmosis-host-move-'));
+  const moved = (text: string) => text.replaceAll(LAB_HOSTS.alpha, address);
+  const config = await readFile(SSH_CONFIG_PATH, 'utf8');
+  const [knownHosts = ''] = /(?<=UserKnownHostsFile ).*/.exec(config) ?? [];
+  await writeFile(join(directory, 'known_hosts'), moved(await readFile(knownHosts, 'utf8')));
+  const file = join(directory, 'config');
+  await writeFile(file, moved(config).replaceAll(knownHosts, join(directory, 'known_hosts')));
+  return {
+    env: { OSMOSIS_SSH_CONFIG: file },
+    [Symbol.asyncDispose]: () => rm(directory, { recursive: true }),
+  };
+}
+
 describe('a host that moves', () => {
   let before: Traces;
   beforeAll(async () => {
@@ -189,6 +221,46 @@ describe('a host that moves', () => {
     const { stdout } = await execOn('alpha', ['cat', log]);
     const counts = JSON.parse(stdout) as Record<string, number>;
     expect(counts).toMatchObject({ wrong: 0, answered: counts.asked });
+  });
+
+  it('with a cell that has moved there, through a restart of both agents, and the cell moves on', async () => {
+    await using server = await startStreamServer('beta', { port: 7621 });
+    await using load = await startStreamClient({ server: 'beta', port: 7621, connections: 10 });
+    const { cell } = await move(server.pid, 'beta', 'alpha');
+    const all = (isAway: boolean) => untilKept(cell, { [LAB_HOSTS.peer]: 11 }, isAway);
+    await all(true);
+    await changeTo(6, 'carried');
+    await all(true);
+    await execOn('alpha', ['sh', '-c', KILL_AGENT]);
+    await execOn('peer', ['sh', '-c', KILL_AGENT]);
+    await sleep(THERE_MS);
+    await changeTo(7, 'carried');
+    await untilTold(cell, v4(7, 2));
+    await changeTo(1, 'leased');
+    await untilTold(cell, v4(1, 2));
+    await sleep(THERE_MS);
+    expect((await move(cell, 'alpha', 'beta')).flows).toEqual({ moved: 11, relayed: 0, lost: 0 });
+    await sleep(THERE_MS);
+    const summary = await load.stop();
+    expect(summary, JSON.stringify(summary)).toMatchObject({ ok: true });
+  });
+
+  it('and then the process moves to another host, and home again', async () => {
+    await using server = await startStreamServer('alpha', { port: 7631 });
+    await using load = await startStreamClient({ server: 'alpha', port: 7631, connections: 10 });
+    const [cell = ''] = await keep(String(server.pid));
+    await untilKept(cell, { [LAB_HOSTS.peer]: 11 }, false);
+    await changeTo(6, 'carried');
+    await untilKept(cell, { [LAB_HOSTS.peer]: 11 }, true);
+    await using there = await sshConfigWith(v4(6, 2));
+    const away = migrateArgs(cell, 'alpha', 'beta');
+    expect((await osmosis(away, { env: there.env })).object).toMatchObject({ ok: true });
+    await changeTo(1, 'carried');
+    await sleep(THERE_MS);
+    expect((await move(cell, 'beta', 'alpha')).flows).toEqual({ moved: 11, relayed: 0, lost: 0 });
+    await untilKept(cell, { [LAB_HOSTS.peer]: 11 }, false);
+    const summary = await load.stop();
+    expect(summary, JSON.stringify(summary)).toMatchObject({ ok: true });
   });
 
   afterAll(async () => {

@@ -24,6 +24,8 @@ const LOOK_MS = 1_000;
 /** Looking takes this part of a core at most. */
 const LOOKING_SHARE = 1 / 10;
 const REST_MS_MAX = 10_000;
+/** A device that was attached is believed to be so for this long: it may be another one by the same name. */
+const ATTACHED_MS_MAX = 2_000;
 const COMMAND_MS_MAX = 5_000;
 /** A flow is forgotten when its socket is missing in this many looks in a row. */
 const LOOKS_MISSING_MAX = 2;
@@ -36,6 +38,8 @@ export class HostMoves {
   readonly #watch: AddressWatch;
   readonly #registration: Registration;
   readonly #missing = new Map<KeptFlow, number>();
+  /** Attached, since which removal of the datapath, and when. */
+  readonly #devices = new Map<string, { removals: number; at: number }>();
   /** That are drawn, by cell and endpoint. */
   #labels = new Map<string, { protocol: Protocol; port: number }>();
   #timer: NodeJS.Timeout | undefined;
@@ -185,8 +189,20 @@ export class HostMoves {
     if (route === undefined) return;
     const wanted = { ...here, source: this.#sourceOf(route, lane.peer) };
     const moved = this.#moved(lane, flows, wanted);
-    if (moved.length > 0) await lane.move(cell, moved, route);
+    if (moved.length > 0) await this.#attached(route.device, () => lane.move(cell, moved, route));
     this.#releaseLabels();
+  }
+
+  /** Asking whether a device is attached starts several programs: once, for all that leave by it. */
+  async #attached(device: string, step: () => Promise<void>): Promise<void> {
+    const { datapath } = this.#context;
+    const known = this.#devices.get(device);
+    const isFresh = known !== undefined && performance.now() - known.at < ATTACHED_MS_MAX;
+    if (!isFresh || known.removals !== datapath.removals) {
+      await datapath.attachDevice(device);
+      this.#devices.set(device, { removals: datapath.removals, at: performance.now() });
+    }
+    await step();
   }
 
   /** A route may say to come from an address that is kept for its sockets only. */

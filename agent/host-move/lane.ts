@@ -90,7 +90,7 @@ export class Lane {
     if (this.#announcement !== undefined) void this.#announce(this.#announcement);
   }
 
-  /** These flows are at another place from now on; the others stay. `route`: to the peer. */
+  /** These flows are at another place from now on; the others stay. `route`: to the peer, by a device that is attached. */
   async move(cell: Cell, flows: readonly KeptFlow[], route: Route): Promise<void> {
     const { datapath, registry, socket, log, save } = this.#needs;
     const labels = listed(labelsOf(flows));
@@ -114,7 +114,6 @@ export class Lane {
         'more endpoints than one MOVE can list: their connections are not kept',
       );
     this.#isEntered = true;
-    await datapath.attachDevice(route.device);
     await datapath.putSide(this.#sideIn('queued', cell));
     const halves = going.map((flow) => ({ ...flow, localSide: this.#side, path: route.ifindex }));
     await datapath.putLocals(entered(halves));
