@@ -198,7 +198,7 @@ export class RemoteCells {
     const wires = new Map(
       labels.map(({ protocol, virtual, wire }) => [endpointKey(protocol, virtual), wire]),
     );
-    const wrong: PeerFlow[] = [];
+    const right = new Map<PeerFlow, RemoteHalf['wireRemote']>();
     for (const flow of record.flows.values()) {
       const armed = flow.wireRemote[next]?.endpoint;
       const current = flow.wireRemote[record.active];
@@ -208,11 +208,15 @@ export class RemoteCells {
       if (wire === undefined || (armed !== undefined && endpointText(armed) === endpointText(wire))) continue;
       const slot = await this.#needs.slots.of(wire);
       const isStill = current !== undefined && endpointText(current.endpoint) === endpointText(wire);
-      flow.wireRemote = isStill ? onlySlot([slot, slot], next) : twoSlots(slot, current, next);
-      wrong.push(flow);
+      right.set(flow, isStill ? onlySlot([slot, slot], next) : twoSlots(slot, current, next));
     }
-    if (wrong.length === 0) return;
-    await this.#put(record, wrong);
+    if (right.size === 0) return;
+    await this.#put(
+      record,
+      [...right].map(([flow, wireRemote]) => ({ ...flow, wireRemote })),
+    );
+    // Only what has been entered is remembered: after a failure the same MOVE does it all again.
+    for (const [flow, wireRemote] of right) flow.wireRemote = wireRemote;
     this.#needs.records.saveFlows(record);
   }
 

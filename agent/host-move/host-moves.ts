@@ -51,7 +51,11 @@ export class HostMoves {
     this.#context = context;
     this.#store = new Store(`${context.paths.run}/lanes`);
     this.#watch = new AddressWatch(() => this.#addressesChanged());
-    this.#registration = new Registration(context, (cell, peer, flows) => this.#add(cell, peer, flows));
+    const isKept = (cell: string, peer: string) =>
+      (this.#lanes.get(laneKey({ cell, peer }))?.flows.size ?? 0) > 0;
+    this.#registration = new Registration({ ...context, isKept }, (cell, peer, flows) =>
+      this.#add(cell, peer, flows),
+    );
   }
 
   /** Finds again what an agent before this one was at. */

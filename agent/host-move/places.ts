@@ -22,14 +22,14 @@ export function parseUsable(text: string, kept: ReadonlySet<string>): Set<string
   const links = JSON.parse(text) as {
     ifname?: string;
     flags?: string[];
-    addr_info?: { local?: string; scope?: string; tentative?: boolean; deprecated?: boolean }[];
+    addr_info?: { local?: string; scope?: string; tentative?: boolean }[];
   }[];
   return new Set(
     links.flatMap(({ ifname, flags = [], addr_info = [] }) =>
       flags.includes('LOWER_UP')
-        ? addr_info.flatMap(({ local, scope, tentative, deprecated }) => {
+        ? addr_info.flatMap(({ local, scope, tentative }) => {
             const isOurs = ifname === 'lo' && (local === undefined || kept.has(local));
-            const isReachable = scope === 'global' && tentative !== true && deprecated !== true;
+            const isReachable = scope === 'global' && tentative !== true;
             return local === undefined || isOurs || !isReachable ? [] : [local];
           })
         : [],

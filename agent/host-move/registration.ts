@@ -32,6 +32,8 @@ export type RegistrationNeeds = {
   readonly datapath: Datapath;
   readonly registry: Registry;
   readonly socket: H2oSocket;
+  /** Whether the cell has claimed flows of that peer: the pair of keys is good then. */
+  readonly isKept: (cell: string, peer: string) => boolean;
 };
 
 export class Registration {
@@ -139,7 +141,10 @@ export class Registration {
     if (!registry.isRegistered(cell.id) || registry.keysWith(cell, peer) !== keys) return;
     this.#note(`${cell.id} ${peer}`, silent);
     const again = performance.now() + AGAIN_MS;
-    if (!silent && peerPublicKey === undefined && keys.epoch > 0) registry.renewKeys(cell, peer);
+    // A peer that has forgotten the cell, which has nothing there any more: both begin anew.
+    const isForgotten = !silent && peerPublicKey === undefined && keys.epoch > 0;
+    if (isForgotten && cell.link === undefined && !this.#needs.isKept(cell.id, peer))
+      registry.renewKeys(cell, peer);
     const isClaimed = (flow: PlacedFlow) => claimable.has(flowKey(knownFlow(flow)));
     for (const flow of flows)
       if (!silent && !isClaimed(flow)) this.#refused.set(`${cell.id} ${flowKey(flow)}`, again);
