@@ -14,7 +14,7 @@ import {
   startStreamServer,
 } from '../fixtures/load/control.ts';
 import { startMovableLines, startTreeServer, type Target } from '../fixtures/load/lines.ts';
-import { endEverywhere } from '../fixtures/load/processes.ts';
+import { endEverywhere, locate } from '../fixtures/load/processes.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
 import { KILL_AGENT } from './inject.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
@@ -49,6 +49,25 @@ const adding = (address: string) => `addr add ${address}`;
 const deleting = (address: string) => `addr del ${address.replace(' nodad', '')}`;
 const routes = (network: Network) =>
   [v4(network, 1), v6(network, 1)].map((router) => `route replace default via ${router}`);
+
+/** A second device of alpha's, to a network of its own, as a cable that is plugged in; it has the default route while it is there. */
+async function otherDevice(): Promise<AsyncDisposable> {
+  const { bin } = await requireEngine();
+  const pidOf = async (place: 'router' | 'alpha') =>
+    (await execa(bin, ['inspect', '-f', '{{.State.Pid}}', containerName(place)])).stdout;
+  const ends = ['wired', 'netns', await pidOf('alpha'), 'type', 'veth', 'peer', 'name', 'alpha-wired'];
+  await execa('ip', ['link', 'add', 'name', ...ends, 'netns', await pidOf('router')]);
+  await ipOn('router', 'addr add 10.77.8.1/24 dev alpha-wired', 'link set alpha-wired up');
+  await ipOn('router', ...routerAddresses(at).map(deleting));
+  await ipOn('alpha', 'link set wired up', 'addr add 10.77.8.2/24 dev wired');
+  await ipOn('alpha', ...alphaAddresses(at).map(deleting), 'route replace default via 10.77.8.1');
+  return {
+    [Symbol.asyncDispose]: async () => {
+      await ipOn('router', ...routerAddresses(at).map(adding));
+      await ipOn('alpha', 'link del wired', ...alphaAddresses(at).map(adding), ...routes(at));
+    },
+  };
+}
 
 /**
  * `carried`: as a laptop in another network, the old one is gone before the new one is there. `leased`: the new address comes
@@ -261,6 +280,25 @@ describe('a host that moves', () => {
     await untilKept(cell, { [LAB_HOSTS.peer]: 11 }, false);
     const summary = await load.stop();
     expect(summary, JSON.stringify(summary)).toMatchObject({ ok: true });
+  });
+
+  it('to another device, while the process at the other end has moved as well', async () => {
+    await using server = await startTreeServer('alpha', 7641);
+    const lines = await startMovableLines('peer', ['alpha:7641'], { connections: 10 });
+    const [cell = ''] = await keep(String(server.pid));
+    await untilKept(cell, { [LAB_HOSTS.peer]: 10 }, false);
+    const moved = await move(lines.pid, 'peer', 'gamma');
+    await untilKept(cell, { [LAB_HOSTS.gamma]: 10 }, false);
+    {
+      await using _wired = await otherDevice();
+      await untilKept(cell, { [LAB_HOSTS.gamma]: 10 }, true);
+      await sleep(THERE_MS);
+    }
+    await untilKept(cell, { [LAB_HOSTS.gamma]: 10 }, false);
+    await sleep(THERE_MS);
+    expect((await move(moved.cell, 'gamma', 'peer')).flows.moved).toBe(10);
+    const [{ pid } = { pid: 0 }] = await locate('lines-client.py', ['peer']);
+    expect(await lines.stop('peer', pid)).toMatchObject({ ok: true, faults: [] });
   });
 
   afterAll(async () => {

@@ -191,6 +191,11 @@ export class PeerSide {
     await this.#turns.run(() => this.#cells.unplace(ids));
   }
 
+  /** This host has other addresses or routes. */
+  async reroute(): Promise<void> {
+    await this.#turns.run(() => this.#cells.reroute());
+  }
+
   /** The cell is frozen here: what this host's own processes, and those it relays for, say goes on to where it will be. */
   async engage(cell: string): Promise<void> {
     await this.#cells.engage(cell);

@@ -79,6 +79,27 @@ export class RemoteCells {
     }
   }
 
+  /** Routes may lead by other devices now: packets to cells elsewhere leave by those. */
+  async reroute(): Promise<void> {
+    const { records, slots } = this.#needs;
+    slots.clear();
+    const routed = async (slot: WireSlot | undefined) =>
+      slot && (await slots.of(slot.endpoint).catch(() => slot));
+    for (const record of records.all()) {
+      const changed: PeerFlow[] = [];
+      for (const flow of record.flows.values()) {
+        const [first, second] = flow.wireRemote;
+        const now = [await routed(first), await routed(second)] as const;
+        if (now.every((slot, index) => slot?.ifindex === flow.wireRemote[index]?.ifindex)) continue;
+        flow.wireRemote = now;
+        changed.push(flow);
+      }
+      if (changed.length === 0) continue;
+      await this.#put(record, changed);
+      records.saveFlows(record);
+    }
+  }
+
   /** What this host says to the cell goes to where it is armed. */
   async engage(cell: string): Promise<void> {
     for (const { side: id, active, armedAt } of this.#needs.records.of(cell)) {

@@ -10,6 +10,7 @@ import type { AgentContext } from '../context.ts';
 import { messageOf } from '../error.ts';
 import { Turns } from '../h2o/turns.ts';
 import { type Route, routeTo } from '../host/routes.ts';
+import { placeFlows } from '../migration/placed.ts';
 import { socketIndex } from '../proc/socket-index.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { startTicks } from '../proc/tree.ts';
@@ -50,11 +51,12 @@ export class HostMoves {
   constructor(context: AgentContext) {
     this.#context = context;
     this.#store = new Store(`${context.paths.run}/lanes`);
-    this.#watch = new AddressWatch(() => this.#addressesChanged());
+    this.#watch = new AddressWatch(() => this.#changed());
     const isKept = (cell: string, peer: string) =>
       (this.#lanes.get(laneKey({ cell, peer }))?.flows.size ?? 0) > 0;
-    this.#registration = new Registration({ ...context, isKept }, (cell, peer, flows) =>
-      this.#add(cell, peer, flows),
+    this.#registration = new Registration(
+      { ...context, isKept },
+      (cell, peer, flows) => void this.#inTurn(() => this.#add(cell, peer, flows)),
     );
   }
 
@@ -99,7 +101,7 @@ export class HostMoves {
       {
         ...this.#context,
         save: (lane) => this.#save(lane),
-        settled: () => this.#addressesChanged(),
+        settled: () => this.#changed(),
       },
       record,
     );
@@ -109,19 +111,28 @@ export class HostMoves {
     if (this.#lanes.get(laneKey(lane)) === lane) this.#store.put(fileName(lane), lane.record());
   }
 
-  #add(cell: string, peer: string, flows: readonly KeptFlow[]): void {
-    const key = laneKey({ cell, peer });
-    const lane = this.#lanes.get(key) ?? this.#laneOf({ cell, peer });
+  /** What a peer has let a cell claim. If the other end has come there from another host, its flow is in that one's lane still. */
+  async #add(id: string, peer: string, flows: readonly KeptFlow[]): Promise<void> {
+    const cell = this.#cellOf(id);
+    if (cell === undefined) return;
+    const key = laneKey({ cell: id, peer });
+    const lane = this.#lanes.get(key) ?? this.#laneOf({ cell: id, peer });
     this.#lanes.set(key, lane);
-    for (const flow of flows) lane.flows.set(flowKey(flow), flow);
-    this.#save(lane);
-    this.#addressesChanged();
+    await lane.take(cell, flows);
+    for (const other of this.#lanesOf(id)) if (other !== lane) other.leave(flows);
+    this.#changed();
   }
 
-  #addressesChanged(): void {
+  /** Addresses, routes, or what has been told of them. */
+  #changed(): void {
     void this.#inTurn(async () => {
+      const before = this.#usable;
       await this.#readAddresses();
       for (const lane of this.#lanes.values()) await this.#follow(lane);
+      // Links come and go with cells: only another address means that other hosts may be reached by another device.
+      const isSame =
+        before.size === this.#usable.size && [...before].every((address) => this.#usable.has(address));
+      if (!isSame) await this.#context.peerSide.reroute();
     });
   }
 
@@ -169,13 +180,21 @@ export class HostMoves {
     for (const cell of registry.all()) {
       if (cell.kept === false || registry.isLocked(cell.id) || startTicks(cell.pid) !== cell.ticks) continue;
       const current = cell.link === undefined ? cell : await adoptNewFlows(this.#context, cell);
-      const kept = this.#lanesOf(cell.id).flatMap(({ flows }) => [...flows.values()]);
-      // Also by the place that a datagram socket without an address has come to: that is no flow of its own.
-      const known = new Set(
-        kept.flatMap((flow) => [flowKey(flow), flowKey({ ...flow, local: flow.wireLocal })]),
-      );
-      await this.#registration.look(current, known, this.#usable);
+      const { there, elsewhere } = await this.#placed(current);
+      await this.#registration.look(current, there, elsewhere, this.#usable);
     }
+  }
+
+  /** Of the flows of its lanes those whose other ends are there still, and those that have gone elsewhere. */
+  async #placed(cell: Cell): Promise<{ there: KeptFlow[]; elsewhere: KeptFlow[] }> {
+    const [there, elsewhere]: [KeptFlow[], KeptFlow[]] = [[], []];
+    for (const lane of this.#lanesOf(cell.id)) {
+      const flows = [...lane.flows.values()];
+      const placed = await placeFlows(this.#context.datapath, cell, flows);
+      for (const [index, flow] of flows.entries())
+        (placed[index]?.at.address === lane.peer ? there : elsewhere).push(flow);
+    }
+    return { there, elsewhere };
   }
 
   /** Tells the peer of what is at another place now. */
@@ -276,7 +295,7 @@ export class HostMoves {
       return missing >= LOOKS_MISSING_MAX;
     });
     if (ended.length > 0) await lane.drop(ended);
-    if (lane.flows.size === 0 && !lane.isMoving) await this.#close(lane);
+    if (lane.flows.size === 0) await this.#close(lane);
   }
 
   async #close(lane: Lane): Promise<void> {

@@ -136,6 +136,28 @@ export class Lane {
     void this.#announce(this.#announcement);
   }
 
+  /** Flows that the peer has let it claim, at the places where they are. */
+  async take(cell: Cell, flows: readonly KeptFlow[]): Promise<void> {
+    const { datapath } = this.#needs;
+    const halves = flows.map((flow) => {
+      const isEntered = cell.link === undefined && !isPlain(flow) && !flow.isLoose;
+      return isEntered ? { ...flow, localSide: this.#side } : flow;
+    });
+    const away = entered(halves).filter(({ localSide }) => localSide === this.#side);
+    if (away.length > 0) {
+      if (!this.#isEntered) await datapath.putSide(this.#sideIn('home', cell));
+      this.#isEntered = true;
+      await datapath.putLocals(away);
+    }
+    for (const flow of halves) this.flows.set(flowKey(flow), flow);
+    this.#needs.save(this);
+  }
+
+  /** Their other ends have gone to a host that another lane is with, which has them from now on. */
+  leave(flows: readonly KeptFlow[]): void {
+    if (flows.filter((flow) => this.flows.delete(flowKey(flow))).length > 0) this.#needs.save(this);
+  }
+
   /** Nothing of it is left here. The labels of its endpoints are given back by whoever knows the other lanes. */
   async close(): Promise<void> {
     const { datapath } = this.#needs;

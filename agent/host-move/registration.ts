@@ -15,7 +15,7 @@ import { Correspondents } from './correspondents.ts';
 import { isPlain, type KeptFlow } from './places.ts';
 
 /** A flow that its peer did not know is asked for again after this. */
-const AGAIN_MS = 30_000;
+const AGAIN_MS = 5_000;
 /** A peer that did not answer is asked again after this, doubled each time: most hosts of the world run no agent. */
 const SILENT_MS_FIRST = 30_000;
 const SILENT_MS_LAST = 3_600_000;
@@ -70,11 +70,19 @@ export class Registration {
     );
   }
 
-  /** `known`: flows, by flowKey, that are claimed already. Asks for the others beside it. */
-  async look(cell: Cell, known: ReadonlySet<string>, usable: ReadonlySet<string>): Promise<void> {
+  /**
+   * Asks, beside it, for what is not claimed yet. `there`: what is. `elsewhere`: what another peer has let the cell claim,
+   * before the other end went from there to where it is now.
+   */
+  async look(
+    cell: Cell,
+    there: readonly KeptFlow[],
+    elsewhere: readonly KeptFlow[],
+    usable: ReadonlySet<string>,
+  ): Promise<void> {
     const now = performance.now();
     for (const [key, at] of this.#refused) if (at <= now) this.#refused.delete(key);
-    const flows = (await this.#candidates(cell, known, usable)).filter(
+    const flows = (await this.#candidates(cell, there, elsewhere, usable)).filter(
       (flow) => !this.#refused.has(`${cell.id} ${flowKey(flow)}`),
     );
     for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address)) {
@@ -91,9 +99,14 @@ export class Registration {
   /** Flows to other hosts, by an address that this host has now. */
   async #candidates(
     cell: Cell,
-    known: ReadonlySet<string>,
+    there: readonly KeptFlow[],
+    elsewhere: readonly KeptFlow[],
     usable: ReadonlySet<string>,
   ): Promise<(PlacedFlow & KeptFlow)[]> {
+    // Also by the place that a datagram socket without an address has come to: that is no flow of its own.
+    const places = (flow: KeptFlow) => [flowKey(flow), flowKey({ ...flow, local: flow.wireLocal })];
+    const known = new Set(there.flatMap(places));
+    const kept = new Map(elsewhere.map((flow) => [flowKey(flow), flow]));
     const flows = this.#flowsOf(cell);
     const news = flows.filter((flow) => !known.has(flowKey(flow)) && !isLinkLocal(flow.remote.address));
     if (news.length === 0) return [];
@@ -105,12 +118,14 @@ export class Registration {
     return placed.flatMap((flow, index) => {
       const { protocol, local, remote } = flow;
       const plain = { protocol, local, remote, scope: 0, wireLocal: local, localSide: 0, via: 0, path: 0 };
-      const half = halves[index] ?? (cell.link === undefined ? plain : undefined);
+      const before = kept.get(flowKey(flow));
+      const half = before ?? halves[index] ?? (cell.link === undefined ? plain : undefined);
       // What goes by way of the loopback device stays on this host, or has a label that is not ours to change.
-      const isOrdinary = half !== undefined && half.via === 0 && (cell.link !== undefined || isPlain(half));
+      const isOrdinary =
+        half?.via === 0 && (before !== undefined || cell.link !== undefined || isPlain(half));
       if (!isOrdinary || !usable.has(half.wireLocal.address)) return [];
       if (isLoopback(flow.at.address) || isOwnAddress(flow.at.address)) return [];
-      return [{ ...half, ...flow, known: flow.known, isLoose: news[index]?.isLoose }];
+      return [{ ...half, ...flow, known: flow.known, isLoose: before?.isLoose ?? news[index]?.isLoose }];
     });
   }
 
