@@ -13,9 +13,11 @@ import { currentSockets } from '../proc/inspect.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { Correspondents } from './correspondents.ts';
 import { isPlain, type KeptFlow } from './places.ts';
+import { Waits } from './waits.ts';
 
-/** A flow that its peer did not know is asked for again after this. */
-const AGAIN_MS = 5_000;
+/** A flow that its peer did not know, or whose end there was on the move, is asked for again after this, doubled each time. */
+const REFUSED_MS_FIRST = 2_000;
+const REFUSED_MS_LAST = 300_000;
 /** A peer that did not answer is asked again after this, doubled each time: most hosts of the world run no agent. */
 const SILENT_MS_FIRST = 30_000;
 const SILENT_MS_LAST = 3_600_000;
@@ -23,8 +25,6 @@ const SILENT_MS_LAST = 3_600_000;
 const PATIENCE = { triesMax: 3, retryMsMax: 800 } as const;
 /** Peers that are asked at once. */
 const ASKING_MAX = 16;
-/** Silent peers that are remembered; the oldest is forgotten beyond this. */
-const SILENT_MAX = 10_000;
 /** What of one cell is asked of one peer at a time: some twenty datagrams. */
 const ASKED_FLOWS_MAX = 10_000;
 
@@ -41,10 +41,10 @@ export class Registration {
   readonly #stop = new AbortController();
   /** `cell peer` that are being asked. */
   readonly #asking = new Set<string>();
-  /** By `cell flowKey`: not before. */
-  readonly #refused = new Map<string, number>();
+  /** By `cell flowKey`. */
+  readonly #refused = new Waits(REFUSED_MS_FIRST, REFUSED_MS_LAST);
   /** By `cell peer`. */
-  readonly #silent = new Map<string, { notBefore: number; waitMs: number }>();
+  readonly #silent = new Waits(SILENT_MS_FIRST, SILENT_MS_LAST);
   readonly #correspondents: Correspondents;
   readonly #claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void;
 
@@ -65,9 +65,7 @@ export class Registration {
 
   /** Peers whose agents did not answer for this cell when they were last asked. */
   silent(cell: string): string[] {
-    return [...this.#silent.keys()].flatMap((key) =>
-      key.startsWith(`${cell} `) ? [key.slice(cell.length + 1)] : [],
-    );
+    return this.#silent.after(`${cell} `);
   }
 
   /**
@@ -80,15 +78,13 @@ export class Registration {
     elsewhere: readonly KeptFlow[],
     usable: ReadonlySet<string>,
   ): Promise<void> {
-    const now = performance.now();
-    for (const [key, at] of this.#refused) if (at <= now) this.#refused.delete(key);
-    const flows = (await this.#candidates(cell, there, elsewhere, usable)).filter(
-      (flow) => !this.#refused.has(`${cell.id} ${flowKey(flow)}`),
+    const flows = (await this.#candidates(cell, there, elsewhere, usable)).filter((flow) =>
+      this.#refused.isDue(`${cell.id} ${flowKey(flow)}`),
     );
     for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address)) {
       const key = `${cell.id} ${peer}`;
       if (this.#asking.has(key) || this.#asking.size >= ASKING_MAX) continue;
-      if ((this.#silent.get(key)?.notBefore ?? 0) > now) continue;
+      if (!this.#silent.isDue(key)) continue;
       this.#asking.add(key);
       void this.#ask(cell, peer, its.slice(0, ASKED_FLOWS_MAX))
         .catch(() => undefined)
@@ -154,29 +150,22 @@ export class Registration {
     );
     // The cell has gone, or has told this peer of a move meanwhile.
     if (!registry.isRegistered(cell.id) || registry.keysWith(cell, peer) !== keys) return;
-    this.#note(`${cell.id} ${peer}`, silent);
-    const again = performance.now() + AGAIN_MS;
+    if (silent) this.#silent.failed(`${cell.id} ${peer}`);
+    else this.#silent.succeeded(`${cell.id} ${peer}`);
     // A peer that has forgotten the cell, which has nothing there any more: both begin anew.
     const isForgotten = !silent && peerPublicKey === undefined && keys.epoch > 0;
     if (isForgotten && cell.link === undefined && !this.#needs.isKept(cell.id, peer))
       registry.renewKeys(cell, peer);
     const isClaimed = (flow: PlacedFlow) => claimable.has(flowKey(knownFlow(flow)));
-    for (const flow of flows)
-      if (!silent && !isClaimed(flow)) this.#refused.set(`${cell.id} ${flowKey(flow)}`, again);
+    for (const flow of silent ? [] : flows) {
+      const key = `${cell.id} ${flowKey(flow)}`;
+      if (isClaimed(flow)) this.#refused.succeeded(key);
+      else this.#refused.failed(key);
+    }
     if (peerPublicKey === undefined) return;
     keys.peerPublicKey = peerPublicKey;
     registry.save(cell.id);
     const claimed = flows.filter(isClaimed).map(({ at: _, ...flow }): KeptFlow => flow);
     if (claimed.length > 0) this.#claimed(cell.id, peer, claimed);
-  }
-
-  #note(key: string, isSilent: boolean): void {
-    const waitMs = (this.#silent.get(key)?.waitMs ?? SILENT_MS_FIRST / 2) * 2;
-    this.#silent.delete(key);
-    if (!isSilent) return;
-    const oldest = this.#silent.keys().next().value;
-    if (this.#silent.size >= SILENT_MAX && oldest !== undefined) this.#silent.delete(oldest);
-    const wait = Math.min(waitMs, SILENT_MS_LAST);
-    this.#silent.set(key, { notBefore: performance.now() + wait, waitMs: wait });
   }
 }

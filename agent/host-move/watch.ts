@@ -20,13 +20,18 @@ export class AddressWatch {
 
   start(): void {
     if (this.#stop.signal.aborted) return;
-    const monitor = execa('ip', ['-o', 'monitor', 'address', 'link', 'route'], {
-      buffer: false,
-      reject: false,
-      stdin: 'ignore',
-      stderr: 'ignore',
-      cancelSignal: this.#stop.signal,
-    });
+    // It must not outlive an agent that is killed.
+    const monitor = execa(
+      'setpriv',
+      ['--pdeathsig', 'KILL', 'ip', '-o', 'monitor', 'address', 'link', 'route'],
+      {
+        buffer: false,
+        reject: false,
+        stdin: 'ignore',
+        stderr: 'ignore',
+        cancelSignal: this.#stop.signal,
+      },
+    );
     createInterface({ input: monitor.stdout }).on('line', () => this.#note());
     void monitor.then(() => {
       if (!this.#stop.signal.aborted) setTimeout(() => this.start(), RESTART_MS).unref();
