@@ -4,20 +4,18 @@
  */
 import { execa } from 'execa';
 import { endpointKey, flowKey, type Protocol } from '../address.ts';
-import { adoptNewFlows } from '../cell/new-flows.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import { messageOf } from '../error.ts';
 import { Turns } from '../h2o/turns.ts';
 import { type Route, routeTo } from '../host/routes.ts';
-import { placeFlows } from '../migration/placed.ts';
 import { socketIndex } from '../proc/socket-index.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { startTicks } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { Lane, type LaneRecord } from './lane.ts';
 import { hasMoved, isPlain, type KeptFlow, movedFlows, parseUsable, type Wanted } from './places.ts';
-import { Registration } from './registration.ts';
+import { peerOf, Registration } from './registration.ts';
 import { AddressWatch } from './watch.ts';
 
 /** New connections are looked for, and ended ones, this often. */
@@ -27,6 +25,8 @@ const LOOKING_SHARE = 1 / 10;
 const REST_MS_MAX = 10_000;
 /** A device that was attached is believed to be so for this long: it may be another one by the same name. */
 const ATTACHED_MS_MAX = 2_000;
+/** Addresses are read this often, whatever is told of them. */
+const ADDRESSES_MS_MAX = 5_000;
 const COMMAND_MS_MAX = 5_000;
 /** A flow is forgotten when its socket is missing in this many looks in a row. */
 const LOOKS_MISSING_MAX = 2;
@@ -38,13 +38,14 @@ export class HostMoves {
   readonly #turns = new Turns();
   readonly #watch: AddressWatch;
   readonly #registration: Registration;
-  readonly #missing = new Map<KeptFlow, number>();
+  readonly #missing = new WeakMap<KeptFlow, number>();
   /** Attached, since which removal of the datapath, and when. */
   readonly #devices = new Map<string, { removals: number; at: number }>();
   /** That are drawn, by cell and endpoint. */
   #labels = new Map<string, { protocol: Protocol; port: number }>();
   #timer: NodeJS.Timeout | undefined;
   #usable: ReadonlySet<string> = new Set();
+  #readAt = Number.NEGATIVE_INFINITY;
   #restUntil = 0;
   #looking = false;
 
@@ -125,6 +126,7 @@ export class HostMoves {
 
   /** Addresses, routes, or what has been told of them. */
   #changed(): void {
+    if (this.#isIdle) return;
     void this.#inTurn(async () => {
       const before = this.#usable;
       await this.#readAddresses();
@@ -146,19 +148,15 @@ export class HostMoves {
   }
 
   async #look(): Promise<void> {
-    if (this.#looking || performance.now() < this.#restUntil) return;
+    if (this.#looking || performance.now() < this.#restUntil || this.#isIdle) return;
     this.#looking = true;
     const before = process.cpuUsage();
     await this.#inTurn(async () => {
-      await this.#readAddresses();
+      // It is told of changes: this is for those that it is not told of.
+      if (performance.now() - this.#readAt > ADDRESSES_MS_MAX) await this.#readAddresses();
       await this.#forgetEnded();
       for (const lane of this.#lanes.values()) await this.#follow(lane);
-    });
-    await this.#register().catch((error: unknown) => {
-      this.#context.log.warn(
-        { error: messageOf(error) },
-        'connections could not be registered; it is tried again',
-      );
+      this.#register();
     });
     this.#looking = false;
     const { user, system } = process.cpuUsage(before);
@@ -166,8 +164,15 @@ export class HostMoves {
     this.#restUntil = performance.now() + Math.min(rest_ms - LOOK_MS, REST_MS_MAX);
   }
 
+  /** Nothing is kept here, and nothing left of what was. */
+  get #isIdle(): boolean {
+    const { kept, registry } = this.#context;
+    return this.#lanes.size === 0 && kept.all.size === 0 && registry.all().length === 0;
+  }
+
   async #readAddresses(): Promise<void> {
     const { kept } = this.#context;
+    this.#readAt = performance.now();
     const { stdout } = await execa('ip', ['-json', 'addr', 'show'], { timeout: COMMAND_MS_MAX });
     this.#usable = parseUsable(stdout, kept.all);
     const lanes = [...this.#lanes.values()].filter(({ cell }) => this.#cellOf(cell)?.link === undefined);
@@ -175,25 +180,21 @@ export class HostMoves {
     await kept.keep(new Set(bound.map(({ local }) => local.address)), this.#usable);
   }
 
-  async #register(): Promise<void> {
+  #register(): void {
     const { registry } = this.#context;
     for (const cell of registry.all()) {
       if (cell.kept === false || registry.isLocked(cell.id) || startTicks(cell.pid) !== cell.ticks) continue;
-      const current = cell.link === undefined ? cell : await adoptNewFlows(this.#context, cell);
-      const { there, elsewhere } = await this.#placed(current);
-      await this.#registration.look(current, there, elsewhere, this.#usable);
+      const { there, elsewhere } = this.#placed(cell);
+      this.#registration.look(cell, there, elsewhere, this.#usable);
     }
   }
 
   /** Of the flows of its lanes those whose other ends are there still, and those that have gone elsewhere. */
-  async #placed(cell: Cell): Promise<{ there: KeptFlow[]; elsewhere: KeptFlow[] }> {
+  #placed(cell: Cell): { there: KeptFlow[]; elsewhere: KeptFlow[] } {
     const [there, elsewhere]: [KeptFlow[], KeptFlow[]] = [[], []];
-    for (const lane of this.#lanesOf(cell.id)) {
-      const flows = [...lane.flows.values()];
-      const placed = await placeFlows(this.#context.datapath, cell, flows);
-      for (const [index, flow] of flows.entries())
-        (placed[index]?.at.address === lane.peer ? there : elsewhere).push(flow);
-    }
+    for (const { peer, flows } of this.#lanesOf(cell.id))
+      for (const flow of flows.values())
+        (peerOf(this.#context.peerSide, cell, flow).address === peer ? there : elsewhere).push(flow);
     return { there, elsewhere };
   }
 

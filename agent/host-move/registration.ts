@@ -2,17 +2,25 @@
  * Exchanges keys for the flows of this host's cells in the background, as they appear: a MOVE after a change of this host's
  * address needs keys from before it, for a HELLO counts only from where a flow is. No secret is computed for that.
  */
-import { type Flow, flowKey, isLinkLocal, isLoopback, knownFlow, type PlacedFlow } from '../address.ts';
+import {
+  type Endpoint,
+  type Flow,
+  flowKey,
+  isLinkLocal,
+  isLoopback,
+  knownFlow,
+  type PlacedFlow,
+} from '../address.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
+import type { PeerSide } from '../h2o/peer-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isOwnAddress } from '../host/routes.ts';
-import { flowIds, placeFlows } from '../migration/placed.ts';
 import { currentSockets } from '../proc/inspect.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { Correspondents } from './correspondents.ts';
-import { isPlain, type KeptFlow } from './places.ts';
+import type { KeptFlow } from './places.ts';
 import { Waits } from './waits.ts';
 
 /** A flow that its peer did not know, or whose end there was on the move, is asked for again after this, doubled each time. */
@@ -32,6 +40,7 @@ export type RegistrationNeeds = {
   readonly datapath: Datapath;
   readonly registry: Registry;
   readonly socket: H2oSocket;
+  readonly peerSide: Pick<PeerSide, 'placeOf'>;
   /** Whether the cell has claimed flows of that peer: the pair of keys is good then. */
   readonly isKept: (cell: string, peer: string) => boolean;
 };
@@ -72,13 +81,13 @@ export class Registration {
    * Asks, beside it, for what is not claimed yet. `there`: what is. `elsewhere`: what another peer has let the cell claim,
    * before the other end went from there to where it is now.
    */
-  async look(
+  look(
     cell: Cell,
     there: readonly KeptFlow[],
     elsewhere: readonly KeptFlow[],
     usable: ReadonlySet<string>,
-  ): Promise<void> {
-    const flows = (await this.#candidates(cell, there, elsewhere, usable)).filter((flow) =>
+  ): void {
+    const flows = this.#candidates(cell, there, elsewhere, usable).filter((flow) =>
       this.#refused.isDue(`${cell.id} ${flowKey(flow)}`),
     );
     for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address)) {
@@ -93,36 +102,35 @@ export class Registration {
   }
 
   /** Flows to other hosts, by an address that this host has now. */
-  async #candidates(
+  #candidates(
     cell: Cell,
     there: readonly KeptFlow[],
     elsewhere: readonly KeptFlow[],
     usable: ReadonlySet<string>,
-  ): Promise<(PlacedFlow & KeptFlow)[]> {
+  ): (PlacedFlow & KeptFlow)[] {
     // Also by the place that a datagram socket without an address has come to: that is no flow of its own.
     const places = (flow: KeptFlow) => [flowKey(flow), flowKey({ ...flow, local: flow.wireLocal })];
     const known = new Set(there.flatMap(places));
     const kept = new Map(elsewhere.map((flow) => [flowKey(flow), flow]));
+    const names = new Map((cell.known ?? []).map((flow) => [flowKey(flow), flow.known]));
     const flows = this.#flowsOf(cell);
-    const news = flows.filter((flow) => !known.has(flowKey(flow)) && !isLinkLocal(flow.remote.address));
-    if (news.length === 0) return [];
-    const { datapath } = this.#needs;
-    const [placed, halves] = await Promise.all([
-      placeFlows(datapath, cell, news),
-      datapath.locals(flowIds(cell, news)),
-    ]);
-    return placed.flatMap((flow, index) => {
-      const { protocol, local, remote } = flow;
-      const plain = { protocol, local, remote, scope: 0, wireLocal: local, localSide: 0, via: 0, path: 0 };
-      const before = kept.get(flowKey(flow));
-      const half = before ?? halves[index] ?? (cell.link === undefined ? plain : undefined);
-      // What goes by way of the loopback device stays on this host, or has a label that is not ours to change.
-      const isOrdinary =
-        half?.via === 0 && (before !== undefined || cell.link !== undefined || isPlain(half));
-      if (!isOrdinary || !usable.has(half.wireLocal.address)) return [];
-      if (isLoopback(flow.at.address) || isOwnAddress(flow.at.address)) return [];
-      return [{ ...half, ...flow, known: flow.known, isLoose: before?.isLoose ?? news[index]?.isLoose }];
+    return flows.flatMap((flow) => {
+      const key = flowKey(flow);
+      const { remote } = flow;
+      // Where both ends were on this host it goes by way of the loopback device: that is another matter.
+      const isBeside = isLoopback(remote.address) || isOwnAddress(remote.address);
+      if (known.has(key) || isBeside || isLinkLocal(remote.address)) return [];
+      const half = kept.get(key) ?? this.#halfOf(cell, flow);
+      const at = peerOf(this.#needs.peerSide, cell, flow);
+      if (half.via !== 0 || isOwnAddress(at.address) || !usable.has(half.wireLocal.address)) return [];
+      return [{ ...half, known: names.get(key), at }];
     });
+  }
+
+  #halfOf({ link }: Cell, flow: Flow & Partial<KeptFlow>): KeptFlow {
+    const { protocol, local, remote, isLoose } = flow;
+    const plain = { protocol, local, remote, scope: 0, wireLocal: local, localSide: 0, via: 0, path: 0 };
+    return link === undefined ? { ...plain, isLoose } : { ...plain, ...flow };
   }
 
   #flowsOf(cell: Cell): readonly (Flow & Pick<KeptFlow, 'isLoose'>)[] {
@@ -168,4 +176,10 @@ export class Registration {
     const claimed = flows.filter(isClaimed).map(({ at: _, ...flow }): KeptFlow => flow);
     if (claimed.length > 0) this.#claimed(cell.id, peer, claimed);
   }
+}
+
+/** Where the other end of a flow is now, as far as it has told this host. */
+export function peerOf(peerSide: Pick<PeerSide, 'placeOf'>, { link }: Cell, flow: Flow): Endpoint {
+  const { protocol, local, remote } = flow;
+  return peerSide.placeOf({ protocol, local, remote, scope: link?.ifindex ?? 0 }) ?? remote;
 }
