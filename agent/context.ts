@@ -6,6 +6,7 @@ import type { Registry } from './cell/registry.ts';
 import type { Datapath } from './datapath/datapath.ts';
 import type { PeerSide } from './h2o/peer-side.ts';
 import type { H2oSocket } from './h2o/socket.ts';
+import type { KeptAddresses } from './host-move/kept-addresses.ts';
 
 export type AgentPaths = {
   /** tmpfs: socket, images, state that ends with the kernel's. 0700. */
@@ -24,6 +25,8 @@ export type AgentContext = {
   readonly labels: Labels;
   /** What moved cells are open to beyond the flows that they came with. */
   readonly openings: Openings;
+  /** Addresses that sockets are bound to, whether this host has them or not. */
+  readonly kept: KeptAddresses;
   readonly log: Logger;
 };
 

@@ -15,6 +15,8 @@ import type { PeerSide } from './h2o/peer-side.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
+import type { HostMoves } from './host-move/host-moves.ts';
+import { keep } from './host-move/keep.ts';
 import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
 import { plannedForwarding } from './migration/forwarding.ts';
@@ -33,6 +35,7 @@ export function createHandlers(
   context: AgentContext,
   coordinator: Coordinator,
   forwarder: Forwarder,
+  hostMoves: HostMoves,
 ): Handlers {
   const { registry, datapath, peerSide, socket, paths } = context;
 
@@ -127,10 +130,11 @@ export function createHandlers(
       );
       return { peers: peers.map(({ peer }) => peer), unknown: peers.flatMap(({ unknown }) => unknown) };
     },
+    keep: (params) => keep(context, hostMoves, params),
     publish: (params) => changePublished(context, params),
     preflight: async ({ snapshot, publish = [] }) => {
       const host = await hostFacts(paths.run);
-      const home = isComingHome(snapshot, (flow) => peerSide.ownEnds.isOwnLabel(flow));
+      const home = isComingHome(snapshot, context);
       const published = await arrivingPublications(publish, snapshot, home);
       return {
         host,

@@ -20,6 +20,8 @@ import { OsmosisError } from './error.ts';
 import { PeerSide } from './h2o/peer-side.ts';
 import { H2oSocket } from './h2o/socket.ts';
 import { createHandlers } from './handlers.ts';
+import { HostMoves } from './host-move/host-moves.ts';
+import { KeptAddresses } from './host-move/kept-addresses.ts';
 import { Coordinator } from './migration/coordinator.ts';
 import { VERSION } from './version.ts';
 
@@ -57,9 +59,11 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const socket = new H2oSocket();
   const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
   const openings = new Openings({ datapath, labels, registry, log });
-  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, openings, log };
+  const kept = new KeptAddresses(`${paths.run}/kept`, log);
+  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, openings, kept, log };
   const coordinator = new Coordinator(context);
   const forwarder = new Forwarder(context);
+  const hostMoves = new HostMoves(context);
   const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
   await sweepSocketPrograms();
@@ -74,13 +78,19 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   await openings.recover();
   keeper.start();
   forwarder.start();
-  const server = await serveControl(socketPath(paths), createHandlers(context, coordinator, forwarder), log);
+  hostMoves.start();
+  const server = await serveControl(
+    socketPath(paths),
+    createHandlers(context, coordinator, forwarder, hostMoves),
+    log,
+  );
   log.info({ socket: socketPath(paths), cells: registry.all().length }, 'agent ready');
 
   await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
   log.info('agent stops; moved connections go on');
   keeper.stop();
   forwarder.stop();
+  await hostMoves.stop();
   coordinator.stop();
   server.close();
   await peerSide.stop();

@@ -111,6 +111,26 @@ program
   });
 
 program
+  .command('keep')
+  .summary('keep the connections of processes when their host changes its address')
+  .description(
+    'From now on the host exchanges keys for the connections of these processes with their peers, and tells those when it ' +
+      'gets another address (new DHCP lease, other network): the connections go on. Cells of osmosis run, and those that ' +
+      'have moved here, are kept anyway. Without targets: lists what is kept.',
+  )
+  .argument('[targets...]', 'pids or cell names')
+  .option('--on <host>', 'ssh://[user@]host[:port], or local', 'local')
+  .option('--name <name>', 'what to call the cell, where the one process is none yet')
+  .option('--end', 'keep them no longer', false)
+  .option('--dry-run', 'say what would change; touch nothing', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis keep 4711 --on ssh://alpha')
+  .action(async (targets: string[], options) => {
+    const { runKeep } = await import('./commands/keep.ts');
+    await runKeep(targets, { ...program.opts<Global>(), ...options });
+  });
+
+program
   .command('run')
   .summary('start a program in a cell')
   .description(

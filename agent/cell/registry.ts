@@ -54,6 +54,8 @@ export type Cell = {
   readonly known?: readonly KnownFlow[];
   /** Endpoints of this host at which anybody reaches its listeners. */
   readonly published?: readonly Publication[];
+  /** False: its connections are not kept when this host changes its address (`osmosis keep --end`). */
+  readonly kept?: boolean;
 };
 
 export class Registry {

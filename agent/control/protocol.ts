@@ -176,6 +176,29 @@ export const publicationSchema = z.object({
   local: endpointSchema,
 });
 
+/** Targets of one `osmosis keep`. */
+const KEEP_MAX = 256;
+const keptCellSchema = z.object({
+  cell: z.string(),
+  pid: z.int(),
+  /** False: its connections end when the host changes its address. */
+  kept: z.boolean(),
+  /** Hosts that it has connections with, as far as they have been asked. */
+  peers: z.array(
+    z.object({
+      peer: z.string(),
+      /** No agent answers there: its connections are not kept. */
+      agent: z.boolean(),
+      flows: z.int(),
+      /** Of `flows`: by another address of the host than they began with. */
+      away: z.int(),
+      /** The peer knows the address by which they go now. */
+      told: z.boolean(),
+    }),
+  ),
+});
+export type KeptCell = z.infer<typeof keptCellSchema>;
+
 export const cellSchema = z.object({
   id,
   name: z.string(),
@@ -296,6 +319,16 @@ export const METHODS = {
       forward_lease_s: leaseSchema.optional(),
     }),
     result: snapshotSchema,
+  },
+  /** Without targets: what is kept when this host changes its address. */
+  keep: {
+    params: z.object({
+      targets: z.array(z.string()).max(KEEP_MAX),
+      name: z.string().optional(),
+      end: z.boolean(),
+      dry_run: z.boolean(),
+    }),
+    result: z.object({ cells: z.array(keptCellSchema) }),
   },
   publish: {
     params: z.object({

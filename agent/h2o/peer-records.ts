@@ -1,6 +1,6 @@
 /** What a host keeps of the cells that its processes talk to, in memory and on disk. */
 import { randomInt } from 'node:crypto';
-import type { FlowId, LocalHalf, RemoteHalf, WireSlot } from '../datapath/model.ts';
+import { type FlowId, type LocalHalf, RELAY, type RemoteHalf, type WireSlot } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { Store } from '../state/store.ts';
 import type { PeerState } from '../wire/h2o-peer.ts';
@@ -8,6 +8,8 @@ import type { FollowState } from './follows.ts';
 
 /** Cells of other hosts that this host knows at once. */
 const CELLS_MAX = 4_096;
+/** Flows that cells have claimed and not moved, of all cells: as many as the datapath can hold. */
+const CLAIMS_MAX = 65_536;
 
 export type PeerFlow = {
   readonly id: FlowId;
@@ -20,6 +22,13 @@ export type PeerFlow = {
   missing: number;
 };
 
+/** A flow that a cell has shown to be its own, at a HELLO, and that is where it always was: nothing is entered for it. */
+export type ClaimedFlow = {
+  readonly id: FlowId;
+  /** As of a `PeerFlow`. */
+  missing: number;
+};
+
 /** One cell (towards one of this host's own addresses): keys, a side in the datapath, flows. */
 export type PeerRecord = {
   /** Hex; empty while only its place is known, as the host that a flow came from has told it. */
@@ -29,6 +38,8 @@ export type PeerRecord = {
   active: 0 | 1;
   /** By keyOf. */
   readonly flows: Map<string, PeerFlow>;
+  /** By keyOf: what a MOVE may take along although nothing was armed. A flow is in the claims of one record at most. */
+  readonly claims: Map<string, ClaimedFlow>;
   armedAt: number | undefined;
   /** The cell is back where its flows began: from then on its flows are plain, and need no entries. */
   plainAt: number | undefined;
@@ -43,8 +54,12 @@ export type PeerRecord = {
   lapsedAt?: number | undefined;
 };
 
-type StoredState = Omit<PeerRecord, 'flows'>;
-type StoredFlows = { readonly side: number; readonly flows: readonly PeerFlow[] };
+type StoredState = Omit<PeerRecord, 'flows' | 'claims'>;
+type StoredFlows = {
+  readonly side: number;
+  readonly flows: readonly PeerFlow[];
+  readonly claims?: readonly FlowId[];
+};
 
 export class PeerRecords {
   /** Apart, so that a MOVE, which changes the state only, writes little before its ACK. */
@@ -52,6 +67,7 @@ export class PeerRecords {
   readonly #flows: Store<StoredFlows>;
   readonly #bySide = new Map<number, PeerRecord>();
   readonly #owners = new Map<string, PeerRecord>();
+  readonly #claimants = new Map<string, PeerRecord>();
 
   constructor(directory: string) {
     this.#states = new Store(directory);
@@ -60,11 +76,13 @@ export class PeerRecords {
 
   /** Finds again what was saved. */
   load(): void {
-    const flowsOf = new Map(this.#flows.all().map(({ side, flows }) => [side, flows]));
+    const stored = new Map(this.#flows.all().map((each) => [each.side, each]));
     for (const state of this.#states.all()) {
-      const record: PeerRecord = { ...state, flows: new Map() };
+      const record: PeerRecord = { ...state, flows: new Map(), claims: new Map() };
       this.#bySide.set(record.side, record);
-      for (const flow of flowsOf.get(record.side) ?? []) this.take(record, flow);
+      const { flows = [], claims = [] } = stored.get(record.side) ?? {};
+      for (const flow of flows) this.take(record, flow);
+      this.claim(record, claims);
     }
   }
 
@@ -94,6 +112,7 @@ export class PeerRecords {
       side: randomInt(1, 2 ** 31),
       active: 0,
       flows: new Map(),
+      claims: new Map(),
       armedAt: undefined,
       plainAt: undefined,
       touchedAt: Date.now(),
@@ -111,6 +130,26 @@ export class PeerRecords {
     this.#owners.set(key, record);
   }
 
+  /** What the record follows already is no claim. Above CLAIMS_MAX nothing is noted. */
+  claim(record: PeerRecord, ids: readonly FlowId[]): void {
+    for (const id of ids) {
+      const key = keyOf(id);
+      const claimant = this.#claimants.get(key);
+      if (id.scope === RELAY || record.flows.has(key) || claimant === record) continue;
+      if (claimant === undefined && this.#claimants.size >= CLAIMS_MAX) return;
+      claimant?.claims.delete(key);
+      record.claims.set(key, { id, missing: 0 });
+      this.#claimants.set(key, record);
+    }
+  }
+
+  unclaim(record: PeerRecord, ids: readonly FlowId[]): void {
+    for (const key of ids.map(keyOf)) {
+      record.claims.delete(key);
+      if (this.#claimants.get(key) === record) this.#claimants.delete(key);
+    }
+  }
+
   drop(record: PeerRecord, flows: readonly PeerFlow[]): void {
     for (const { id } of flows) {
       const key = keyOf(id);
@@ -121,13 +160,18 @@ export class PeerRecords {
 
   forget(record: PeerRecord): void {
     this.drop(record, [...record.flows.values()]);
+    this.unclaim(
+      record,
+      [...record.claims.values()].map(({ id }) => id),
+    );
     this.#bySide.delete(record.side);
     this.#unsave(record);
   }
 
   /** What a restart must not lose: flows and epochs. Keys that nothing was done with are offered anew. */
   save(record: PeerRecord): void {
-    if (record.flows.size === 0 && (record.state?.pair.epoch ?? 0) === 0) {
+    const { flows, claims, state } = record;
+    if (flows.size === 0 && claims.size === 0 && (state?.pair.epoch ?? 0) === 0) {
       this.#unsave(record);
       return;
     }
@@ -135,12 +179,16 @@ export class PeerRecords {
     this.saveState(record);
   }
 
-  saveState({ flows: _flows, ...state }: PeerRecord): void {
+  saveState({ flows: _flows, claims: _claims, ...state }: PeerRecord): void {
     this.#states.put(String(state.side), state);
   }
 
-  saveFlows({ side, flows }: PeerRecord): void {
-    this.#flows.put(String(side), { side, flows: [...flows.values()] });
+  saveFlows({ side, flows, claims }: PeerRecord): void {
+    this.#flows.put(String(side), {
+      side,
+      flows: [...flows.values()],
+      claims: [...claims.values()].map(({ id }) => id),
+    });
   }
 
   #unsave({ side }: PeerRecord): void {

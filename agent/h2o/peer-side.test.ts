@@ -9,7 +9,15 @@ import { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId, RemoteHalf, Side } from '../datapath/model.ts';
 import { temporaryDirectory } from '../test-support.ts';
-import { encodeHello, newCellId, newTransaction, splitHello, type Welcome } from '../wire/h2o.ts';
+import {
+  decode,
+  encodeHello,
+  newCellId,
+  newTransaction,
+  type Sealed,
+  splitHello,
+  type Welcome,
+} from '../wire/h2o.ts';
 import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
 import {
   createBye,
@@ -17,6 +25,7 @@ import {
   createMove,
   deriveSession,
   generateKeyPair,
+  open,
   type Session,
 } from '../wire/h2o-session.ts';
 import { claimsOf } from './cell-side.ts';
@@ -337,4 +346,80 @@ describe.skipIf(!hasIp)('peer side', () => {
     const third = peer.start();
     expect(third.list()).toEqual(second.list());
   });
+
+  describe('a host that moves', () => {
+    const to = (peer: Peer, address: string, port = 40_001) =>
+      peer.labels.map((label) => ({ ...label, wire: { address, port } }));
+    /** What was claimed and never armed. */
+    async function claimed(peer: Peer, cell: FakeCell): Promise<Session> {
+      return cell.session(welcomeOf(await peer.say(cell.hello(peer.flows))).publicKey);
+    }
+
+    test('a MOVE takes along what was only claimed, and the next one needs no HELLO', async () => {
+      const peer = await withPeer();
+      const cell = new FakeCell();
+      const session = await claimed(peer, cell);
+      const ack = await peer.say(cell.move(session, to(peer, AWAY)), AWAY);
+      const done = peer.datapath.calls.filter(([name]) => name !== 'attachDevice');
+      expect(done.map(([name]) => name)).toEqual(['putSide', 'putRemotes', 'putSide']);
+      const entries = done[1]?.[1] as RemoteHalf[];
+      expect(entries.map(({ wireRemote }) => wireRemote.map((slot) => slot?.endpoint))).toEqual(
+        peer.flows.map(({ local }) => [local, { address: AWAY, port: 40_001 }]),
+      );
+      expect(done[2]?.[1]).toMatchObject({ state: 'moved', active: 1, accept: 0b10 });
+      expect(peer.peer.list()).toMatchObject([{ state: 'moved', epoch: 1, flows: 2, wire: [AWAY] }]);
+      const acknowledged = ack?.datagram && open(session, decodedOf(ack.datagram));
+      if (!acknowledged || isDrop(acknowledged) || !('nextPublicKey' in acknowledged))
+        throw new Error('no ACK');
+      const next = cell.session(acknowledged.nextPublicKey);
+      await peer.say(cell.move(next, to(peer, HOME, peer.labels[0]?.virtual.port), 2), HOME);
+      expect(peer.peer.list()).toMatchObject([{ state: 'home', epoch: 2, flows: 2, wire: [HOME] }]);
+    });
+
+    test('what it did not claim, or claimed from elsewhere, stays', async () => {
+      const peer = await withPeer();
+      const cell = new FakeCell();
+      const session = cell.session(welcomeOf(await peer.say(cell.hello(peer.flows.slice(0, 1)))).publicKey);
+      await peer.say(cell.hello(peer.flows), AWAY);
+      await peer.say(cell.move(session, to(peer, AWAY)), AWAY);
+      expect(peer.peer.list()).toMatchObject([{ flows: 1 }]);
+    });
+
+    test('a flow that another cell has moved with is not taken', async () => {
+      const peer = await withPeer();
+      const [cell, thief] = [new FakeCell(), new FakeCell()];
+      const stolen = await claimed(peer, thief);
+      await peer.say(cell.move(await claimed(peer, cell), to(peer, AWAY)), AWAY);
+      await peer.say(thief.move(stolen, to(peer, '127.0.0.3')), '127.0.0.3');
+      expect(peer.peer.list().map(({ flows }) => flows)).toEqual([0, 2]);
+    });
+
+    test('it is remembered by an agent that was restarted', async () => {
+      const peer = await withPeer();
+      const cell = new FakeCell();
+      const session = await claimed(peer, cell);
+      await peer.peer.stop();
+      const second = peer.start();
+      peer.socket.receive(cell.move(session, to(peer, AWAY)), { address: AWAY, port: H2O_PORT });
+      await second.stop();
+      expect(second.list()).toMatchObject([{ state: 'moved', epoch: 1, flows: 2, wire: [AWAY] }]);
+    });
+
+    test('a MOVE that failed half way is made whole when it comes again', async () => {
+      const peer = await withPeer();
+      const cell = new FakeCell();
+      const datagram = cell.move(await claimed(peer, cell), to(peer, AWAY));
+      peer.datapath.fails = true;
+      expect(await peer.say(datagram, AWAY)).toBeUndefined();
+      peer.datapath.fails = false;
+      expect((await peer.say(datagram, AWAY))?.message.type).toBe('ack');
+      expect(peer.datapath.calls.find(([name]) => name === 'putRemotes')?.[1]).toHaveLength(2);
+    });
+  });
 });
+
+function decodedOf(datagram: Uint8Array): Sealed {
+  const decoded = decode(datagram);
+  if (isDrop(decoded) || decoded.message.type !== 'ack') throw new Error('no ACK');
+  return decoded.message;
+}

@@ -207,6 +207,11 @@ export class PeerSide {
     await this.#turns.run(() => this.#cells.unplace(ids));
   }
 
+  /** This host has other addresses or routes. */
+  async reroute(): Promise<void> {
+    await this.#turns.run(() => this.#cells.reroute());
+  }
+
   /** The cell is frozen here: what this host's own processes, and those it relays for, say goes on to where it will be. */
   async engage(cell: string): Promise<void> {
     await this.#cells.engage(cell);
@@ -314,12 +319,13 @@ export class PeerSide {
     record.state = arm(state, hello);
     record.touchedAt = Date.now();
     const wires = wiresOf(hello);
+    const claimed = ids.flatMap((id) => id ?? []);
     if (wires.size > 0) {
       // A label may have belonged to a cell that has ended: its flows must not be in the way.
       if (this.#unanswered.length === 0) await this.#sweeper.dropEnded(1);
-      const claimed = ids.flatMap((id) => id ?? []);
       await this.#cells.arm(record, claimed, wires);
     }
+    this.#records.claim(record, claimed);
     const claimable = ids.map((id) => id !== undefined);
     this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
   }

@@ -1,7 +1,7 @@
 /** What the datapath of this host has for cells of other hosts: armed, flipped, held, forgotten. */
 import { type Endpoint, endpointKey, endpointText, type PlacedFlow } from '../address.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { acceptOf, type FlowId, type RemoteHalf } from '../datapath/model.ts';
+import { acceptOf, type FlowId, type RemoteHalf, type WireSlot } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { OsmosisError } from '../error.ts';
 import type { Ended } from '../wire/h2o-follow.ts';
@@ -81,6 +81,27 @@ export class RemoteCells {
     }
   }
 
+  /** Routes may lead by other devices now: packets to cells elsewhere leave by those. */
+  async reroute(): Promise<void> {
+    const { records, slots } = this.#needs;
+    slots.clear();
+    const routed = async (slot: WireSlot | undefined) =>
+      slot && (await slots.of(slot.endpoint).catch(() => slot));
+    for (const record of records.all()) {
+      const changed: PeerFlow[] = [];
+      for (const flow of record.flows.values()) {
+        const [first, second] = flow.wireRemote;
+        const now = [await routed(first), await routed(second)] as const;
+        if (now.every((slot, index) => slot?.ifindex === flow.wireRemote[index]?.ifindex)) continue;
+        flow.wireRemote = now;
+        changed.push(flow);
+      }
+      if (changed.length === 0) continue;
+      await this.#put(record, changed);
+      records.saveFlows(record);
+    }
+  }
+
   /** What this host says to the cell goes to where it is armed. */
   async engage(cell: string): Promise<void> {
     for (const { side: id, active, armedAt } of this.#needs.records.of(cell)) {
@@ -120,6 +141,8 @@ export class RemoteCells {
       ifindex: 0,
     });
     for (const flow of armed) this.#needs.records.take(record, flow);
+    // What is to be moved is said anew: nothing else comes along.
+    this.#needs.records.unclaim(record, claimedBy(record));
     Follows.remember(record, ids);
     await this.#needs.datapath.putLocals(armed.flatMap(({ own }) => own ?? []));
     await this.#put(record, armed);
@@ -148,6 +171,7 @@ export class RemoteCells {
   async move(record: PeerRecord, labels: readonly Label[]): Promise<void> {
     const next = record.active === 0 ? 1 : 0;
     const started = performance.now();
+    await this.#takeClaimed(record, labels);
     await this.#correct(record, labels, next);
     await this.#switch({ ...record, active: next }, 'moved');
     const flip_ms = performance.now() - started;
@@ -160,22 +184,67 @@ export class RemoteCells {
     this.#needs.log.info({ cell: record.cell, flows: record.flows.size, to, flip_ms }, 'cell moved');
   }
 
+  /** What the cell has claimed and never armed, because nobody knew that it would move: listed, so it comes along. */
+  async #takeClaimed(record: PeerRecord, labels: readonly Label[]): Promise<void> {
+    const { records, datapath, slots } = this.#needs;
+    const wires = new Map(
+      labels.map(({ protocol, virtual, wire }) => [endpointKey(protocol, virtual), wire]),
+    );
+    const taken: PeerFlow[] = [];
+    for (const id of claimedBy(record)) {
+      const wire = wires.get(endpointKey(id.protocol, id.remote));
+      const owner = records.owner(id);
+      if (wire === undefined || (owner !== undefined && (owner.state?.pair.epoch ?? 0) > 0)) continue;
+      const known = owner?.flows.get(keyOf(id));
+      // Its old place may be out of reach by now.
+      const current =
+        (owner && known && placeOf(known, owner)) ??
+        (await slots.of(id.remote).catch(async () => ({ ...(await slots.of(wire)), endpoint: id.remote })));
+      taken.push({
+        id,
+        wireRemote: onlySlot([current, current], record.active),
+        missing: 0,
+        own: known?.own,
+      });
+    }
+    if (taken.length === 0) return;
+    if (record.flows.size === 0)
+      await datapath.putSide({
+        id: record.side,
+        state: 'home',
+        active: record.active,
+        accept: acceptOf(record.active),
+        ifindex: 0,
+      });
+    const ids = taken.map(({ id }) => id);
+    for (const flow of taken) records.take(record, flow);
+    records.unclaim(record, ids);
+    Follows.remember(record, ids);
+  }
+
   async #correct(record: PeerRecord, labels: readonly Label[], next: 0 | 1): Promise<void> {
     const wires = new Map(
       labels.map(({ protocol, virtual, wire }) => [endpointKey(protocol, virtual), wire]),
     );
-    const wrong: PeerFlow[] = [];
+    const right = new Map<PeerFlow, RemoteHalf['wireRemote']>();
     for (const flow of record.flows.values()) {
-      const wire = wires.get(endpointKey(flow.id.protocol, flow.id.remote));
       const armed = flow.wireRemote[next]?.endpoint;
+      const current = flow.wireRemote[record.active];
+      // What is not said to move, and was not armed, stays where it is.
+      const listed = wires.get(endpointKey(flow.id.protocol, flow.id.remote));
+      const wire = listed ?? (armed === undefined ? current?.endpoint : undefined);
       if (wire === undefined || (armed !== undefined && endpointText(armed) === endpointText(wire))) continue;
       const slot = await this.#needs.slots.of(wire);
-      const current = flow.wireRemote[record.active];
-      flow.wireRemote = next === 0 ? [slot, current] : [current, slot];
-      wrong.push(flow);
+      const isStill = current !== undefined && endpointText(current.endpoint) === endpointText(wire);
+      right.set(flow, isStill ? onlySlot([slot, slot], next) : twoSlots(slot, current, next));
     }
-    if (wrong.length === 0) return;
-    await this.#put(record, wrong);
+    if (right.size === 0) return;
+    await this.#put(
+      record,
+      [...right].map(([flow, wireRemote]) => ({ ...flow, wireRemote })),
+    );
+    // Only what has been entered is remembered: after a failure the same MOVE does it all again.
+    for (const [flow, wireRemote] of right) flow.wireRemote = wireRemote;
     this.#needs.records.saveFlows(record);
   }
 
@@ -183,13 +252,14 @@ export class RemoteCells {
   async disarm(record: PeerRecord): Promise<void> {
     if (record.armedAt === undefined) return;
     record.armedAt = undefined;
-    const flows = [...record.flows.values()];
     // A suspended one is nowhere, also where its flows began.
-    if (record.heldAt === undefined)
-      await this.dropFlows(
-        record,
-        flows.filter((flow) => !isAway(flow, record)),
-      );
+    const still =
+      record.heldAt === undefined ? [...record.flows.values()].filter((flow) => !isAway(flow, record)) : [];
+    await this.dropFlows(record, still);
+    this.#needs.records.claim(
+      record,
+      still.map(({ id }) => id),
+    );
     if (record.flows.size === 0) return;
     for (const flow of record.flows.values()) flow.wireRemote = onlySlot(flow.wireRemote, record.active);
     await this.#switch(record, record.heldAt === undefined ? 'moved' : 'held');
@@ -233,4 +303,16 @@ export class RemoteCells {
     // The devices may be detached now: whoever arms next attaches them anew.
     this.#needs.slots.clear();
   }
+}
+
+function claimedBy({ claims }: PeerRecord): FlowId[] {
+  return [...claims.values()].map(({ id }) => id);
+}
+
+function twoSlots(
+  slot: WireSlot,
+  current: WireSlot | undefined,
+  next: 0 | 1,
+): readonly [WireSlot | undefined, WireSlot | undefined] {
+  return next === 0 ? [slot, current] : [current, slot];
 }

@@ -18,6 +18,7 @@ function recordWith(changes: Partial<PeerRecord> = {}): PeerRecord {
     side: 1,
     active: 0,
     flows: new Map(),
+    claims: new Map(),
     armedAt: undefined,
     plainAt: undefined,
     touchedAt: 0,

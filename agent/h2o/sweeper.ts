@@ -22,6 +22,8 @@ const LAPSED_MS_MAX = 86_400_000;
 const PLAIN_AFTER_MS = 5_000;
 /** Whether relayed flows have ended is looked at this often: with 10,000 of them a look takes 0.2 s. */
 const RELAYS_LOOK_MS = 5_000;
+/** Whether claimed flows have ended is looked at this often. */
+const CLAIMS_LOOK_MS = 6_000;
 /** A flow is forgotten when its socket is missing in this many sweeps in a row. */
 const SWEEPS_MISSING_MAX = 2;
 
@@ -37,6 +39,7 @@ type Needs = {
 export class Sweeper {
   readonly #needs: Needs;
   #relaysAt = 0;
+  #claimsAt = 0;
 
   constructor(needs: Needs) {
     this.#needs = needs;
@@ -48,7 +51,9 @@ export class Sweeper {
     const now = Date.now();
     await this.#needs.follows.sweep();
     this.#needs.heldSockets.sweep();
-    await this.dropEnded(SWEEPS_MISSING_MAX);
+    // Reading the kernel's tables takes 0.1 s with 10,000 sockets: not for what is only claimed.
+    if (records.some(({ flows }) => flows.size > 0)) await this.dropEnded(SWEEPS_MISSING_MAX);
+    if (now - this.#claimsAt > CLAIMS_LOOK_MS) this.#dropEndedClaims(records);
     if (now - this.#relaysAt > RELAYS_LOOK_MS) await this.#dropEndedRelays(records);
     for (const record of records) {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX)
@@ -61,7 +66,13 @@ export class Sweeper {
   /** The flows are where they began, and nothing of another place is on its way any more: entries are of no use. */
   async #plain(record: PeerRecord): Promise<void> {
     record.plainAt = undefined;
-    await this.#needs.cells.dropFlows(record, [...record.flows.values()]);
+    const flows = [...record.flows.values()];
+    await this.#needs.cells.dropFlows(record, flows);
+    // The cell has shown that they are its own, and may move again without a word.
+    this.#needs.records.claim(
+      record,
+      flows.map(({ id }) => id),
+    );
     this.#needs.records.save(record);
   }
 
@@ -84,7 +95,11 @@ export class Sweeper {
   #isAlive(flow: PeerFlow, record: PeerRecord): boolean {
     const { id } = flow;
     const ours = id.scope === RELAY ? endAtHome(flow, record) : id;
-    return ours === undefined || this.#needs.kernel.scopesOf(ours).includes(ours.scope);
+    return ours === undefined || this.#hasSocket(ours);
+  }
+
+  #hasSocket(id: FlowId): boolean {
+    return this.#needs.kernel.scopesOf(id).includes(id.scope);
   }
 
   /** Forgets flows whose socket was missing so many times in a row. */
@@ -100,6 +115,23 @@ export class Sweeper {
     }
   }
 
+  #dropEndedClaims(records: readonly PeerRecord[]): void {
+    this.#claimsAt = Date.now();
+    if (records.every(({ claims }) => claims.size === 0)) return;
+    this.#needs.kernel.read();
+    for (const record of records) {
+      for (const claim of record.claims.values())
+        claim.missing = claim.id.scope === RELAY || this.#hasSocket(claim.id) ? 0 : claim.missing + 1;
+      const ended = [...record.claims.values()].filter(({ missing }) => missing >= SWEEPS_MISSING_MAX);
+      if (ended.length === 0) continue;
+      this.#needs.records.unclaim(
+        record,
+        ended.map(({ id }) => id),
+      );
+      this.#needs.records.save(record);
+    }
+  }
+
   async end(record: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
     await this.#needs.cells.dropFlows(record, flows);
     this.#needs.records.save(record);
@@ -108,8 +140,8 @@ export class Sweeper {
 
 /** Nothing has needed its keys for so long that they are not kept any more. */
 export function isUnused(record: PeerRecord, now: number): boolean {
-  const { state, flows, armedAt, follow, lapsedAt, touchedAt } = record;
-  if (flows.size > 0 || armedAt !== undefined || follow !== undefined) return false;
+  const { state, flows, claims, armedAt, follow, lapsedAt, touchedAt } = record;
+  if (flows.size > 0 || claims.size > 0 || armedAt !== undefined || follow !== undefined) return false;
   if (lapsedAt !== undefined) return now - lapsedAt > LAPSED_MS_MAX;
   return now - touchedAt > (state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX);
 }

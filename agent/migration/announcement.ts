@@ -1,8 +1,9 @@
 /** One MOVE to one peer host: sealed once, sent until it is acknowledged, whatever becomes of the orchestrator. */
 import type { PeerKeys } from '../cell/registry.ts';
-import type { Label, PeerSession } from '../control/protocol.ts';
+import type { PeerSession } from '../control/protocol.ts';
 import { sendUntilAcknowledged } from '../h2o/cell-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
+import type { Label } from '../wire/h2o-layout.ts';
 import { createMove, type KeyPair, type Session } from '../wire/h2o-session.ts';
 
 export type AnnouncementRecord = {
@@ -18,14 +19,15 @@ export type AnnouncementRecord = {
 export class Announcement {
   readonly #socket: H2oSocket;
   readonly #record: AnnouncementRecord;
-  readonly #stop = new AbortController();
+  readonly #signal: AbortSignal;
   #peerPublicKey: Uint8Array | undefined;
   #acknowledged: Promise<void> | undefined;
   /** From the first sending to the ACK, in which the peer has flipped. */
   roundTripMs: number | undefined;
 
-  private constructor(socket: H2oSocket, record: AnnouncementRecord) {
+  private constructor(socket: H2oSocket, record: AnnouncementRecord, signal: AbortSignal) {
     this.#socket = socket;
+    this.#signal = signal;
     this.#record = record;
     this.#peerPublicKey = record.peerPublicKey;
   }
@@ -36,6 +38,7 @@ export class Announcement {
     { peer, epoch, transaction, cell, tag, toPeer, toCell }: PeerSession,
     labels: readonly Label[],
     next: KeyPair,
+    signal: AbortSignal = new AbortController().signal,
   ): Announcement {
     const session = { cell, tag, toPeer, toCell };
     const datagram = createMove(session, {
@@ -44,11 +47,16 @@ export class Announcement {
       transaction,
       labels,
     });
-    return new Announcement(socket, { peer, epoch, session, datagram, next, peerPublicKey: undefined });
+    const record = { peer, epoch, session, datagram, next, peerPublicKey: undefined };
+    return new Announcement(socket, record, signal);
   }
 
-  static adopt(socket: H2oSocket, record: AnnouncementRecord): Announcement {
-    return new Announcement(socket, record);
+  static adopt(
+    socket: H2oSocket,
+    record: AnnouncementRecord,
+    signal: AbortSignal = new AbortController().signal,
+  ): Announcement {
+    return new Announcement(socket, record, signal);
   }
 
   record(): AnnouncementRecord {
@@ -69,11 +77,17 @@ export class Announcement {
   }
 
   start(): Promise<void> {
-    this.#acknowledged ??= this.#send();
+    this.#acknowledged ??= this.send();
     return this.#acknowledged;
   }
 
-  async #send(): Promise<void> {
+  /** The same datagram once more, without waiting for its time. */
+  nudge(): void {
+    if (!this.isAcknowledged) this.#socket.send(this.#record.datagram, this.#record.peer);
+  }
+
+  /** Tries once, for as long as one message is tried. */
+  async send(): Promise<void> {
     if (this.isAcknowledged) return;
     const { peer, epoch, session, datagram } = this.#record;
     const started = performance.now();
@@ -81,7 +95,7 @@ export class Announcement {
       this.#socket,
       peer,
       { session, sent: { type: 'move', epoch }, datagram },
-      this.#stop.signal,
+      this.#signal,
     );
     if (ack === undefined || ack.acknowledged !== 'move') return;
     this.roundTripMs = performance.now() - started;

@@ -39,7 +39,7 @@ export type ArrivalRecord = {
   readonly entries: readonly CellFlow[];
 };
 
-type Needs = Pick<AgentContext, 'datapath' | 'labels' | 'openings' | 'peerSide'>;
+type Needs = Pick<AgentContext, 'datapath' | 'kept' | 'labels' | 'openings' | 'peerSide'>;
 type Coming = Pick<Snapshot, 'flows' | 'listeners' | 'addresses' | 'forwarding'>;
 
 export class Arrival {
@@ -56,7 +56,7 @@ export class Arrival {
     this.#device = device;
     this.#snapshot = snapshot;
     this.#record = record ?? {
-      home: isComingHome(snapshot, (flow) => context.peerSide.ownEnds.isOwnLabel(flow)),
+      home: isComingHome(snapshot, context),
       link: undefined,
       side: randomInt(1, 2 ** 31),
       labels: [],

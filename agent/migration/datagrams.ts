@@ -59,7 +59,11 @@ function servedFlows({ flows }: Cell): readonly Flow[] {
 }
 
 /** Those of `flows` that an unconnected UDP socket of the tree serves now. */
-export function unconnectedFlows(pid: number, flows: readonly Flow[], tree: Tree): Flow[] {
+export function unconnectedFlows(
+  pid: number,
+  flows: readonly Flow[],
+  tree: Pick<Tree, 'flows' | 'listeners'>,
+): Flow[] {
   const own = new Set(
     tree.listeners.filter(({ protocol }) => protocol === 'udp').map((listener) => endpointText(listener)),
   );

@@ -4,18 +4,27 @@ import type { Snapshot } from '../control/protocol.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 
+type Here = {
+  readonly peerSide: { readonly ownEnds: { isOwnLabel(flow: PlacedFlow): boolean } };
+  /** An address that this host has for its sockets only is no home: nobody reaches it here. */
+  readonly kept: { isAway(address: string): boolean };
+};
 type Coming = Pick<Snapshot, 'addresses' | 'flows' | 'listeners'>;
 
 /** At home a process uses the host's network directly again, and its flows need no translation. */
 export function isComingHome(
   snapshot: Coming,
-  isOwnLabel: (flow: PlacedFlow) => boolean,
+  { peerSide, kept }: Here,
   isOwn: (address: string) => boolean = isOwnAddress,
   sockets: () => readonly InetSocket[] = () => inetSockets('self'),
 ): boolean {
   const addresses = snapshot.addresses.filter((address) => !isLoopback(address));
   // Loopback addresses are every host's: it began where the other end still is, behind a label of that host.
-  const began = addresses.length === 0 ? snapshot.flows.some(isOwnLabel) : addresses.every(isOwn);
+  const isReached = (address: string) => isOwn(address) && !kept.isAway(address);
+  const began =
+    addresses.length === 0
+      ? snapshot.flows.some((flow) => peerSide.ownEnds.isOwnLabel(flow))
+      : addresses.every(isReached);
   if (!began) return false;
   const there = sockets();
   const flows = new Set(there.map((socket) => flowKey(socket)));

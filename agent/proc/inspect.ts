@@ -126,16 +126,20 @@ function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
   return { inet, others, unlisted };
 }
 
+/** What a tree has in TCP and UDP now. */
+export function currentSockets(root: number): Pick<Tree, 'flows' | 'listeners'> {
+  const descriptors = processTree(root).flatMap(({ pid }) => descriptorsOf(pid));
+  return flowsOf(socketsOf(root, descriptors).inet);
+}
+
 /** The flows of a tree as they are now. */
 export function currentFlows(root: number): Flow[] {
-  const descriptors = processTree(root).flatMap(({ pid }) => descriptorsOf(pid));
-  return flowsOf(socketsOf(root, descriptors).inet).flows;
+  return currentSockets(root).flows;
 }
 
 /** What a tree listens on now: listening TCP sockets, unconnected UDP ones. */
 export function listenersOf(root: number): (Endpoint & { protocol: Protocol })[] {
-  const descriptors = processTree(root).flatMap(({ pid }) => descriptorsOf(pid));
-  return flowsOf(socketsOf(root, descriptors).inet).listeners;
+  return currentSockets(root).listeners;
 }
 
 /** A connection that a process of the tree is opening and that nobody has answered yet. */

@@ -1,0 +1,331 @@
+/**
+ * A host that moves: keeps the connections of its cells when this host changes its address. Their sockets go on with the old
+ * one, which from then on is a virtual endpoint; their peers are told by a MOVE under keys that were exchanged before.
+ */
+import { execa } from 'execa';
+import { endpointKey, flowKey, type Protocol } from '../address.ts';
+import type { Cell } from '../cell/registry.ts';
+import type { AgentContext } from '../context.ts';
+import { messageOf } from '../error.ts';
+import { Turns } from '../h2o/turns.ts';
+import { type Route, routeTo } from '../host/routes.ts';
+import { socketIndex } from '../proc/socket-index.ts';
+import { inetSockets } from '../proc/sockets.ts';
+import { startTicks } from '../proc/tree.ts';
+import { Store } from '../state/store.ts';
+import { Lane, type LaneRecord } from './lane.ts';
+import { hasMoved, isPlain, type KeptFlow, movedFlows, parseUsable, type Wanted } from './places.ts';
+import { peerOf, Registration } from './registration.ts';
+import { AddressWatch } from './watch.ts';
+
+/** New connections are looked for, and ended ones, this often. */
+const LOOK_MS = 1_000;
+/** Looking takes this part of a core at most. */
+const LOOKING_SHARE = 1 / 10;
+const REST_MS_MAX = 10_000;
+/** A device that was attached is believed to be so for this long: it may be another one by the same name. */
+const ATTACHED_MS_MAX = 2_000;
+/** Addresses are read this often, whatever is told of them. */
+const ADDRESSES_MS_MAX = 5_000;
+const COMMAND_MS_MAX = 5_000;
+/** A flow is forgotten when its socket is missing in this many looks in a row. */
+const LOOKS_MISSING_MAX = 2;
+
+export class HostMoves {
+  readonly #context: AgentContext;
+  readonly #store: Store<LaneRecord>;
+  readonly #lanes = new Map<string, Lane>();
+  readonly #turns = new Turns();
+  readonly #watch: AddressWatch;
+  readonly #registration: Registration;
+  readonly #missing = new WeakMap<KeptFlow, number>();
+  /** Attached, since which removal of the datapath, and when. */
+  readonly #devices = new Map<string, { removals: number; at: number }>();
+  /** That are drawn, by cell and endpoint. */
+  #labels = new Map<string, { protocol: Protocol; port: number }>();
+  #timer: NodeJS.Timeout | undefined;
+  #usable: ReadonlySet<string> = new Set();
+  #readAt = Number.NEGATIVE_INFINITY;
+  #restUntil = 0;
+  #looking = false;
+
+  constructor(context: AgentContext) {
+    this.#context = context;
+    this.#store = new Store(`${context.paths.run}/lanes`);
+    this.#watch = new AddressWatch(() => this.#changed());
+    const isKept = (cell: string, peer: string) =>
+      (this.#lanes.get(laneKey({ cell, peer }))?.flows.size ?? 0) > 0;
+    this.#registration = new Registration(
+      { ...context, isKept },
+      (cell, peer, flows) => void this.#inTurn(() => this.#add(cell, peer, flows)),
+    );
+  }
+
+  /** Finds again what an agent before this one was at. */
+  start(): void {
+    for (const record of this.#store.all()) this.#lanes.set(laneKey(record), this.#laneOf(record));
+    this.#labels = this.#drawn();
+    this.#context.labels.take(this.#labels.values());
+    for (const lane of this.#lanes.values()) lane.resume();
+    this.#watch.start();
+    this.#timer = setInterval(() => void this.#look(), LOOK_MS);
+    void this.#look();
+  }
+
+  async stop(): Promise<void> {
+    clearInterval(this.#timer);
+    this.#watch.stop();
+    this.#registration.stop();
+    await this.#turns.idle();
+  }
+
+  /** What is kept of one cell, and what not, by peer. */
+  describe(cell: string): { peer: string; flows: number; away: number; told: boolean; agent: boolean }[] {
+    const lanes = [...this.#lanes.values()].filter((lane) => lane.cell === cell && lane.flows.size > 0);
+    const silent = this.#registration
+      .silent(cell)
+      .filter((peer) => lanes.every((lane) => lane.peer !== peer));
+    return [
+      ...lanes.map(({ peer, flows, isMoving }) => ({
+        peer,
+        flows: flows.size,
+        away: [...flows.values()].filter((flow) => !isPlain(flow)).length,
+        told: !isMoving,
+        agent: true,
+      })),
+      ...silent.map((peer) => ({ peer, flows: 0, away: 0, told: true, agent: false })),
+    ];
+  }
+
+  #laneOf(record: Omit<LaneRecord, 'side' | 'flows'> & Partial<LaneRecord>): Lane {
+    return new Lane(
+      {
+        ...this.#context,
+        save: (lane) => this.#save(lane),
+        settled: () => this.#changed(),
+      },
+      record,
+    );
+  }
+
+  #save(lane: Lane): void {
+    if (this.#lanes.get(laneKey(lane)) === lane) this.#store.put(fileName(lane), lane.record());
+  }
+
+  /** What a peer has let a cell claim. If the other end has come there from another host, its flow is in that one's lane still. */
+  async #add(id: string, peer: string, flows: readonly KeptFlow[]): Promise<void> {
+    const cell = this.#cellOf(id);
+    if (cell === undefined) return;
+    const key = laneKey({ cell: id, peer });
+    const lane = this.#lanes.get(key) ?? this.#laneOf({ cell: id, peer });
+    this.#lanes.set(key, lane);
+    await lane.take(cell, flows);
+    for (const other of this.#lanesOf(id)) if (other !== lane) other.leave(flows);
+    this.#changed();
+  }
+
+  /** Addresses, routes, or what has been told of them. */
+  #changed(): void {
+    if (this.#isIdle) return;
+    void this.#inTurn(async () => {
+      const before = this.#usable;
+      await this.#readAddresses();
+      for (const lane of this.#lanes.values()) await this.#follow(lane);
+      // Links come and go with cells: only another address means that other hosts may be reached by another device.
+      const isSame =
+        before.size === this.#usable.size && [...before].every((address) => this.#usable.has(address));
+      if (!isSame) await this.#context.peerSide.reroute();
+    });
+  }
+
+  async #inTurn(step: () => Promise<void>): Promise<void> {
+    await this.#turns.run(step).catch((error: unknown) => {
+      this.#context.log.warn(
+        { error: messageOf(error) },
+        'looking after a change of address failed; it is tried again',
+      );
+    });
+  }
+
+  async #look(): Promise<void> {
+    if (this.#looking || performance.now() < this.#restUntil || this.#isIdle) return;
+    this.#looking = true;
+    const before = process.cpuUsage();
+    await this.#inTurn(async () => {
+      // It is told of changes: this is for those that it is not told of.
+      if (performance.now() - this.#readAt > ADDRESSES_MS_MAX) await this.#readAddresses();
+      await this.#forgetEnded();
+      for (const lane of this.#lanes.values()) await this.#follow(lane);
+      this.#register();
+    });
+    this.#looking = false;
+    const { user, system } = process.cpuUsage(before);
+    const rest_ms = (user + system) / 1_000 / LOOKING_SHARE;
+    this.#restUntil = performance.now() + Math.min(rest_ms - LOOK_MS, REST_MS_MAX);
+  }
+
+  /** Nothing is kept here, and nothing left of what was. */
+  get #isIdle(): boolean {
+    const { kept, registry } = this.#context;
+    return this.#lanes.size === 0 && kept.all.size === 0 && registry.all().length === 0;
+  }
+
+  async #readAddresses(): Promise<void> {
+    const { kept } = this.#context;
+    this.#readAt = performance.now();
+    const { stdout } = await execa('ip', ['-json', 'addr', 'show'], { timeout: COMMAND_MS_MAX });
+    this.#usable = parseUsable(stdout, kept.all);
+    const lanes = [...this.#lanes.values()].filter(({ cell }) => this.#cellOf(cell)?.link === undefined);
+    const bound = lanes.flatMap(({ flows }) => [...flows.values()]).filter(({ isLoose }) => !isLoose);
+    await kept.keep(new Set(bound.map(({ local }) => local.address)), this.#usable);
+  }
+
+  #register(): void {
+    const { registry } = this.#context;
+    for (const cell of registry.all()) {
+      if (cell.kept === false || registry.isLocked(cell.id) || startTicks(cell.pid) !== cell.ticks) continue;
+      const { there, elsewhere } = this.#placed(cell);
+      this.#registration.look(cell, there, elsewhere, this.#usable);
+    }
+  }
+
+  /** Of the flows of its lanes those whose other ends are there still, and those that have gone elsewhere. */
+  #placed(cell: Cell): { there: KeptFlow[]; elsewhere: KeptFlow[] } {
+    const [there, elsewhere]: [KeptFlow[], KeptFlow[]] = [[], []];
+    for (const { peer, flows } of this.#lanesOf(cell.id))
+      for (const flow of flows.values())
+        (peerOf(this.#context.peerSide, cell, flow).address === peer ? there : elsewhere).push(flow);
+    return { there, elsewhere };
+  }
+
+  /** Tells the peer of what is at another place now. */
+  async #follow(lane: Lane): Promise<void> {
+    const cell = this.#cellOf(lane.cell);
+    lane.nudge();
+    if (cell === undefined || lane.isMoving || this.#context.registry.isLocked(cell.id)) return;
+    const isInside = cell.link !== undefined;
+    const flows = [...lane.flows.values()];
+    const here = { usable: this.#usable, isInside, source: undefined };
+    const isGone = ({ local, wireLocal }: KeptFlow) =>
+      !this.#usable.has(wireLocal.address) && (isInside || !this.#usable.has(local.address));
+    if (!flows.some((flow) => isGone(flow) || hasMoved(flow, here))) return;
+    const route = await routeTo(lane.peer).catch(() => undefined);
+    if (route === undefined) return;
+    const wanted = { ...here, source: this.#sourceOf(route, lane.peer) };
+    const moved = this.#moved(lane, flows, wanted);
+    if (moved.length > 0) await this.#attached(route.device, () => lane.move(cell, moved, route));
+    this.#releaseLabels();
+  }
+
+  /** Asking whether a device is attached starts several programs: once, for all that leave by it. */
+  async #attached(device: string, step: () => Promise<void>): Promise<void> {
+    const { datapath } = this.#context;
+    const known = this.#devices.get(device);
+    const isFresh = known !== undefined && performance.now() - known.at < ATTACHED_MS_MAX;
+    if (!isFresh || known.removals !== datapath.removals) {
+      await datapath.attachDevice(device);
+      this.#devices.set(device, { removals: datapath.removals, at: performance.now() });
+    }
+    await step();
+  }
+
+  /** A route may say to come from an address that is kept for its sockets only. */
+  #sourceOf({ source }: Route, peer: string): string | undefined {
+    if (this.#usable.has(source)) return source;
+    return [...this.#usable].find((address) => address.includes(':') === peer.includes(':'));
+  }
+
+  /** One label an endpoint, whatever the number of its peers. */
+  #moved(lane: Lane, flows: readonly KeptFlow[], wanted: Wanted): KeptFlow[] {
+    return movedFlows(flows, wanted, (endpoint) => {
+      const owner = `${lane.cell} ${endpoint}`;
+      const protocol = protocolOf(endpoint);
+      const label = this.#labels.get(owner) ?? {
+        protocol,
+        port: this.#context.labels.draw([protocol])[0] ?? 0,
+      };
+      this.#labels.set(owner, label);
+      return label.port;
+    });
+  }
+
+  /** Labels of endpoints at home that this host has lost the address of, by cell and endpoint. */
+  #drawn(): Map<string, { protocol: Protocol; port: number }> {
+    const drawn = new Map<string, { protocol: Protocol; port: number }>();
+    for (const lane of this.#lanes.values()) {
+      if (this.#cellOf(lane.cell)?.link !== undefined) continue;
+      for (const flow of lane.flows.values())
+        if (!isPlain(flow) && !flow.isLoose)
+          drawn.set(`${lane.cell} ${endpointKey(flow.protocol, flow.local)}`, {
+            protocol: flow.protocol,
+            port: flow.wireLocal.port,
+          });
+    }
+    return drawn;
+  }
+
+  #releaseLabels(): void {
+    const now = this.#drawn();
+    const gone = [...this.#labels].flatMap(([owner, label]) => (now.has(owner) ? [] : [label]));
+    if (gone.length > 0) this.#context.labels.release(gone);
+    this.#labels = now;
+  }
+
+  async #forgetEnded(): Promise<void> {
+    const { registry } = this.#context;
+    const own = socketIndex(
+      inetSockets('self').filter(({ state }) => state !== 'time-wait' && state !== 'listen'),
+    );
+    for (const lane of this.#lanes.values()) {
+      const cell = this.#cellOf(lane.cell);
+      if (cell === undefined) await this.#close(lane);
+      else if (!registry.isLocked(cell.id)) await this.#dropEnded(lane, cell, own);
+    }
+    this.#releaseLabels();
+  }
+
+  async #dropEnded(lane: Lane, cell: Cell, own: ReturnType<typeof socketIndex>): Promise<void> {
+    // keeper.ts looks after the flows of a cell with a network of its own.
+    const entered = new Set(cell.flows.map((flow) => flowKey(flow)));
+    const isThere = (flow: KeptFlow) =>
+      cell.link === undefined ? own.has(flow) : entered.has(flowKey(flow));
+    const ended = [...lane.flows.values()].filter((flow) => {
+      const missing = isThere(flow) ? 0 : (this.#missing.get(flow) ?? 0) + 1;
+      if (missing === 0 || missing >= LOOKS_MISSING_MAX) this.#missing.delete(flow);
+      else this.#missing.set(flow, missing);
+      return missing >= LOOKS_MISSING_MAX;
+    });
+    if (ended.length > 0) await lane.drop(ended);
+    if (lane.flows.size === 0) await this.#close(lane);
+  }
+
+  async #close(lane: Lane): Promise<void> {
+    this.#lanes.delete(laneKey(lane));
+    this.#store.remove(fileName(lane));
+    await lane.close();
+  }
+
+  /** Undefined once it has ended, or lives elsewhere, or is not to be kept. */
+  #cellOf(id: string): Cell | undefined {
+    const { registry } = this.#context;
+    const cell = registry.isRegistered(id) ? registry.get(id) : undefined;
+    return cell?.kept === false ? undefined : cell;
+  }
+
+  #lanesOf(cell: string): Lane[] {
+    return [...this.#lanes.values()].filter((lane) => lane.cell === cell);
+  }
+}
+
+function laneKey({ cell, peer }: Pick<LaneRecord, 'cell' | 'peer'>): string {
+  return `${cell} ${peer}`;
+}
+
+function fileName({ cell, peer }: Pick<LaneRecord, 'cell' | 'peer'>): string {
+  return `${cell}-${peer}`;
+}
+
+/** Of an endpointKey. */
+function protocolOf(endpoint: string): Protocol {
+  return endpoint.startsWith('udp ') ? 'udp' : 'tcp';
+}

@@ -1,0 +1,34 @@
+/** `osmosis keep`: whose connections are kept when this host changes its address. */
+import type { Cell } from '../cell/registry.ts';
+import type { AgentContext } from '../context.ts';
+import type { KeptCell, Params } from '../control/protocol.ts';
+import { sayBye } from '../migration/bye.ts';
+import type { HostMoves } from './host-moves.ts';
+
+/** Without targets everything is listed and nothing changed. @throws OsmosisError NO_SUCH_TARGET, before anything is. */
+export async function keep(
+  context: AgentContext,
+  moves: Pick<HostMoves, 'describe'>,
+  { targets, name, end, dry_run }: Params<'keep'>,
+): Promise<{ cells: KeptCell[] }> {
+  const { registry } = context;
+  if (targets.length === 0) return { cells: registry.all().map((cell) => describe(cell, moves)) };
+  const cells = targets.map((target) => registry.resolve(target, targets.length === 1 ? name : undefined));
+  for (const { id } of cells) registry.checkFree(id);
+  const wanted = cells.map((cell) => ({ ...cell, kept: !end }));
+  if (!dry_run) for (const cell of wanted) await (end ? letGo(context, cell) : registry.put(cell));
+  return { cells: wanted.map((cell) => describe(cell, moves)) };
+}
+
+/** A process that was only adopted to be kept is an ordinary one again, and its peers forget it. */
+async function letGo({ registry, socket }: AgentContext, cell: Cell): Promise<void> {
+  const isOnlyKept = cell.init === undefined && cell.link === undefined && (cell.known ?? []).length === 0;
+  if (registry.isRegistered(cell.id)) registry.put(cell);
+  if (!isOnlyKept || !registry.isRegistered(cell.id)) return;
+  if (cell.peers.length > 0) await sayBye(socket, cell.id, cell.peers, () => registry.save(cell.id), 'ended');
+  registry.remove(cell.id);
+}
+
+function describe(cell: Cell, moves: Pick<HostMoves, 'describe'>): KeptCell {
+  return { cell: cell.name, pid: cell.pid, kept: cell.kept !== false, peers: moves.describe(cell.id) };
+}
