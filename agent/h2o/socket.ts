@@ -4,27 +4,46 @@ import { once } from 'node:events';
 import { messageOf, OsmosisError } from '../error.ts';
 import { decode, type Message } from '../wire/h2o.ts';
 import { type DropReason, H2O_PORT, isDrop } from '../wire/h2o-layout.ts';
+import { OwnSockets } from './own-sockets.ts';
+import { SourceBudgets } from './source-budgets.ts';
 
 /** A burst of HELLO parts for 10,000 flows fits; the kernel may grant less. */
 const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Datagrams a second of one source that are decoded, and the burst: the parts of some cells of 10,000 connections at once.
+ * What is above costs a look at its sender's address.
+ */
+const DATAGRAMS_PER_SOURCE_SECOND_MAX = 1_000;
+const DATAGRAMS_PER_SOURCE_BURST_MAX = 1_000;
+
+/** Sockets of their own for those that answers or messages are expected of, and for those that send more than their share. */
+const EXPECTED_MAX = 256;
+const CROWDING_MAX = 64;
 
 export type Sender = { readonly address: string; readonly port: number };
 export type Receive = (message: Message, from: Sender) => void;
 
 export class H2oSocket {
   readonly drops = new Map<DropReason, number>();
+  readonly #budgets = new SourceBudgets(DATAGRAMS_PER_SOURCE_SECOND_MAX, DATAGRAMS_PER_SOURCE_BURST_MAX);
   #socket: Socket | undefined;
+  #port = H2O_PORT;
   readonly #receivers = new Set<Receive>();
+  readonly #expected = new OwnSockets(EXPECTED_MAX, (socket) => this.#listenTo(socket));
+  readonly #crowding = new OwnSockets(CROWDING_MAX, (socket) => this.#listenTo(socket));
 
   /** @throws OsmosisError AGENT_UNREACHABLE where the port is taken. */
   async open(port: number = H2O_PORT): Promise<void> {
-    const socket = createSocket({ type: 'udp6', recvBufferSize: RECEIVE_BUFFER_BYTES });
-    socket.on('message', (datagram, { address, port: from }) => {
-      this.#receive(new Uint8Array(datagram), { address: address.replace(/^::ffff:/, ''), port: from });
-    });
     try {
-      socket.bind(port, '::');
-      await once(socket, 'listening');
+      // Alone first: the sockets that share the port later on must all be ours.
+      await closed(await bound(port, false));
+      const socket = await bound(port, true);
+      this.#listenTo(socket);
+      // ICMP answers of hosts without an agent come back as errors of an unconnected socket on some kernels.
+      socket.on('error', () => undefined);
+      this.#socket = socket;
+      this.#port = socket.address().port;
     } catch (cause) {
       throw new OsmosisError(
         'AGENT_UNREACHABLE',
@@ -32,9 +51,18 @@ export class H2oSocket {
         { cause },
       );
     }
-    // ICMP answers of hosts without an agent come back as errors of an unconnected socket on some kernels.
-    socket.on('error', () => undefined);
-    this.#socket = socket;
+  }
+
+  /** From now on `address` is waited for: what its agent says is not lost among what others say. */
+  expect(address: string): void {
+    if (this.#socket !== undefined) this.#expected.open(mapped(address), H2O_PORT, this.#port);
+  }
+
+  #listenTo(socket: Socket): void {
+    socket.on('message', (datagram, { address, port: from }) => {
+      if (!this.#budgets.take(address)) return this.#crowding.open(address, from, this.#port);
+      this.#receive(new Uint8Array(datagram), { address: address.replace(/^::ffff:/, ''), port: from });
+    });
   }
 
   /** Every message goes to every receiver; the returned function takes `receive` off again. */
@@ -45,8 +73,7 @@ export class H2oSocket {
 
   /** One datagram, best effort: whoever needs an answer sends again. */
   send(datagram: Uint8Array, address: string, port: number = H2O_PORT): void {
-    const to = address.includes(':') ? address : `::ffff:${address}`;
-    this.#socket?.send(datagram, port, to, () => undefined);
+    this.#socket?.send(datagram, port, mapped(address), () => undefined);
   }
 
   drop(reason: DropReason): void {
@@ -56,9 +83,9 @@ export class H2oSocket {
   async close(): Promise<void> {
     const socket = this.#socket;
     this.#socket = undefined;
-    if (socket === undefined) return;
-    socket.close();
-    await once(socket, 'close');
+    this.#expected.close();
+    this.#crowding.close();
+    if (socket !== undefined) await closed(socket);
   }
 
   #receive(datagram: Uint8Array, from: Sender): void {
@@ -69,4 +96,21 @@ export class H2oSocket {
     }
     for (const receive of this.#receivers) receive(decoded.message, from);
   }
+}
+
+function mapped(address: string): string {
+  return address.includes(':') ? address : `::ffff:${address}`;
+}
+
+/** @throws what bind(2) says. */
+async function bound(port: number, reusePort: boolean): Promise<Socket> {
+  const socket = createSocket({ type: 'udp6', recvBufferSize: RECEIVE_BUFFER_BYTES, reusePort });
+  socket.bind(port, '::');
+  await once(socket, 'listening');
+  return socket;
+}
+
+async function closed(socket: Socket): Promise<void> {
+  socket.close();
+  await once(socket, 'close');
 }
