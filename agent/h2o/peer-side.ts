@@ -20,6 +20,7 @@ import {
   consumeFromCell,
   type FirstPair,
   firstState,
+  isPast,
   pairFor,
   stateFor,
 } from '../wire/h2o-peer.ts';
@@ -308,7 +309,7 @@ export class PeerSide {
           known.flatMap((record) => record.state ?? []),
         )
       : undefined;
-    if (state === undefined)
+    if (state === undefined || isPast(state, hello))
       return this.#welcome(
         hello,
         ids.map(() => false),
