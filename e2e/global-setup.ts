@@ -10,6 +10,8 @@ const TOOLS = {
   'llvm-strip': 'llvm',
   bpftool: 'bpftool',
   tc: 'iproute2',
+  spin: 'spin',
+  gcc: 'gcc',
 };
 /** To compile the eBPF program: a header, and the packages that it and those it includes are in. */
 const HEADER = '/usr/include/bpf/bpf_helpers.h';

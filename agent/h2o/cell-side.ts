@@ -113,6 +113,7 @@ export async function exchangeHello(
   const claimable = new Set<string>();
   let peerPublicKey: Uint8Array | undefined;
   let wake: (() => void) | undefined;
+  socket.expect(address);
   const stop = socket.listen((message) => {
     if (message.type !== 'welcome') return;
     const part = waiting.get(message.part);
@@ -167,6 +168,7 @@ export async function sendUntilAcknowledged(
 ): Promise<Ack | undefined> {
   let ack: Ack | undefined;
   let wake: (() => void) | undefined;
+  socket.expect(address);
   const stop = socket.listen((message) => {
     if (message.type !== 'ack') return;
     const opened = consumeAck(session, sent, message);

@@ -17,7 +17,7 @@ export class FakeSocket {
   readonly #receivers = new Set<Receive>();
   readonly #watchers: ((sent: Sent) => void)[] = [];
 
-  /** As the code under test takes it: it uses listen, send and drop alone. */
+  /** As the code under test takes it: it uses listen, send, expect and drop alone. */
   asH2o(): H2oSocket {
     return this as unknown as H2oSocket;
   }
@@ -37,6 +37,8 @@ export class FakeSocket {
     // As from a network: after the sender has returned.
     for (const watch of this.#watchers) queueMicrotask(() => watch(sent));
   }
+
+  expect(): void {}
 
   drop(reason: DropReason): void {
     this.drops.push(reason);

@@ -294,6 +294,22 @@ describe.skipIf(!hasIp)('peer side', () => {
     expect(peer.peer.list()).toMatchObject([{ state: 'moved', epoch: 2, wire: [AWAY] }]);
   });
 
+  test('a HELLO of an earlier try that comes once more arms nothing, before and after the next one', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    const old = cell.hello(peer.flows, peer.labels);
+    const { publicKey } = welcomeOf(await peer.say(old));
+    await peer.say(createBye(cell.session(publicKey), { epoch: 1, reason: 'aborted' }));
+    const none = { claimable: [false, false], publicKey: new Uint8Array(32) };
+    expect(welcomeOf(await peer.say(old))).toMatchObject(none);
+    const labels = peer.labels.map((label) => ({ ...label, wire: { address: '127.0.0.3', port: 40_002 } }));
+    const session = cell.session(welcomeOf(await peer.say(cell.hello(peer.flows, labels))).publicKey);
+    expect(welcomeOf(await peer.say(old))).toMatchObject(none);
+    expect(peer.datapath.calls).toEqual([]);
+    await peer.say(cell.move(session, labels, 2), '127.0.0.3');
+    expect(peer.peer.list()).toMatchObject([{ state: 'moved', epoch: 2, wire: ['127.0.0.3'] }]);
+  });
+
   test('HOLD stops what is sent to the cell', async () => {
     const peer = await withPeer();
     const session = await arm(peer, new FakeCell());

@@ -2,6 +2,7 @@
  * The peer side of H2O: what this host does for cells of other hosts that its own processes talk to. It arms, flips and
  * forgets flows in the datapath; whether a message is to be believed is decided in wire/h2o-peer.ts.
  */
+import { setImmediate } from 'node:timers/promises';
 import { type Endpoint, endpointKey, type PlacedFlow } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
@@ -19,6 +20,7 @@ import {
   consumeFromCell,
   type FirstPair,
   firstState,
+  isPast,
   pairFor,
   stateFor,
 } from '../wire/h2o-peer.ts';
@@ -32,6 +34,7 @@ import { relayedOf, relaysOf } from './peer-flows.ts';
 import { type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
 import { RemoteCells } from './remote-cells.ts';
 import type { H2oSocket, Sender } from './socket.ts';
+import { SourceBudgets } from './source-budgets.ts';
 import { Sweeper } from './sweeper.ts';
 import { TokenBucket } from './token-bucket.ts';
 import { Turns } from './turns.ts';
@@ -40,11 +43,20 @@ import { WireSlots } from './wire-slots.ts';
 
 /** HELLO parts are answered this long after the first of them at the latest: their sender waits for a second. */
 const UNANSWERED_MS_MAX = 250;
-/** Datagrams that wait for their turn; more are dropped, and their senders send again. */
+/** Datagrams that wait for their turn, and those of one source; more are dropped, and their senders send again. */
 const QUEUE_MAX = 1_024;
+const QUEUE_PER_SOURCE_MAX = 256;
 /** HELLO parts a second that are looked at, and the burst: each may cost a look at the kernel's socket table. */
-const HELLO_PER_SECOND_MAX = 500;
-const HELLO_BURST_MAX = 1_000;
+const HELLO_PER_SECOND_MAX = 2_000;
+const HELLO_BURST_MAX = 4_000;
+/** The same for one source: a cell of 10,000 connections, announced and armed. */
+const HELLO_PER_SOURCE_SECOND_MAX = 100;
+const HELLO_PER_SOURCE_BURST_MAX = 200;
+/** Messages are served for this long before the socket is looked at again: what it can't hold is lost. */
+const SERVING_MS_MAX = 5;
+/** Refusals a second that are written to the log, and the burst: whoever asks in vain must not fill a disk. */
+const REFUSALS_LOGGED_PER_SECOND_MAX = 2;
+const REFUSALS_LOGGED_BURST_MAX = 50;
 const SWEEP_MS = 2_000;
 /** A HELLO part that is armed and not written down yet. */
 type Unanswered = {
@@ -63,9 +75,11 @@ export class PeerSide {
   readonly #log: Log;
   readonly #records: PeerRecords;
   readonly #turns = new Turns();
-  readonly #waiting = new WaitingMessages(QUEUE_MAX);
+  readonly #waiting = new WaitingMessages(QUEUE_MAX, QUEUE_PER_SOURCE_MAX);
   readonly #unanswered: Unanswered[] = [];
   readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
+  readonly #hellosOf = new SourceBudgets(HELLO_PER_SOURCE_SECOND_MAX, HELLO_PER_SOURCE_BURST_MAX);
+  readonly #refusals = new TokenBucket(REFUSALS_LOGGED_PER_SECOND_MAX, REFUSALS_LOGGED_BURST_MAX);
   readonly #follows: Follows;
   readonly #admission: Admission;
   readonly #cells: RemoteCells;
@@ -74,6 +88,7 @@ export class PeerSide {
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
   #sweeping: NodeJS.Timeout | undefined;
+  #servingSince = 0;
   /** Ends of this host for cells of its own that leave it. */
   readonly ownEnds: OwnEnds;
 
@@ -261,10 +276,20 @@ export class PeerSide {
       message.type === 'hold' ||
       message.type === 'bye' ||
       message.type === 'follow';
-    if (forUs && this.#waiting.add(message, from)) void this.#inTurn(() => this.#serveNext());
+    if (!forUs || (message.type === 'hello' && !this.#isHeard(from))) return;
+    if (this.#waiting.add(message, from)) void this.#inTurn(() => this.#serveNext());
+  }
+
+  /** Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it. */
+  #isHeard({ address, port }: Sender): boolean {
+    return port === H2O_PORT && this.#hellosOf.take(address) && this.#hellos.take();
   }
 
   async #serveNext(): Promise<void> {
+    if (performance.now() - this.#servingSince > SERVING_MS_MAX) {
+      await setImmediate();
+      this.#servingSince = performance.now();
+    }
     const next = this.#waiting.take();
     try {
       if (next?.message.type === 'hello') await this.#hello(next.message, next.from);
@@ -293,13 +318,11 @@ export class PeerSide {
   }
 
   async #hello(hello: Hello, from: Sender): Promise<void> {
-    // Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it.
-    if (from.port !== H2O_PORT || !this.#hellos.take()) return;
     const cell = hex(hello.cell);
     const at = performance.now();
     const { ids, refused } = await this.#admission.judge(hello, cell, from.address);
     const known = this.#records.of(cell);
-    if (Object.keys(refused).length > 0)
+    if (Object.keys(refused).length > 0 && this.#refusals.take())
       this.#log.info({ cell, from: from.address, flows: ids.length, refused }, 'flows were claimed in vain');
     const state = ids.some((id) => id !== undefined)
       ? pairFor(
@@ -307,7 +330,7 @@ export class PeerSide {
           known.flatMap((record) => record.state ?? []),
         )
       : undefined;
-    if (state === undefined)
+    if (state === undefined || isPast(state, hello))
       return this.#welcome(
         hello,
         ids.map(() => false),
@@ -320,6 +343,9 @@ export class PeerSide {
     record.touchedAt = Date.now();
     const wires = wiresOf(hello);
     const claimed = ids.flatMap((id) => id ?? []);
+    // Whose cell is about to move, and where to: their next messages are those that must not be lost.
+    for (const address of new Set([from.address, ...[...wires.values()].map((wire) => wire.address)]))
+      this.#socket.expect(address);
     if (wires.size > 0) {
       // A label may have belonged to a cell that has ended: its flows must not be in the way.
       if (this.#unanswered.length === 0) await this.#sweeper.dropEnded(1);

@@ -4,32 +4,48 @@ import { once } from 'node:events';
 import { messageOf, OsmosisError } from '../error.ts';
 import { decode, type Message } from '../wire/h2o.ts';
 import { type DropReason, H2O_PORT, isDrop } from '../wire/h2o-layout.ts';
+import { OwnSockets } from './own-sockets.ts';
+import { SourceBudgets } from './source-budgets.ts';
 
 /** A burst of HELLO parts for 10,000 flows fits; the kernel may grant less. */
 const RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024;
+
+/**
+ * Datagrams a second of one source that are decoded, and the burst: the parts of some cells of 10,000 connections at once.
+ * What is above costs a look at its sender's address.
+ */
+const DATAGRAMS_PER_SOURCE_SECOND_MAX = 1_000;
+const DATAGRAMS_PER_SOURCE_BURST_MAX = 1_000;
+
 /** Addresses of this host that it sends from by name; from others, as the route has it. */
 const SOURCES_MAX = 64;
+
+/** Sockets of their own for those that answers or messages are expected of, and for those that send more than their share. */
+const EXPECTED_MAX = 256;
+const CROWDING_MAX = 64;
 
 export type Sender = { readonly address: string; readonly port: number };
 export type Receive = (message: Message, from: Sender) => void;
 
 export class H2oSocket {
   readonly drops = new Map<DropReason, number>();
+  readonly #budgets = new SourceBudgets(DATAGRAMS_PER_SOURCE_SECOND_MAX, DATAGRAMS_PER_SOURCE_BURST_MAX);
   #socket: Socket | undefined;
-  /** By the address that they are bound to. */
+  /** By the address of this host that they are bound to. */
   readonly #sources = new Map<string, Promise<Socket | undefined>>();
   #port = H2O_PORT;
   readonly #receivers = new Set<Receive>();
+  readonly #expected = new OwnSockets(EXPECTED_MAX, (socket) => this.#listenTo(socket));
+  readonly #crowding = new OwnSockets(CROWDING_MAX, (socket) => this.#listenTo(socket));
 
   /** @throws OsmosisError AGENT_UNREACHABLE where the port is taken. */
   async open(port: number = H2O_PORT): Promise<void> {
-    this.#port = port;
     try {
-      // Another agent shares its port with its own sockets, as we do: this one finds it taken all the same.
-      const probe = createSocket('udp6');
-      await bound(probe, port, '::');
-      probe.close();
-      this.#socket = await this.#listenOn('::');
+      // Alone first: the sockets that share the port later on must all be ours.
+      await closed(await bound(port, '::', false));
+      const socket = await this.#listenOn('::', port);
+      this.#socket = socket;
+      this.#port = socket.address().port;
     } catch (cause) {
       throw new OsmosisError(
         'AGENT_UNREACHABLE',
@@ -39,16 +55,25 @@ export class H2oSocket {
     }
   }
 
-  /** Only this user's sockets can share the port. */
-  async #listenOn(address: string): Promise<Socket> {
-    const socket = createSocket({ type: 'udp6', recvBufferSize: RECEIVE_BUFFER_BYTES, reusePort: true });
-    socket.on('message', (datagram, { address: sender, port: from }) => {
-      this.#receive(new Uint8Array(datagram), { address: sender.replace(/^::ffff:/, ''), port: from });
-    });
-    await bound(socket, this.#port, address);
+  /** Only sockets of this user can share the port. */
+  async #listenOn(address: string, port: number): Promise<Socket> {
+    const socket = await bound(port, address, true);
+    this.#listenTo(socket);
     // ICMP answers of hosts without an agent come back as errors of an unconnected socket on some kernels.
     socket.on('error', () => undefined);
     return socket;
+  }
+
+  /** From now on `address` is waited for: what its agent says is not lost among what others say. */
+  expect(address: string): void {
+    if (this.#socket !== undefined) this.#expected.open(mapped(address), H2O_PORT, this.#port);
+  }
+
+  #listenTo(socket: Socket): void {
+    socket.on('message', (datagram, { address, port: from }) => {
+      if (!this.#budgets.take(address)) return this.#crowding.open(address, from, this.#port);
+      this.#receive(new Uint8Array(datagram), { address: address.replace(/^::ffff:/, ''), port: from });
+    });
   }
 
   /** Every message goes to every receiver; the returned function takes `receive` off again. */
@@ -73,7 +98,7 @@ export class H2oSocket {
     const known = this.#sources.get(source);
     if (known !== undefined) return known;
     if (this.#sources.size >= SOURCES_MAX) return Promise.resolve(undefined);
-    const made = this.#listenOn(mapped(source)).catch(() => {
+    const made = this.#listenOn(mapped(source), this.#port).catch(() => {
       this.#sources.delete(source);
       return undefined;
     });
@@ -89,9 +114,9 @@ export class H2oSocket {
     const sockets = [this.#socket, ...(await Promise.all(this.#sources.values()))];
     this.#socket = undefined;
     this.#sources.clear();
-    const closed = sockets.map((socket) => socket && once(socket, 'close'));
-    for (const socket of sockets) socket?.close();
-    await Promise.all(closed);
+    this.#expected.close();
+    this.#crowding.close();
+    await Promise.all(sockets.map((socket) => socket && closed(socket)));
   }
 
   #receive(datagram: Uint8Array, from: Sender): void {
@@ -104,12 +129,20 @@ export class H2oSocket {
   }
 }
 
-async function bound(socket: Socket, port: number, address: string): Promise<void> {
-  socket.bind(port, address);
-  await once(socket, 'listening');
-}
-
 /** An IPv6 socket has IPv4 addresses so. */
 function mapped(address: string): string {
   return address.includes(':') ? address : `::ffff:${address}`;
+}
+
+/** @throws what bind(2) says. */
+async function bound(port: number, address: string, reusePort: boolean): Promise<Socket> {
+  const socket = createSocket({ type: 'udp6', recvBufferSize: RECEIVE_BUFFER_BYTES, reusePort });
+  socket.bind(port, address);
+  await once(socket, 'listening');
+  return socket;
+}
+
+async function closed(socket: Socket): Promise<void> {
+  socket.close();
+  await once(socket, 'close');
 }

@@ -1,6 +1,6 @@
 /** Ended connections, moves that never came, keys that nobody used: nothing of ours outlives its use. */
 import type { Datapath } from '../datapath/datapath.ts';
-import { RELAY } from '../datapath/model.ts';
+import { type FlowId, RELAY } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import type { Follows } from './follows.ts';
 import type { HeldSockets } from './held-sockets.ts';

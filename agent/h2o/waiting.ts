@@ -3,20 +3,27 @@ import type { Hello, Sealed } from '../wire/h2o.ts';
 import type { Sender } from './socket.ts';
 
 export type Waiting = { readonly message: Hello | Sealed; readonly from: Sender };
+/** Of one source, in the order in which they came. */
+type Queue = { readonly moves: Waiting[]; readonly others: Map<string, Waiting> };
 
 /**
- * In the order in which they came, except that a MOVE goes first: its cell stands still, whereas the parts of another
- * cell's HELLO may take a second. A HELLO part that waits already is not taken twice: its sender was only impatient.
+ * The sources take turns, so that none waits for what another one sends in mass. Of one source a MOVE goes first, and
+ * before the others' HELLOs: its cell stands still, whereas the parts of a HELLO may take a second. A HELLO part that waits
+ * already is not taken twice: its sender was only impatient.
  */
 export class WaitingMessages {
   readonly #max: number;
-  readonly #moves: Waiting[] = [];
-  readonly #others = new Map<string, Waiting>();
+  readonly #perSourceMax: number;
+  /** By address; whose turn was longest ago first. */
+  readonly #queues = new Map<string, Queue>();
   #hellos = 0;
+  #moves = 0;
+  #size = 0;
   #count = 0;
 
-  constructor(max: number) {
+  constructor(max: number, perSourceMax: number) {
     this.#max = max;
+    this.#perSourceMax = perSourceMax;
   }
 
   get hasHello(): boolean {
@@ -25,27 +32,41 @@ export class WaitingMessages {
 
   /** False where it was dropped: there is one take for each that was added. */
   add(message: Hello | Sealed, from: Sender): boolean {
-    if (this.#moves.length + this.#others.size >= this.#max) return false;
-    if (message.type === 'move') {
-      this.#moves.push({ message, from });
-      return true;
-    }
+    const queue: Queue = this.#queues.get(from.address) ?? { moves: [], others: new Map() };
+    const { moves, others } = queue;
+    if (this.#size >= this.#max || moves.length + others.size >= this.#perSourceMax) return false;
     const key = message.type === 'hello' ? partKey(message, from) : String(this.#count++);
-    if (this.#others.has(key)) return false;
-    this.#others.set(key, { message, from });
+    if (others.has(key)) return false;
+    if (message.type === 'move') moves.push({ message, from });
+    else others.set(key, { message, from });
+    this.#queues.set(from.address, queue);
+    this.#size++;
     if (message.type === 'hello') this.#hellos++;
+    if (message.type === 'move') this.#moves++;
     return true;
   }
 
   take(): Waiting | undefined {
-    const move = this.#moves.shift();
-    if (move !== undefined) return move;
-    const [first] = this.#others;
-    if (first === undefined) return undefined;
-    const [key, waiting] = first;
-    this.#others.delete(key);
-    if (waiting.message.type === 'hello') this.#hellos--;
-    return waiting;
+    for (const [address, { moves, others }] of this.#queues) {
+      if (this.#moves > 0 && moves.length === 0) continue;
+      const [first] = others;
+      const waiting = moves.shift() ?? first?.[1];
+      if (waiting === undefined) continue;
+      if (waiting === first?.[1]) others.delete(first[0]);
+      this.#taken(address, waiting);
+      return waiting;
+    }
+    return undefined;
+  }
+
+  /** The source goes to the end of the line, or, with nothing left, out of it. */
+  #taken(address: string, { message }: Waiting): void {
+    const queue = this.#queues.get(address);
+    this.#queues.delete(address);
+    if (queue !== undefined && queue.moves.length + queue.others.size > 0) this.#queues.set(address, queue);
+    this.#size--;
+    if (message.type === 'hello') this.#hellos--;
+    if (message.type === 'move') this.#moves--;
   }
 }
 

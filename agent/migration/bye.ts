@@ -11,6 +11,40 @@ const BYE_MS_MAX = 60_000;
 /** Of which the undoing itself waits only this long. */
 const BYE_WAIT_MS_MAX = 1_000;
 
+/** How long a new announcement waits for the BYE of the last one: until it is answered it may still be on its way. */
+const BYE_OVER_MS_MAX = 5_000;
+
+/** BYEs that have not been acknowledged yet. */
+const unanswered = new Set<{
+  readonly cell: string;
+  readonly keys: PeerKeys;
+  readonly over: Promise<void>;
+}>();
+
+/**
+ * A BYE that overtakes the HELLO of a later try would take back what that has armed: so nothing is announced to a peer
+ * under keys under which it has not acknowledged the last BYE. False where it does not within BYE_OVER_MS_MAX.
+ */
+export async function isByeOver(
+  cell: string,
+  { address, peerPublicKey }: PeerKeys,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const waiting = () =>
+    [...unanswered].filter(
+      ({ cell: of, keys }) =>
+        of === cell && keys.address === address && isSameKey(keys.peerPublicKey, peerPublicKey),
+    );
+  const over = Promise.all(waiting().map((bye) => bye.over));
+  await Promise.race([over, sleep(BYE_OVER_MS_MAX, undefined, { signal, ref: false })]);
+  return waiting().length === 0;
+}
+
+/** A peer that shows another key has forgotten the pair that the BYE is of: then it can do nothing any more. */
+function isSameKey(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {
+  return a !== undefined && b !== undefined && Buffer.compare(a, b) === 0;
+}
+
 /** Takes a new epoch for each of `keys`: `save` must write them down before anything is sent. */
 export async function sayBye(
   socket: H2oSocket,
@@ -47,5 +81,18 @@ async function sayByeTo(
   });
   if (isDrop(session)) return;
   const datagram = createBye(session, { epoch, reason });
-  await sendUntilAcknowledged(socket, address, { session, sent: { type: 'bye', epoch }, datagram }, signal);
+  const said = sendUntilAcknowledged(
+    socket,
+    address,
+    { session, sent: { type: 'bye', epoch }, datagram },
+    signal,
+  );
+  const over = said.then(() => undefined);
+  const bye = { cell: hex(cell), keys: { ...keys }, over };
+  unanswered.add(bye);
+  await over.finally(() => unanswered.delete(bye));
+}
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex');
 }

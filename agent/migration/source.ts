@@ -32,7 +32,7 @@ import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
-import { sayBye } from './bye.ts';
+import { isByeOver, sayBye } from './bye.ts';
 import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
 import { type Answered, SourceForwarding } from './forwarding.ts';
@@ -258,6 +258,7 @@ export class SourceMigration {
   async #armPeer(peer: string, flows: readonly SourcedFlow[], signal: AbortSignal): Promise<number> {
     const { registry } = this.#context;
     const known = registry.keysWith(this.#cell, peer);
+    if (!(await isByeOver(this.#cell.id, known, signal))) throw this.#silent(peer);
     const first = await this.#announce(peer, known, flows, signal);
     // A peer that knows nothing of a cell that has been there before has forgotten it: its last flow had ended.
     const forgotten = known.epoch > 0 && !first.silent && first.peerPublicKey === undefined;

@@ -59,6 +59,7 @@ export async function askVerdict(
 ): Promise<'commit' | 'abort'> {
   let verdict: 'commit' | 'abort' | undefined;
   let nonce = newQueryNonce();
+  for (const address of addresses) socket.expect(address);
   const stop = socket.listen((message) => {
     if (message.type !== 'verdict') return;
     const answer = consumeVerdict(secret, nonce, message);

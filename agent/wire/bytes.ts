@@ -27,7 +27,16 @@ export function byteReader(bytes: Uint8Array): ByteReader {
     at += length;
     return field;
   };
-  const uint = (length: number) => take(length).reduce((value, byte) => value * 256 + byte, 0);
+  const uint = (length: number) => {
+    if (at + length > bytes.length) {
+      overrun = true;
+      at = bytes.length;
+      return 0;
+    }
+    let value = 0;
+    for (let left = length; left > 0; left--) value = value * 256 + (bytes[at++] ?? 0);
+    return value;
+  };
   return {
     take,
     u8: () => uint(1),

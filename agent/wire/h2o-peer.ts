@@ -38,6 +38,8 @@ import {
 export const PAIRS_PER_CELL_MAX = 8;
 /** The newest HELLO transactions whose labels a pair keeps: one that is under way, and one that replaces it. */
 export const ARMED_TRANSACTIONS_MAX = 2;
+/** Transactions that are known to be over, so that a HELLO of theirs that comes once more arms nothing. */
+export const PAST_TRANSACTIONS_MAX = 16;
 
 /** The labels that one HELLO transaction armed, by part. */
 export type Armed = { readonly transaction: Uint8Array; readonly parts: readonly (readonly Label[])[] };
@@ -51,6 +53,8 @@ export type PeerState = {
   readonly epoch: number;
   /** Newest last. */
   readonly armed: readonly Armed[];
+  /** Of this pair, newest last: taken back by a BYE, or replaced before that. */
+  readonly past?: readonly Uint8Array[];
   /** Computed, once, when the first sealed message of the pair arrives; a drop if the cell side's key is a weak one. */
   readonly session?: Session | Drop;
   /** What was accepted last, to answer it again: SHA-256 of the datagram, and the ACK. */
@@ -105,15 +109,33 @@ function isPairOf(hello: Hello, { pair }: PeerState): boolean {
   return samePair && equalBytes(hello.cell, pair.cell);
 }
 
+/**
+ * Whether a HELLO part is one of an earlier transaction: the network repeats and delays, and what was replaced or taken back
+ * since must not be armed in the place of what is armed now.
+ */
+export function isPast({ armed, past = [] }: PeerState, { transaction }: Hello): boolean {
+  const replaced = armed.slice(0, -1).map((each) => each.transaction);
+  return [...past, ...replaced].some((each) => equalBytes(each, transaction));
+}
+
+function pastWith({ past = [] }: PeerState, over: readonly Armed[]): readonly Uint8Array[] {
+  return [...past, ...over.map(({ transaction }) => transaction)].slice(-PAST_TRANSACTIONS_MAX);
+}
+
 /** With the labels of a HELLO part. A new transaction says everything anew; the oldest one is forgotten. */
 export function arm(state: PeerState, hello: Hello): PeerState {
   const labels = armedLabels(hello.claims);
-  if (labels.length === 0) return state;
+  if (labels.length === 0 || isPast(state, hello)) return state;
   const index = state.armed.findIndex(({ transaction }) => equalBytes(transaction, hello.transaction));
   const parts = Array.from({ length: hello.parts }, (_, part) => state.armed[index]?.parts[part] ?? []);
   const armed = { transaction: hello.transaction, parts: parts.with(hello.part, labels) };
   if (index >= 0) return { ...state, armed: state.armed.with(index, armed) };
-  return { ...state, armed: [...state.armed, armed].slice(-ARMED_TRANSACTIONS_MAX) };
+  const over = state.armed.slice(0, -(ARMED_TRANSACTIONS_MAX - 1));
+  return {
+    ...state,
+    armed: [...state.armed, armed].slice(-ARMED_TRANSACTIONS_MAX),
+    past: pastWith(state, over),
+  };
 }
 
 /** The state among `known` that a sealed message is for, also one that it was for before it moved. */
@@ -173,8 +195,8 @@ function accept(
   if (type !== 'move') {
     const ack = createAck(session, { type: 'ack', epoch, acknowledged: type });
     // A suspended cell's labels stay understood; an aborted or ended move's must be forgotten.
-    const armed = type === 'bye' ? [] : state.armed;
-    return { outcome: 'accepted', state: { ...state, epoch, armed, last: { digest, ack } }, message, ack };
+    const taken = type === 'bye' ? { armed: [], past: pastWith(state, state.armed) } : {};
+    return { outcome: 'accepted', state: { ...state, ...taken, epoch, last: { digest, ack } }, message, ack };
   }
   const { secretKey, publicKey } = newKeyPair();
   const ack = createAck(session, { type: 'ack', epoch, acknowledged: 'move', nextPublicKey: publicKey });

@@ -1,0 +1,254 @@
+/** How long keys live: no shared secret before a migration, one for each cell and peer then, and none of use after it. */
+import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
+import { join } from 'node:path';
+import { execaSync } from 'execa';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import type { Flow } from '../address.ts';
+import { Labels } from '../cell/labels.ts';
+import type { Datapath } from '../datapath/datapath.ts';
+import { temporaryDirectory } from '../test-support.ts';
+import { decode, encodeHello, newCellId, newTransaction, type Sealed, splitHello } from '../wire/h2o.ts';
+import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
+import {
+  consumeAck,
+  createBye,
+  createFollow,
+  createHold,
+  createMove,
+  deriveSession,
+  generateKeyPair,
+  type KeyPair,
+  open,
+  type Pair,
+  type Session,
+  sharedSecretCount,
+} from '../wire/h2o-session.ts';
+import { claimsOf } from './cell-side.ts';
+import { FakeSocket } from './fake-socket.ts';
+import { PeerSide } from './peer-side.ts';
+
+const HOME = '127.0.0.1';
+const AWAY = '127.0.0.2';
+const FURTHER = '127.0.0.3';
+const CELLS = 100;
+const FLOWS_PER_CELL = 10;
+const TEST_MS_MAX = 60_000;
+const hasIp = !execaSync('ip', ['-Version'], { reject: false }).failed;
+if (!hasIp) console.warn('SKIPPED: the life of keys is not tested, this machine has no ip(8)');
+
+/** Connections of this process with a server of this process, as the server's side sees them. */
+async function connectedFlows(count: number): Promise<Flow[]> {
+  const server = createServer().listen(0, HOME);
+  onTestFinished(() => void server.close());
+  await once(server, 'listening');
+  const local = { address: HOME, port: (server.address() as AddressInfo).port };
+  const clients = Array.from({ length: count }, () => connect(local.port, HOME));
+  onTestFinished(() => clients.forEach((client) => void client.destroy()));
+  await Promise.all(clients.map((client) => once(client, 'connect')));
+  return clients.map(({ localPort = 0 }) => ({
+    protocol: 'tcp',
+    local,
+    remote: { address: HOME, port: localPort },
+  }));
+}
+
+/** A peer's agent whose datapath agrees to everything. */
+function startPeer() {
+  const socket = new FakeSocket();
+  const directory = temporaryDirectory();
+  const agreed = async () => undefined;
+  const datapath = new Proxy({}, { get: (_, name) => (name === 'isRuled' ? false : agreed) }) as Datapath;
+  const log = { info: () => undefined, warn: () => undefined };
+  const peer = new PeerSide(socket.asH2o(), datapath, directory, { all: () => [] }, new Labels(), log);
+  peer.start(() => false);
+  onTestFinished(() => peer.stop());
+  /** What is answered to each of `datagrams`. */
+  const say = async (from: string, ...datagrams: Uint8Array[]) => {
+    socket.sent.length = 0;
+    for (const datagram of datagrams) socket.receive(datagram, { address: from, port: H2O_PORT });
+    await peer.stop();
+    return socket.sent.map(({ datagram }) => datagram);
+  };
+  return { peer, socket, directory, say };
+}
+
+/** A cell, and what its host knows of its pair with the peer. */
+type Cell = {
+  readonly id: Uint8Array;
+  readonly flows: readonly Flow[];
+  readonly keys: KeyPair;
+  readonly epoch: number;
+};
+
+async function newCell(flows: number): Promise<Cell> {
+  return { id: newCellId(), flows: await connectedFlows(flows), keys: generateKeyPair(), epoch: 0 };
+}
+
+const labelsOf = ({ flows }: Cell, address: string): Label[] =>
+  flows
+    .slice(0, 1)
+    .map(({ protocol, local }) => ({ protocol, virtual: local, wire: { address, port: 40_001 } }));
+
+function hello(
+  { id, flows, keys, epoch }: Cell,
+  labels: readonly Label[],
+  transaction = newTransaction(),
+): Uint8Array {
+  const claims = claimsOf(flows, labels);
+  const parts = splitHello({ cell: id, transaction, epoch, publicKey: keys.publicKey, claims });
+  expect(parts).toHaveLength(1);
+  return encodeHello(parts[0] ?? expect.fail());
+}
+
+function peerKey(welcome: Uint8Array | undefined): Uint8Array {
+  const decoded = welcome === undefined ? expect.fail('no WELCOME') : decode(welcome);
+  if (isDrop(decoded) || decoded.message.type !== 'welcome') return expect.fail('no WELCOME');
+  return decoded.message.publicKey;
+}
+
+function sessionOf({ id, keys, epoch }: Cell, peerPublicKey: Uint8Array): Session {
+  const { secretKey, publicKey: cellPublicKey } = keys;
+  const session = deriveSession({ cell: id, epoch, cellPublicKey, peerPublicKey, secretKey, role: 'cell' });
+  return isDrop(session) ? expect.fail(session.drop) : session;
+}
+
+function sealedOf(datagram: Uint8Array | undefined): Sealed {
+  const decoded = datagram === undefined ? expect.fail('no answer') : decode(datagram);
+  return isDrop(decoded) || !('tag' in decoded.message) ? expect.fail('not sealed') : decoded.message;
+}
+
+/** Announces, moves and is acknowledged; then the cell as its new host knows it, and all that was said. */
+async function moved(say: ReturnType<typeof startPeer>['say'], cell: Cell, from: string, to: string) {
+  const transaction = newTransaction();
+  const announced = hello(cell, labelsOf(cell, to), transaction);
+  const [welcome] = await say(from, announced);
+  const session = sessionOf(cell, peerKey(welcome));
+  const [next, epoch] = [generateKeyPair(), cell.epoch + 1];
+  const labels = labelsOf(cell, to);
+  const move = createMove(session, { epoch, transaction, labels, nextPublicKey: next.publicKey });
+  const [answer] = await say(to, move);
+  const ack = consumeAck(session, { type: 'move', epoch }, sealedOf(answer));
+  if (isDrop(ack) || ack.acknowledged !== 'move') return expect.fail('no ACK');
+  const now: Cell = { ...cell, keys: next, epoch };
+  return {
+    now,
+    session,
+    transaction,
+    announced,
+    move,
+    ack: answer ?? expect.fail(),
+    peerPublicKey: ack.nextPublicKey,
+  };
+}
+
+describe.skipIf(!hasIp)('the life of keys', { timeout: TEST_MS_MAX }, () => {
+  test(`${CELLS} cells with ${CELLS * FLOWS_PER_CELL} flows: no secret before they move, one on each side then`, async () => {
+    const { say, peer } = startPeer();
+    const cells = await Promise.all(Array.from({ length: CELLS }, () => newCell(FLOWS_PER_CELL)));
+    const before = sharedSecretCount();
+    const asked = await say(HOME, ...cells.map((cell) => hello(cell, [])));
+    expect(new Set(asked.map((welcome) => Buffer.from(peerKey(welcome)).toString('hex'))).size).toBe(CELLS);
+    expect(sharedSecretCount() - before).toBe(0);
+
+    const transactions = cells.map(() => newTransaction());
+    const welcomes = await say(
+      HOME,
+      ...cells.map((cell, index) => hello(cell, labelsOf(cell, AWAY), transactions[index])),
+    );
+    expect(sharedSecretCount() - before).toBe(CELLS);
+    const sessions = cells.map((cell, index) => sessionOf(cell, peerKey(welcomes[index])));
+    expect(sharedSecretCount() - before).toBe(2 * CELLS);
+
+    const moves = cells.map((cell, index) =>
+      createMove(sessions[index] ?? expect.fail(), {
+        epoch: 1,
+        nextPublicKey: generateKeyPair().publicKey,
+        transaction: transactions[index] ?? expect.fail(),
+        labels: labelsOf(cell, AWAY),
+      }),
+    );
+    expect(await say(AWAY, ...moves, ...moves)).toHaveLength(2 * CELLS);
+    expect(sharedSecretCount() - before).toBe(2 * CELLS);
+    expect(peer.list().map(({ flows, state }) => [flows, state])).toEqual(
+      cells.map(() => [FLOWS_PER_CELL, 'moved']),
+    );
+  });
+
+  test('what the old host knows moves, holds, ends and reads nothing any more', async () => {
+    const { say, peer, socket, directory } = startPeer();
+    const cell = await newCell(2);
+    const old = await moved(say, cell, HOME, AWAY);
+    const listed = JSON.stringify(peer.list());
+
+    // It has the session, both recorded datagrams, and so both public keys of the pair after.
+    const read = open(old.session, sealedOf(old.move));
+    expect(read).toMatchObject({ type: 'move', nextPublicKey: old.now.keys.publicKey });
+    const sessions = [old.session, ...guesses(cell, old.now.keys.publicKey, old.peerPublicKey)];
+    const labels = labelsOf(cell, HOME);
+    const tried = sessions.flatMap((session) =>
+      [1, 2, 3, 2 ** 32 - 1].flatMap((epoch) => [
+        createMove(session, {
+          epoch,
+          labels,
+          transaction: old.transaction,
+          nextPublicKey: cell.keys.publicKey,
+        }),
+        createHold(session, epoch),
+        createBye(session, { epoch, reason: 'aborted' }),
+        createBye(session, { epoch, reason: 'ended' }),
+        createFollow(session, { epoch, leaseSeconds: 60, labels, ended: [] }),
+      ]),
+    );
+    for (const from of [HOME, AWAY]) expect(await say(from, ...tried)).toEqual([]);
+    expect([...new Set(socket.drops)].toSorted()).toEqual(['forged', 'session', 'stale']);
+
+    // What it has said comes again, also from elsewhere; and it claims the flows anew, with its own keys and the new ones.
+    const others = [
+      cell,
+      { ...cell, id: newCellId() },
+      { ...old.now, keys: { ...cell.keys, publicKey: old.now.keys.publicKey } },
+    ];
+    const claims = others.map((one) => hello(one, labels));
+    for (const datagram of [old.announced, ...claims]) {
+      const [welcome] = await say(HOME, datagram);
+      expect(peerKey(welcome)).toEqual(new Uint8Array(32));
+    }
+    expect(await say(HOME, old.move)).toEqual([old.ack]);
+    expect(JSON.stringify(peer.list())).toBe(listed);
+
+    // The new host moves on, and of that the old one opens nothing either.
+    const next = await moved(say, old.now, AWAY, FURTHER);
+    expect(peer.list()).toMatchObject([{ state: 'moved', epoch: 2, flows: 2, wire: [FURTHER] }]);
+    for (const session of sessions) {
+      for (const datagram of [next.move, next.ack])
+        expect(['session', 'forged']).toContain(
+          (open(session, sealedOf(datagram)) as { drop?: string }).drop,
+        );
+    }
+    // Nor is there anything left of the old pair at the peer.
+    for (const key of [old.session.toPeer, old.session.toCell]) expect(isWritten(directory, key)).toBe(false);
+    expect(isWritten(directory, next.peerPublicKey)).toBe(true);
+  });
+});
+
+/** Sessions of the pair after, from every public key with every secret one that the old host has had. */
+function guesses(cell: Cell, cellPublicKey: Uint8Array, peerPublicKey: Uint8Array): Session[] {
+  const { secretKey } = cell.keys;
+  const pair: Pair = { cell: cell.id, epoch: 1, cellPublicKey, peerPublicKey };
+  const made = (['cell', 'peer'] as const).map((role) => deriveSession({ ...pair, secretKey, role }));
+  return made.map((session) => (isDrop(session) ? expect.fail(session.drop) : session));
+}
+
+/** Whether any file holds these bytes: raw, or in text. */
+function isWritten(directory: string, bytes: Uint8Array): boolean {
+  const needle = Buffer.from(bytes);
+  const files = readdirSync(directory, { recursive: true, withFileTypes: true }).filter((entry) =>
+    entry.isFile(),
+  );
+  return files.some((file) => {
+    const content = readFileSync(join(file.parentPath, file.name));
+    return [needle, needle.toString('hex'), needle.toString('base64')].some((text) => content.includes(text));
+  });
+}
