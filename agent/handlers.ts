@@ -15,6 +15,7 @@ import type { PeerSide } from './h2o/peer-side.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
+import { claim, refuseRunning, verdictOf } from './migration/claim.ts';
 import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
 import { isComingHome } from './migration/homecoming.ts';
@@ -157,7 +158,22 @@ export function createHandlers(
       }
       return {};
     },
-    'source.freeze': ({ migration }, { signal }) => coordinator.source(migration).freeze(signal),
+    'source.stay': async ({ migration }, { signal }) => {
+      const source = coordinator.source(migration);
+      try {
+        await source.stay(signal);
+      } finally {
+        coordinator.remember(source);
+      }
+      return {};
+    },
+    'source.freeze': async ({ migration }, { signal }) => {
+      const source = coordinator.source(migration);
+      const frozen = await source.freeze(signal);
+      // A suspension has to be told to the peers even if this agent ends right after it was decided.
+      if (source.suspends) coordinator.remember(source);
+      return frozen;
+    },
     'image.read': async ({ migration }, call) => {
       await sendImage(coordinator.source(migration).image(call.signal), call);
       return {};
@@ -185,6 +201,18 @@ export function createHandlers(
     },
     'source.commit': async ({ migration }) => {
       coordinator.source(migration).commit();
+      return {};
+    },
+    'source.hold': async ({ migration }) => ({ silent: await coordinator.holdSource(migration) }),
+    'resume.claim': async ({ cell, sessions }, { signal }) => {
+      refuseRunning(registry, cell);
+      return { peers: await claim(socket, sessions, signal) };
+    },
+    'resume.verdict': async ({ migration, source }, { signal }) => ({
+      verdict: await verdictOf(socket, migration, source, signal),
+    }),
+    'destination.commit': async ({ migration }) => {
+      coordinator.destination(migration).commit();
       return {};
     },
     'destination.resume': async ({ migration }) => {

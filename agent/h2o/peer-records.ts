@@ -31,6 +31,8 @@ export type PeerRecord = {
   /** The cell is back where its flows began: from then on its flows are plain, and need no entries. */
   plainAt: number | undefined;
   touchedAt: number;
+  /** Suspended since: it is known to be so until it is back, also where its last flow here has ended. */
+  heldAt?: number | undefined;
   /** Endpoints of the cell that it was seen at from here. */
   endpoints?: readonly string[] | undefined;
   /** New flows follow the cell. */
@@ -121,7 +123,7 @@ export class PeerRecords {
 
   /** What a restart must not lose: flows and epochs. Keys that nothing was done with are offered anew. */
   save(record: PeerRecord): void {
-    if (record.flows.size === 0 && (record.state?.pair.epoch ?? 0) === 0) {
+    if (record.flows.size === 0 && (record.state?.pair.epoch ?? 0) === 0 && record.heldAt === undefined) {
       this.#unsave(record);
       return;
     }

@@ -103,7 +103,9 @@ export class RemoteCells {
       const owner = this.#needs.records.owner(id);
       const known = owner?.flows.get(keyOf(id));
       const current = (owner && known && placeOf(known, owner)) ?? (await this.#needs.slots.of(id.remote));
-      const next = await this.#needs.slots.of(wire);
+      // A cell that is to be suspended announces the place where it is.
+      const isThere = endpointText(current.endpoint) === endpointText(wire);
+      const next = isThere ? undefined : await this.#needs.slots.of(wire);
       const wireRemote = record.active === 0 ? ([current, next] as const) : ([next, current] as const);
       armed.push({ id, wireRemote, missing: 0, own: this.#needs.ownEnds.offered(id) ?? known?.own });
     }
@@ -135,6 +137,7 @@ export class RemoteCells {
   /** Suspended for any length of time: what is armed stays so. */
   async hold(record: PeerRecord): Promise<void> {
     record.armedAt = undefined;
+    record.heldAt ??= Date.now();
     await this.#switch(record, 'held');
   }
 
@@ -147,6 +150,7 @@ export class RemoteCells {
     const flip_ms = performance.now() - started;
     record.active = next;
     record.armedAt = undefined;
+    record.heldAt = undefined;
     await this.#needs.follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];
@@ -163,7 +167,10 @@ export class RemoteCells {
       const armed = flow.wireRemote[next]?.endpoint;
       if (wire === undefined || (armed !== undefined && endpointText(armed) === endpointText(wire))) continue;
       const slot = await this.#needs.slots.of(wire);
-      const current = flow.wireRemote[record.active];
+      const active = flow.wireRemote[record.active];
+      // A suspended cell may come back to where it was.
+      const current =
+        active === undefined || endpointText(active.endpoint) === endpointText(wire) ? undefined : active;
       flow.wireRemote = next === 0 ? [slot, current] : [current, slot];
       wrong.push(flow);
     }

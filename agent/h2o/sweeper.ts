@@ -15,6 +15,8 @@ const ARMED_MS_MAX = 600_000;
 const IDLE_MS_MAX = 5_000;
 /** Those that were only asked for: a migration may take this long to come to its arming, and to be undone. */
 const ASKED_MS_MAX = 60_000;
+/** A suspended cell without a flow here: for so long its return can be told from that of an older copy. 30 days. */
+const HELD_IDLE_MS_MAX = 30 * 24 * 3_600_000;
 /** A cell that is back where its flows began: late packets of the place that it left are still understood for this long. */
 const PLAIN_AFTER_MS = 5_000;
 /** Whether relayed flows have ended is looked at this often: with 10,000 of them a look takes 0.2 s. */
@@ -49,9 +51,8 @@ export class Sweeper {
       if (record.armedAt !== undefined && now - record.armedAt > ARMED_MS_MAX)
         await this.#needs.cells.disarm(record);
       if (record.plainAt !== undefined && now - record.plainAt > PLAIN_AFTER_MS) await this.#plain(record);
-      const idleMsMax = record.state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX;
       const isIdle = record.flows.size === 0 && record.armedAt === undefined && record.follow === undefined;
-      if (isIdle && now - record.touchedAt > idleMsMax) await this.#needs.cells.forget(record);
+      if (isIdle && now - record.touchedAt > idleMsMax(record)) await this.#needs.cells.forget(record);
     }
   }
 
@@ -98,4 +99,9 @@ export class Sweeper {
     await this.#needs.cells.dropFlows(record, flows);
     this.#needs.records.save(record);
   }
+}
+
+function idleMsMax({ state, heldAt }: PeerRecord): number {
+  if (heldAt !== undefined) return HELD_IDLE_MS_MAX;
+  return state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX;
 }

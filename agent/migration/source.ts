@@ -30,12 +30,14 @@ import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
+import { areListed, LABELS_LISTED_MAX } from '../wire/h2o-labels.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
 import { sayBye } from './bye.ts';
 import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
 import { type Answered, SourceForwarding } from './forwarding.ts';
+import { Holding } from './holding.ts';
 import { flowIds, placeFlows } from './placed.ts';
 import { quiesce } from './quiesce.ts';
 
@@ -46,6 +48,9 @@ const HOOK_TICK_MS = 20;
 const LOOK_AFTER_MS = 10;
 /** CRIU ends its copy, or resumes it, within this after the decision. */
 const CRIU_END_MS_MAX = 30_000;
+
+/** What is decided is told, whoever goes away; the sending has a limit of its own. */
+const NEVER = new AbortController().signal;
 
 /** A tree whose flows are known to be where they are. */
 type PlacedTree = Omit<Tree, 'flows'> & {
@@ -63,6 +68,8 @@ export type SourceRecord = DepartureRecord & {
   readonly cell: Cell;
   /** Of the peers that may have armed. */
   readonly keys: readonly PeerKeys[];
+  /** Of a suspension: what its HOLDs are sealed with. */
+  readonly holds?: readonly PeerSession[] | undefined;
 };
 
 type Request = {
@@ -90,6 +97,9 @@ export class SourceMigration {
   readonly #departure: Departure;
   #flows: PlacedFlow[] = [];
   #labels: Label[] = [];
+  /** It goes into a file, and to no host. */
+  #suspends = false;
+  #holding: Holding | undefined;
   #forwarding: SourceForwarding | undefined;
   /** Public keys of the destination for pairs with this host. */
   #answered: Answered = [];
@@ -136,6 +146,7 @@ export class SourceMigration {
       migration: this.id,
       cell: this.#cell,
       keys: [...this.#keys.values()],
+      ...(this.#holding && { holds: this.#holding.sessions }),
       ...this.#departure.record(),
     };
   }
@@ -236,6 +247,36 @@ export class SourceMigration {
     this.#labels = [...labels];
     this.#answered = answered;
     await this.#departure.enterForwards(labels, this.#flows);
+    await this.#armPeers(signal);
+  }
+
+  /** For a suspension, in place of `arm`: every peer takes the cell's flows on where they are now, to hold them later. */
+  stay(signal: AbortSignal): Promise<void> {
+    return this.#during(signal, (either) => this.#stay(either));
+  }
+
+  async #stay(signal: AbortSignal): Promise<void> {
+    this.#suspends = true;
+    this.#labels = this.#departure.placedLabels(this.#flows);
+    this.#checkListed();
+    await this.#armPeers(signal);
+  }
+
+  /** No HELLO can arm the labels of a resumption: its MOVE has to say all of them. */
+  #checkListed(): void {
+    const places = this.#labels.map((label) => ({ ...label, wire: { ...label.wire, address: label.peer } }));
+    for (const [peer, labels] of Map.groupBy(places, (label) => label.peer)) {
+      if (areListed(labels)) continue;
+      throw new OsmosisError(
+        'PREFLIGHT',
+        `it can't be suspended: the process has ${labels.length} endpoints of its own that the peer ${peer} is connected with, ` +
+          `and one message can bring back ${LABELS_LISTED_MAX} of them; it goes on at the source. Move it instead, or close connections.`,
+        { phase: 'prepare' },
+      );
+    }
+  }
+
+  async #armPeers(signal: AbortSignal): Promise<void> {
     const byPeer = Map.groupBy(this.#flows, ({ at }) => at.address);
     await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#keepFollowers();
@@ -336,7 +377,7 @@ export class SourceMigration {
   async #freeze(signal: AbortSignal): Promise<Frozen> {
     if (!this.#isAlive()) throw this.#exited();
     await this.#departure.switchTo('leaving');
-    await this.#context.peerSide.engage(this.#cell.id);
+    if (!this.#suspends) await this.#context.peerSide.engage(this.#cell.id);
     await this.#queues?.drain(signal);
     signal.throwIfAborted();
     const started = performance.now();
@@ -361,6 +402,7 @@ export class SourceMigration {
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
+    if (this.#suspends) this.#holding = new Holding(this.#context.socket, sessions);
     const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
     return { sessions, dump_ms: performance.now() - started, datagrams_left };
   }
@@ -489,6 +531,24 @@ export class SourceMigration {
         owner: 'source',
       },
     );
+  }
+
+  get suspends(): boolean {
+    return this.#suspends;
+  }
+
+  /** After commit: every peer waits for the cell's return. @returns those that have not acknowledged within `limit_ms`. */
+  async hold(limit_ms: number): Promise<string[]> {
+    if (this.#stage !== 'committed')
+      throw new OsmosisError('ABORTED', `can't hold the peers of a suspension that is ${this.#stage}`, {
+        phase: 'confirm',
+      });
+    return (await this.#holding?.within(limit_ms, NEVER)) ?? [];
+  }
+
+  /** Until they have, or are given up. */
+  async held(): Promise<void> {
+    await this.#holding?.run(NEVER);
   }
 
   /** After commit and once the peers have turned: CRIU's copy, the fence and the image go. */
