@@ -43,6 +43,8 @@ const STEP_MS_MAX = 30_000;
 const MKFIFO_MS_MAX = 2_000;
 /** MOVE is under way for this long at most before the process runs: one round trip where peers are near. */
 const HEAD_START_MS_MAX = 30;
+/** The same out of a file: the peers have all answered just before. What one that is gone says later must not keep the others. */
+const HELD_HEAD_START_MS_MAX = 10_000;
 
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
 
@@ -324,7 +326,7 @@ export class DestinationMigration {
     // Done by now, unless this agent is the successor of one that restored.
     if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
-    await Promise.race([turned, sleep(HEAD_START_MS_MAX, undefined, { ref: false })]);
+    await this.#headStart(turned);
     this.#letRun();
     await markerAppears(
       this.#directory,
@@ -334,6 +336,14 @@ export class DestinationMigration {
     );
     await this.#arrival.release();
     this.#stage = 'running';
+  }
+
+  /** A peer that has armed the labels understands them from before; one that holds the cell does only once it has turned. */
+  async #headStart(turned: Promise<unknown>): Promise<void> {
+    const held = this.source === undefined;
+    const first = held ? Promise.all(this.#awaited.map((one) => one.acknowledged)) : turned;
+    const limit_ms = held ? HELD_HEAD_START_MS_MAX : HEAD_START_MS_MAX;
+    await Promise.race([first, sleep(limit_ms, undefined, { ref: false })]);
   }
 
   /** Connections of peers that were left behind end now, not after minutes of silence. */
