@@ -43,6 +43,8 @@ import { quiesce } from './quiesce.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
+/** The same where it goes into a file: it would stand still for longer anyway, and its peers forget what is armed after 600 s. */
+const SUSPENDING_MS_MAX = 300_000;
 const HOOK_TICK_MS = 20;
 /** The last pieces of the image leave before anything else is done at the source. */
 const LOOK_AFTER_MS = 10;
@@ -391,7 +393,7 @@ export class SourceMigration {
         env: {
           OSMOSIS_WORK: this.#marks,
           OSMOSIS_DECISION: this.#decision.path,
-          OSMOSIS_DEADLINE_TICKS: String(FROZEN_MS_MAX / HOOK_TICK_MS),
+          OSMOSIS_DEADLINE_TICKS: String(this.#frozenMsMax / HOOK_TICK_MS),
         },
       },
     );
@@ -405,6 +407,10 @@ export class SourceMigration {
     if (this.#suspends) this.#holding = new Holding(this.#context.socket, sessions);
     const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
     return { sessions, dump_ms: performance.now() - started, datagrams_left };
+  }
+
+  get #frozenMsMax(): number {
+    return this.#suspends ? SUSPENDING_MS_MAX : FROZEN_MS_MAX;
   }
 
   #namespaces(): Namespaces {
@@ -525,7 +531,7 @@ export class SourceMigration {
     }
     throw new OsmosisError(
       'ABORTED',
-      `the process was frozen for more than ${FROZEN_MS_MAX} ms and goes on at the source; try again`,
+      `the process was frozen for more than ${this.#frozenMsMax} ms and goes on at the source; try again`,
       {
         phase: 'commit',
         owner: 'source',
