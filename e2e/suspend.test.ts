@@ -195,7 +195,7 @@ describe('one owner', () => {
         name,
         { ok: false, code },
       ]);
-    const other = images.file('other.key');
+    const other = images.file('another.key');
     writeFileSync(other, `${'ab'.repeat(32)}\n`, { mode: 0o600 });
     refused(await osmosis(resumeArgs(file, 'beta', '--key-file', other)), 'IMAGE_KEY', 'file');
     expect(readFileSync(file).equals(bytes)).toBe(true);

@@ -57,6 +57,10 @@ export type ResumptionOptions = {
   readonly signal: AbortSignal;
 };
 
+/** Tries of a copy of the file that one of this file is above. */
+const COPY_ATTEMPTS_MAX = 64;
+
+type Mark = (state: ImageState, attempts?: number) => Promise<void>;
 type Claimed = { readonly snapshot: Snapshot; readonly sessions: PeerSession[]; readonly lost: number };
 
 export async function resume(options: ResumptionOptions): Promise<ResumptionResult> {
@@ -75,11 +79,7 @@ export async function resume(options: ResumptionOptions): Promise<ResumptionResu
     if (reader.state.state === 'undecided') await checkDecided(options, until.signal);
 
     phases.enter('prepare');
-    // An attempt counts before any peer hears of it.
-    await mark('stored');
-    const above = claimAbove(reader.state.attempts);
-    const claims = raised(image.metadata.sessions, above);
-    const { snapshot, sessions, lost } = await claimed(options, claims, until.signal);
+    const { snapshot, sessions, lost } = await claimedFirst(options, mark, until.signal);
     const { published = [] } = await to.call(
       'destination.prepare',
       { migration, snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) },
@@ -135,9 +135,31 @@ export async function resume(options: ResumptionOptions): Promise<ResumptionResu
   }
 }
 
-/** Writes down what has become of the file; every mark of this attempt counts it once. */
-function marker({ path, state: { attempts } }: ImageFileReader, host: string) {
-  return (state: ImageState) => setState(path, { state, attempts: attempts + 1, host });
+/** Writes down what has become of the file. An attempt is known by its number until the next one is. */
+function marker({ path, state }: ImageFileReader, host: string) {
+  let { attempts } = state;
+  return (next: ImageState, begun: number = attempts) => {
+    attempts = begun;
+    return setState(path, { state: next, attempts, host });
+  };
+}
+
+/** A copy of the file may have been tried, and not resumed, since: its HOLDs were above ours. One that was resumed refuses both. */
+async function claimedFirst(options: ResumptionOptions, mark: Mark, signal: AbortSignal): Promise<Claimed> {
+  const { reader, image } = options;
+  const claimAs = async (attempt: number) => {
+    // It counts before any peer hears of it.
+    await mark('stored', attempt + 1);
+    return claimed(options, raised(image.metadata.sessions, claimAbove(attempt)), signal);
+  };
+  const { attempts } = reader.state;
+  try {
+    return await claimAs(attempts);
+  } catch (error) {
+    const again = error instanceof OsmosisError && error.code === 'IMAGE_STALE' && error.owner === undefined;
+    if (!again) throw error;
+    return await claimAs(attempts + COPY_ATTEMPTS_MAX);
+  }
 }
 
 /** @throws OsmosisError IMAGE_USED */
@@ -222,7 +244,7 @@ function refused(
     return new OsmosisError(
       'IMAGE_STALE',
       `${others.join(', ')} does not wait for the cell in ${path}: it runs, or has run, elsewhere since; or that host has been restarted. ` +
-        'Only if you know that it runs nowhere: --drop-gone goes on without those connections',
+        'If you know that it runs nowhere: --drop-gone goes on without those connections',
       { phase: 'prepare' },
     );
   return new OsmosisError(
@@ -267,7 +289,7 @@ type Failed = ResumptionOptions & {
   readonly migration: string;
   readonly phase: Phase;
   readonly decided: 'no' | 'perhaps' | 'yes';
-  readonly mark: (state: ImageState) => Promise<void>;
+  readonly mark: Mark;
 };
 
 async function recover(
@@ -315,5 +337,9 @@ async function recover(
     );
   }
   if (decided === 'perhaps') await mark('stored').catch(() => undefined);
-  return told('file', ` ${reader.path} is as it was, and can be resumed.`);
+  if (first.owner === 'destination') return told('destination', ' Nothing was changed.');
+  return told(
+    'file',
+    ` ${reader.path} is as it was${first.code === 'IMAGE_STALE' ? '' : ', and can be resumed'}.`,
+  );
 }
