@@ -309,7 +309,7 @@ describe('a suspension that does not come to its end', () => {
     const outcome = await osmosis(suspendArgs(server.pid, 'alpha', other));
     refused(outcome, 'LEGACY_PEERS', 'source');
     expect(outcome.object.message).toContain('--drop-legacy');
-    const { object } = await osmosis(suspendArgs(server.pid, 'alpha', other, '--dry-run'));
+    const { object } = await osmosis(suspendArgs(server.pid, 'alpha', other, '--dry-run', '--drop-legacy'));
     expect(object).toMatchObject({ ok: true, dry_run: true, plan: { to: other } });
     expect(existsSync(other)).toBe(false);
     expect(await legacy.stop()).toMatchObject({ ok: true });

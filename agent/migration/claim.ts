@@ -14,8 +14,10 @@ import { newCellId, newTransaction } from '../wire/h2o.ts';
 import { Holding } from './holding.ts';
 import { askVerdict } from './verdicts.ts';
 
-/** A peer's agent answers a HOLD within this: one round trip, or a few tries of it. */
-const CLAIM_MS_MAX = 3_000;
+/** A peer's agent answers a HOLD within this, usually; then it is asked whether it is there at all. */
+const ANSWER_MS = 300;
+/** It has answered something that it was asked later: its answer to the HOLD is lost, or there will be none. */
+const GRACE_MS = 500;
 /** The agent that suspended a cell answers within this. */
 const VERDICT_MS_MAX = 3_000;
 /** No connection has this port (tcpmux, RFC 1078): a HELLO that claims one is answered, and leaves nothing. */
@@ -30,17 +32,27 @@ export async function claim(
   signal: AbortSignal,
 ): Promise<{ peer: string; answer: Answer }[]> {
   const stop = new AbortController();
-  const holding = new Holding(socket, sessions);
-  const silent = new Set(
-    await holding.within(CLAIM_MS_MAX, AbortSignal.any([signal, stop.signal])).finally(() => stop.abort()),
-  );
+  const either = AbortSignal.any([signal, stop.signal]);
+  try {
+    const asked = sessions.map(async (session) => ({
+      peer: session.peer,
+      answer: await ask(socket, session, either),
+    }));
+    return await Promise.all(asked);
+  } finally {
+    stop.abort();
+  }
+}
+
+async function ask(socket: H2oSocket, session: PeerSession, signal: AbortSignal): Promise<Answer> {
+  const holding = new Holding(socket, [session]);
+  const isHeld = async (limit_ms: number) => (await holding.within(limit_ms, signal)).length === 0;
+  if (await isHeld(ANSWER_MS)) return 'held';
   signal.throwIfAborted();
-  return Promise.all(
-    sessions.map(async ({ peer }) => {
-      if (!silent.has(peer)) return { peer, answer: 'held' as const };
-      return { peer, answer: (await hasAgent(socket, peer, signal)) ? 'other' : 'silent' };
-    }),
-  );
+  // What it is asked now comes after the HOLD: a peer side serves one after the other.
+  const isThere = await hasAgent(socket, session.peer, signal);
+  if (await isHeld(isThere ? GRACE_MS : 0)) return 'held';
+  return isThere ? 'other' : 'silent';
 }
 
 /** @throws OsmosisError IMAGE_STALE where the cell runs on this host. */
