@@ -3,7 +3,7 @@ import { copyFileSync, existsSync, readFileSync, statSync, writeFileSync } from 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type ErrorCode, EXIT_STATUS } from '../agent/error.ts';
-import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
+import { execOn, LAB_HOSTS, type LabHost } from '../fixtures/lab/hosts.ts';
 import {
   type StreamClient,
   type StreamServer,
@@ -208,7 +208,7 @@ describe('one owner', () => {
     try {
       const outcome = await osmosis(resumeArgs(file, 'beta'));
       refused(outcome, 'PEER_SILENT', 'file');
-      expect(outcome.object.message).toContain('10.77.4.2');
+      expect(outcome.object.message).toContain(LAB_HOSTS.peer);
     } finally {
       await execOn('peer', ['pkill', '-CONT', '-f', 'osmosis agent$']);
     }
@@ -313,6 +313,42 @@ describe('a suspension that does not come to its end', () => {
     expect(object).toMatchObject({ ok: true, dry_run: true, plan: { to: other } });
     expect(existsSync(other)).toBe(false);
     expect(await legacy.stop()).toMatchObject({ ok: true });
+  });
+});
+
+describe('a peer that hears of it late', () => {
+  it("is told, also by the source's next agent, before anything there is taken away", async () => {
+    await using server = await startStreamServer('alpha', { port: 7640 });
+    await using client = await startStreamClient({ server: 'alpha', port: 7640, connections: 5 });
+    const file = images.file('late');
+    const stop = 'ssh peer pkill -STOP -f "\'osmosis agent$\'"';
+    try {
+      await using _silence = await replaceProgram(
+        'alpha',
+        'criu',
+        `case $1 in dump) ${stop};; esac\nexec "$REAL" "$@"`,
+      );
+      const { object, exitCode } = await osmosis(suspendArgs(server.pid, 'alpha', file));
+      expect(object).toMatchObject({ ok: true, unconfirmed: [LAB_HOSTS.peer] });
+      expect(exitCode).toBe(EXIT_STATUS.UNCONFIRMED);
+      await execOn('alpha', ['sh', '-c', KILL_AGENT]);
+      await sleep(AGENT_BACK_MS);
+      expect(
+        (await tracesOn('alpha')).filter((line) => line.startsWith('file /run/osmosis/bpf')),
+      ).not.toEqual([]);
+    } finally {
+      await execOn('peer', ['pkill', '-CONT', '-f', 'osmosis agent$']);
+    }
+    const states = async () => (await osmosis(['ps', 'ssh://peer', '--json'])).stdout;
+    await expect.poll(states, { timeout: 20_000 }).toContain('"held"');
+    await expect
+      .poll(() => tracesOn('alpha').then((all) => all.filter((line) => line.includes('/run/osmosis/bpf'))), {
+        timeout: 20_000,
+      })
+      .toEqual([]);
+    await resume(file, 'beta');
+    await sleep(BETWEEN_MS);
+    expect(await client.stop()).toMatchObject({ ok: true, resets: 0, out_of_order: 0 });
   });
 });
 

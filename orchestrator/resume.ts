@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
 import type { PeerSession, Snapshot } from '../agent/control/protocol.ts';
-import { asOsmosisError, messageOf, OsmosisError } from '../agent/error.ts';
+import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
 import { isCommitted, type Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
 import type { MigrationEvent } from './events.ts';
@@ -300,7 +300,7 @@ async function recover(
     signal.aborted && !isCommitted(phase)
       ? new OsmosisError('INTERRUPTED', 'interrupted')
       : asOsmosisError(error, 'INTERNAL');
-  const told = (owner: 'destination' | 'file', state: string, cleanup: readonly string[] = []) =>
+  const told = (owner: Owner, state: string, cleanup: readonly string[] = []) =>
     new OsmosisError(first.code, `${first.message.replace(/\.$/, '')}.${state}`, {
       phase,
       owner,
@@ -308,10 +308,7 @@ async function recover(
       cleanup: [...first.cleanup, ...cleanup],
     });
   if (phase === 'plan')
-    return told(
-      first.owner === 'destination' ? 'destination' : 'file',
-      first.message.includes('Nothing was') ? '' : ' Nothing was touched.',
-    );
+    return told(first.owner ?? 'file', first.message.includes('Nothing was') ? '' : ' Nothing was touched.');
   if (decided === 'yes') {
     await mark('resumed').catch(() => undefined);
     return told(
