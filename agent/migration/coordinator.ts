@@ -116,7 +116,9 @@ export class Coordinator {
     const migration = this.#sources.get(id);
     if (migration === undefined) return new Decision(decisionDirectory(this.#context), id).clear();
     if (migration.suspends && migration.isCommitted) {
-      void this.#letGoOfHeld(migration, true);
+      migration.mark();
+      this.remember(migration);
+      void this.#letGoOfHeld(migration);
       return;
     }
     if (migration.isCommitted) await migration.release();
@@ -129,15 +131,15 @@ export class Coordinator {
     return this.source(id).hold(CONFIRM_MS_MAX);
   }
 
-  /** Once all its peers hold it nothing of a suspended cell is needed here. `known`: nobody will ask for the decision. */
-  async #letGoOfHeld(migration: SourceMigration, known: boolean): Promise<void> {
+  /** Once all its peers hold it nothing of a suspended cell is needed here, but what its file may ask for. */
+  async #letGoOfHeld(migration: SourceMigration): Promise<void> {
     try {
       await migration.held();
       if (this.#sources.get(migration.id) === migration) {
         await migration.release();
         this.#endSource(migration);
       }
-      if (known) migration.forget();
+      if (migration.isMarked) migration.forget();
     } catch (error) {
       this.#context.log.error(
         { migration: migration.id, error: messageOf(error) },
@@ -192,8 +194,7 @@ export class Coordinator {
     if (this.#sources.get(migration.id) !== migration) return;
     try {
       if (!(await this.abortSource(migration.id))) return;
-      // Whoever finds the file may still ask for the decision.
-      if (migration.suspends) return await this.#letGoOfHeld(migration, false);
+      if (migration.suspends) return await this.#letGoOfHeld(migration);
       await new Promise((resolve) => setTimeout(resolve, RELEASE_MS_MAX).unref());
       if (this.#sources.get(migration.id) !== migration) return;
       await migration.release();
@@ -287,7 +288,9 @@ export class Coordinator {
     registry.lock(cell.id);
     try {
       await new Holding(socket, holds).run(this.#stop.signal);
-      if (!this.#stop.signal.aborted) await this.#clearSource(record, 'commit');
+      if (this.#stop.signal.aborted) return;
+      await this.#clearSource(record, 'commit');
+      if (record.marked) new Decision(decisionDirectory(this.#context), migration).clear();
     } catch (error) {
       log.error({ migration, error: messageOf(error) }, 'a suspension could not be finished');
     } finally {

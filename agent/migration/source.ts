@@ -72,6 +72,8 @@ export type SourceRecord = DepartureRecord & {
   readonly keys: readonly PeerKeys[];
   /** Of a suspension: what its HOLDs are sealed with. */
   readonly holds?: readonly PeerSession[] | undefined;
+  /** Of a suspension: its file says that it owns the process, so that nobody will ask for the decision. */
+  readonly marked?: boolean | undefined;
 };
 
 type Request = {
@@ -102,6 +104,7 @@ export class SourceMigration {
   /** It goes into a file, and to no host. */
   #suspends = false;
   #holding: Holding | undefined;
+  #marked = false;
   #forwarding: SourceForwarding | undefined;
   /** Public keys of the destination for pairs with this host. */
   #answered: Answered = [];
@@ -148,7 +151,7 @@ export class SourceMigration {
       migration: this.id,
       cell: this.#cell,
       keys: [...this.#keys.values()],
-      ...(this.#holding && { holds: this.#holding.sessions }),
+      ...(this.#holding && { holds: this.#holding.sessions, marked: this.#marked }),
       ...this.#departure.record(),
     };
   }
@@ -537,6 +540,15 @@ export class SourceMigration {
         owner: 'source',
       },
     );
+  }
+
+  /** Its file says that it owns the process. */
+  get isMarked(): boolean {
+    return this.#marked;
+  }
+
+  mark(): void {
+    this.#marked = true;
   }
 
   get suspends(): boolean {
