@@ -105,6 +105,8 @@ export class SourceMigration {
   #suspends = false;
   #holding: Holding | undefined;
   #marked = false;
+  /** Once, whoever asks first: the orchestrator, or what its going away begins. */
+  #released: Promise<void> | undefined;
   #forwarding: SourceForwarding | undefined;
   /** Public keys of the destination for pairs with this host. */
   #answered: Answered = [];
@@ -570,7 +572,12 @@ export class SourceMigration {
   }
 
   /** After commit and once the peers have turned: CRIU's copy, the fence and the image go. */
-  async release(): Promise<void> {
+  release(): Promise<void> {
+    this.#released ??= this.#release();
+    return this.#released;
+  }
+
+  async #release(): Promise<void> {
     await this.#criuEnd();
     const { openings, peerSide, datapath } = this.#context;
     await this.#forwarding?.begin(this.#context, this.#cell.id, this.#labels, this.#answered);
