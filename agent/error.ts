@@ -37,10 +37,16 @@ export const EXIT_STATUS = {
   CELL: 38,
   // After commit: the process runs at the destination, the agents finish by themselves.
   UNCONFIRMED: 40,
+  // Stored images: the file owns the process, and is as it was.
+  IMAGE_KEY: 41,
+  IMAGE_FORMAT: 42,
+  IMAGE_USED: 43,
+  IMAGE_STALE: 44,
+  IMAGE_FILE: 45,
 } as const;
 
 export type ErrorCode = keyof typeof EXIT_STATUS;
-export type Owner = 'source' | 'destination';
+export type Owner = 'source' | 'destination' | 'file';
 
 export type ErrorDetails = {
   phase?: Phase;

@@ -17,6 +17,7 @@ import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { HostMoves } from './host-move/host-moves.ts';
 import { keep } from './host-move/keep.ts';
+import { claim, refuseRunning, verdictOf } from './migration/claim.ts';
 import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
 import { plannedForwarding } from './migration/forwarding.ts';
@@ -170,7 +171,22 @@ export function createHandlers(
         coordinator.remember(source);
       }
     },
-    'source.freeze': ({ migration }, { signal }) => coordinator.source(migration).freeze(signal),
+    'source.stay': async ({ migration }, { signal }) => {
+      const source = coordinator.source(migration);
+      try {
+        await source.stay(signal);
+      } finally {
+        coordinator.remember(source);
+      }
+      return {};
+    },
+    'source.freeze': async ({ migration }, { signal }) => {
+      const source = coordinator.source(migration);
+      const frozen = await source.freeze(signal);
+      // A suspension has to be told to the peers even if this agent ends right after it was decided.
+      if (source.suspends) coordinator.remember(source);
+      return frozen;
+    },
     'image.read': async ({ migration }, call) => {
       await sendImage(coordinator.source(migration).image(call.signal), call);
       return {};
@@ -198,6 +214,18 @@ export function createHandlers(
     },
     'source.commit': async ({ migration }) => {
       coordinator.source(migration).commit();
+      return {};
+    },
+    'source.hold': async ({ migration }) => ({ silent: await coordinator.holdSource(migration) }),
+    'resume.claim': async ({ cell, sessions }, { signal }) => {
+      refuseRunning(registry, cell);
+      return { peers: await claim(socket, sessions, signal) };
+    },
+    'resume.verdict': async ({ migration, source }, { signal }) => ({
+      verdict: await verdictOf(socket, migration, source, signal),
+    }),
+    'destination.commit': async ({ migration }) => {
+      coordinator.destination(migration).commit();
       return {};
     },
     'destination.resume': async ({ migration }) => {

@@ -1,4 +1,5 @@
 /** For tests: two agents that answer as they are told and keep what they were asked, in its order. */
+import { encode } from 'cborg';
 import type { Method, Params, Result } from '../agent/control/protocol.ts';
 import { hostFactsWith, snapshotWith } from '../agent/test-support.ts';
 import type { Frame } from '../agent/wire/frame.ts';
@@ -16,6 +17,14 @@ const GOOD: Answers = {
   'source.prepare': async () => snapshotWith(),
   'destination.prepare': async () => ({ labels: [] }),
   'source.arm': async () => ({}),
+  'source.stay': async () => ({}),
+  'source.hold': async () => ({ silent: [] }),
+  'resume.claim': async ({ sessions }) => ({
+    peers: sessions.map(({ peer }) => ({ peer, answer: 'held' as const })),
+  }),
+  'resume.verdict': async () => ({ verdict: 'commit' as const }),
+  'destination.commit': async () => ({}),
+  status: async () => ({ version: '0', host: hostFactsWith(), cells: [], remote_cells: [] }),
   'source.freeze': async () => ({ sessions: [], dump_ms: 1 }),
   'image.read': async () => ({}),
   'image.write': async () => ({ bytes: 3 }),
@@ -49,7 +58,7 @@ export function fakeHosts(answers: Answers = {}) {
         const result = await answer(params, options);
         if (method === 'image.read') {
           await receive({ kind: 'data', body: Uint8Array.of(1, 2, 3) });
-          await receive({ kind: 'end', body: new Uint8Array() });
+          await receive({ kind: 'end', body: encode({ bytes: 3, files: 1, sha256: new Uint8Array(32) }) });
         }
         return result;
       },

@@ -1,6 +1,5 @@
 /** The migration: one function, a line a phase, the point of no return marked. */
 import { randomBytes } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { PlacedFlow } from '../agent/address.ts';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
 import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
@@ -8,16 +7,13 @@ import { isCommitted, PHASE_TABLE, type Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
 import type { MigrationEvent } from './events.ts';
 import { relayImage } from './image-relay.ts';
+import { PhaseClock } from './phase-clock.ts';
 import { checkPlan, type Legacy, makePlan, type Plan } from './plan.ts';
+import { withTries } from './tries.ts';
 
 /** Both agents undo within this, or the failure says that they go on undoing alone. */
 const UNDO_MS_MAX = 45_000;
 const SLOW_MS_MAX = 600_000;
-/** Connections that come up at the wrong moment, other ends that are being moved themselves: try again, this often in all. */
-const TRIES_MAX = 6;
-/** Waits between tries: at random, so that two that are in each other's way do not meet again, and longer each time. */
-const AGAIN_MS_FIRST = 250;
-const AGAIN_MS_MAX = 2_000;
 
 export type MigrationResult = {
   readonly ok: true;
@@ -58,24 +54,8 @@ export type MigrationOptions = {
   readonly signal: AbortSignal;
 };
 
-export async function migrate(options: MigrationOptions): Promise<MigrationResult> {
-  for (let tries = 1; ; tries++) {
-    try {
-      return await migrateOnce(options);
-    } catch (error) {
-      const again = error instanceof OsmosisError && error.code === 'FLOWS_CHANGED' && tries < TRIES_MAX;
-      if (!again || options.signal.aborted) throw error;
-      options.emit({
-        event: 'note',
-        level: 'info',
-        message: `${error.message} (try ${tries + 1} of ${TRIES_MAX})`,
-      });
-      const wait = Math.min(AGAIN_MS_FIRST * 2 ** tries, AGAIN_MS_MAX);
-      await sleep(wait * Math.random(), undefined, { signal: options.signal }).catch(() => {
-        throw error;
-      });
-    }
-  }
+export function migrate(options: MigrationOptions): Promise<MigrationResult> {
+  return withTries(options, () => migrateOnce(options));
 }
 
 async function migrateOnce({
@@ -203,7 +183,7 @@ async function migrateOnce({
   }
 }
 
-function leftoverText({ sockets, bytes }: { sockets: number; bytes: number }): string {
+export function leftoverText({ sockets, bytes }: { sockets: number; bytes: number }): string {
   return `the process had not taken all datagrams from ${sockets} of its UDP sockets when it was frozen: ${bytes} bytes of receive queue are lost`;
 }
 
@@ -312,40 +292,4 @@ function told(
     cause: first,
     cleanup: [...first.cleanup, ...cleanup],
   });
-}
-
-/** Times the phases, and tells of each. */
-class PhaseClock {
-  readonly times: Partial<Record<Phase, number>> = {};
-  readonly #emit: (event: MigrationEvent) => void;
-  #current: Phase = 'plan';
-  #started: number | undefined;
-
-  constructor(emit: (event: MigrationEvent) => void) {
-    this.#emit = emit;
-  }
-
-  get current(): Phase {
-    return this.#current;
-  }
-
-  enter(phase: Phase): void {
-    this.finish();
-    this.#current = phase;
-    this.#started = performance.now();
-    this.#emit({ event: 'phase', phase, state: 'start' });
-  }
-
-  finish(): void {
-    if (this.#started === undefined) return;
-    const ms = performance.now() - this.#started;
-    this.times[this.#current] = Math.round(ms * 10) / 10;
-    this.#started = undefined;
-    this.#emit({ event: 'phase', phase: this.#current, state: 'done', ms });
-  }
-
-  fail(): void {
-    this.#started = undefined;
-    this.#emit({ event: 'phase', phase: this.#current, state: 'failed' });
-  }
 }

@@ -4,6 +4,7 @@ import { endpointText, type Flow, flowKey } from '../agent/address.ts';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
 import type { Check, PeerFact, Snapshot } from '../agent/control/protocol.ts';
 import { OsmosisError } from '../agent/error.ts';
+import { sourceChecks } from '../agent/host/preflight.ts';
 import type { AgentClient, CallOptions } from './agent-client.ts';
 
 export type Plan = {
@@ -60,20 +61,7 @@ export async function makePlan(
   destination: AgentClient,
   { learnMs, forwardLeaseS, publish = [], ...options }: PlanOptions,
 ): Promise<Planned> {
-  const learning =
-    learnMs === undefined
-      ? options
-      : { ...options, timeoutMs: (options.timeoutMs ?? INSPECT_MS_MAX) + learnMs };
-  const snapshot = await source.call(
-    'inspect',
-    {
-      target,
-      ...(name === undefined ? {} : { name }),
-      ...(learnMs === undefined ? {} : { learn_ms: learnMs }),
-      ...(forwardLeaseS === undefined ? {} : { forward_lease_s: forwardLeaseS }),
-    },
-    learning,
-  );
+  const snapshot = await inspected(target, name, source, { learnMs, forwardLeaseS }, options);
   const [{ peers, unknown = [] }, { host, checks, home: comesHome = false, published = [] }] =
     await Promise.all([
       source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options),
@@ -90,10 +78,64 @@ export async function makePlan(
       { phase: 'plan' },
     );
   }
+  const places = [source.host, destination.host] as const;
+  return planned(snapshot, peers, unknown, checks, places, { comesHome, published });
+}
+
+/** The same for a suspension: its destination is a file. */
+export async function makeSuspensionPlan(
+  target: string,
+  name: string | undefined,
+  source: AgentClient,
+  file: string,
+  { learnMs, ...options }: PlanOptions,
+): Promise<Planned> {
+  const snapshot = await inspected(target, name, source, { learnMs }, options);
+  const { peers, unknown = [] } = await source.call(
+    'survey',
+    { cell: snapshot.cell, flows: snapshot.flows },
+    options,
+  );
+  return planned(snapshot, peers, unknown, sourceChecks(snapshot), [source.host, file]);
+}
+
+async function inspected(
+  target: string,
+  name: string | undefined,
+  source: AgentClient,
+  { learnMs, forwardLeaseS }: Pick<PlanOptions, 'learnMs' | 'forwardLeaseS'>,
+  options: CallOptions,
+): Promise<Snapshot> {
+  const learning =
+    learnMs === undefined
+      ? options
+      : { ...options, timeoutMs: (options.timeoutMs ?? INSPECT_MS_MAX) + learnMs };
+  return source.call(
+    'inspect',
+    {
+      target,
+      ...(name === undefined ? {} : { name }),
+      ...(learnMs === undefined ? {} : { learn_ms: learnMs }),
+      ...(forwardLeaseS === undefined ? {} : { forward_lease_s: forwardLeaseS }),
+    },
+    learning,
+  );
+}
+
+type Arriving = { readonly comesHome?: boolean; readonly published?: readonly Publication[] };
+
+function planned(
+  snapshot: Snapshot,
+  peers: Plan['peers'],
+  unknown: readonly Flow[],
+  checks: readonly Check[],
+  [from, to]: readonly [string, string],
+  { comesHome = false, published = [] }: Arriving = {},
+): Planned {
   const plan: Plan = {
     cell: snapshot.name,
-    from: source.host,
-    to: destination.host,
+    from,
+    to,
     processes: snapshot.processes.map(({ pid, command, resident_bytes }) => ({
       pid,
       command,
@@ -138,24 +180,46 @@ function outsideChecks(snapshot: Snapshot): Check[] {
 export type Legacy = 'refuse' | 'drop' | 'relay';
 
 /** @throws OsmosisError PREFLIGHT with every failed check, LEGACY_PEERS; both before anything is touched. */
-export function checkPlan({ checks, peers, home }: Plan, how: Legacy): void {
-  const failed = checks.filter(({ ok }) => !ok);
-  if (failed.length > 0) {
-    const list = failed.map(({ name, message }) => `${name}: ${message}`).join('; ');
-    throw new OsmosisError('PREFLIGHT', `it can't be moved: ${list}. Nothing was touched.`, {
-      phase: 'plan',
-    });
-  }
-  const legacy = peers.filter(({ agent }) => !agent);
-  if (legacy.length > 0 && (how === 'refuse' || (how === 'relay' && !home))) {
-    const list = legacy.map(({ address, flows }) => `${address} (${flows} flows)`).join(', ');
+export function checkPlan(plan: Plan, how: Legacy): void {
+  refuseFailed(plan.checks, 'moved');
+  const { home } = plan;
+  const legacy = legacyText(plan);
+  if (legacy !== undefined && (how === 'refuse' || (how === 'relay' && !home))) {
     const remedy = home
       ? 'let the source carry their connections on with --relay-legacy, or drop them with --drop-legacy'
       : 'drop their connections with --drop-legacy (only the host that they were made with can carry them on)';
     throw new OsmosisError(
       'LEGACY_PEERS',
-      `these peers run no agent, or it does not answer: ${list}. Nothing was touched. Start an agent there, or ${remedy}.`,
+      `these peers run no agent, or it does not answer: ${legacy}. Nothing was touched. Start an agent there, or ${remedy}.`,
       { phase: 'plan' },
     );
   }
+}
+
+/** @throws OsmosisError as checkPlan. */
+export function checkSuspensionPlan(plan: Plan, how: Exclude<Legacy, 'relay'>): void {
+  refuseFailed(plan.checks, 'suspended');
+  const legacy = legacyText(plan);
+  if (legacy === undefined || how === 'drop') return;
+  throw new OsmosisError(
+    'LEGACY_PEERS',
+    `these peers run no agent, or it does not answer: ${legacy}. Nothing there can wait for the process, and their connections would end. ` +
+      'Nothing was touched. Start an agent there, or let them end with --drop-legacy.',
+    { phase: 'plan' },
+  );
+}
+
+export function refuseFailed(checks: readonly Check[], verb: 'moved' | 'suspended' | 'resumed'): void {
+  const failed = checks.filter(({ ok }) => !ok);
+  if (failed.length === 0) return;
+  const list = failed.map(({ name, message }) => `${name}: ${message}`).join('; ');
+  throw new OsmosisError('PREFLIGHT', `it can't be ${verb}: ${list}. Nothing was touched.`, {
+    phase: 'plan',
+  });
+}
+
+function legacyText({ peers }: Plan): string | undefined {
+  const legacy = peers.filter(({ agent }) => !agent);
+  if (legacy.length === 0) return undefined;
+  return legacy.map(({ address, flows }) => `${address} (${flows} flows)`).join(', ');
 }

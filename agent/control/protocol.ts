@@ -257,6 +257,9 @@ export const relaySchema = z.object({ cell: z.union([id, z.literal('')]), peer: 
 /** Connections of one peer without an agent with one cell. */
 export type RelayFact = z.infer<typeof relaySchema>;
 
+/** Where a source's agent answers QUERY, and the key that seals it. */
+export const decisionSchema = z.object({ addresses: z.array(z.string()).max(64), key });
+
 const migration = { migration: id };
 const none = z.object({});
 
@@ -384,8 +387,8 @@ export const METHODS = {
     params: z.object({
       ...migration,
       snapshot: snapshotSchema,
-      /** Where the source's agent answers QUERY, and the key that seals it. */
-      source: z.object({ addresses: z.array(z.string()).max(64), key }),
+      /** Where the source's agent answers QUERY, and the key that seals it; not for an image that comes out of a file. */
+      source: decisionSchema.optional(),
       publish: publishSchema.optional(),
     }),
     result: z.object({
@@ -404,6 +407,8 @@ export const METHODS = {
     /** Flows of UDP that their peers do not have, or do not let the cell claim: nobody translates for them. */
     result: z.object({ refused: z.int().optional() }),
   },
+  /** For a suspension, in place of `source.arm`. */
+  'source.stay': { params: z.object(migration), result: none },
   'image.read': { params: z.object(migration), result: none },
   'image.write': { params: z.object(migration), result: z.object({ bytes: z.int() }) },
   'source.freeze': {
@@ -420,6 +425,28 @@ export const METHODS = {
     result: z.object({ restore_ms: z.number() }),
   },
   'source.commit': { params: z.object(migration), result: none },
+  /** After the commit of a suspension: peers that have not acknowledged their HOLD yet. */
+  'source.hold': { params: z.object(migration), result: z.object({ silent: z.array(z.string()) }) },
+  /** Whether the peers of a stored image wait for it; `sessions`: each with the epoch of the HOLD that asks. */
+  'resume.claim': {
+    params: z.object({ cell: id, sessions: z.array(sessionSchema) }),
+    result: z.object({
+      peers: z.array(
+        z.object({
+          peer: z.string(),
+          /** `other`: its agent answers, but not to this image. */
+          answer: z.enum(['held', 'other', 'silent']),
+        }),
+      ),
+    }),
+  },
+  /** What the source's agent has decided; `silent` where it does not answer, or knows nothing of it. */
+  'resume.verdict': {
+    params: z.object({ ...migration, source: decisionSchema }),
+    result: z.object({ verdict: z.enum(['commit', 'abort', 'silent']) }),
+  },
+  /** The point of no return of a resumption: its decision is this host's own. */
+  'destination.commit': { params: z.object(migration), result: none },
   'destination.resume': { params: z.object(migration), result: z.object({ resume_ms: z.number() }) },
   'destination.confirm': {
     params: z.object(migration),
@@ -440,7 +467,7 @@ export const failureSchema = z.object({
   code: z.string(),
   message: z.string(),
   phase: z.string().optional(),
-  owner: z.enum(['source', 'destination']).optional(),
+  owner: z.enum(['source', 'destination', 'file']).optional(),
   cleanup: z.array(z.string()).optional(),
 });
 export const responseSchema = z.object({

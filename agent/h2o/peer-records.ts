@@ -170,8 +170,9 @@ export class PeerRecords {
 
   /** What a restart must not lose: flows and epochs. Keys that nothing was done with are offered anew. */
   save(record: PeerRecord): void {
-    const { flows, claims, state } = record;
-    if (flows.size === 0 && claims.size === 0 && (state?.pair.epoch ?? 0) === 0) {
+    const { flows, claims, state, heldAt } = record;
+    const isNothing = flows.size === 0 && claims.size === 0 && heldAt === undefined;
+    if (isNothing && (state?.pair.epoch ?? 0) === 0) {
       this.#unsave(record);
       return;
     }

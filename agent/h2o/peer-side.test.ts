@@ -319,6 +319,52 @@ describe.skipIf(!hasIp)('peer side', () => {
     ]);
   });
 
+  describe('a cell that is suspended', () => {
+    /** Announced where it is, and held with epoch 1. */
+    async function suspended() {
+      const peer = await withPeer();
+      const cell = new FakeCell();
+      const here = peer.labels.map((label) => ({ ...label, wire: label.virtual }));
+      const welcome = welcomeOf(await peer.say(cell.hello(peer.flows, here)));
+      const armed = peer.datapath.calls.at(-1)?.[1] as RemoteHalf[];
+      const session = cell.session(welcome.publicKey);
+      const hold = createHold(session, 1);
+      const ack = await peer.say(hold);
+      return { peer, cell, here, armed, session, hold, ack };
+    }
+
+    test('has its flows taken on where it is, and held; whoever has its image may ask again', async () => {
+      const { peer, here, armed, session, hold, ack } = await suspended();
+      const place = { endpoint: here[0]?.virtual, ifindex: 1 };
+      expect(armed.map(({ wireRemote }) => wireRemote)).toEqual(peer.flows.map(() => [place, undefined]));
+      expect(ack?.message.type).toBe('ack');
+      expect(peer.peer.list()).toMatchObject([{ state: 'held', flows: 2 }]);
+      expect((await peer.say(hold, AWAY))?.datagram).toEqual(ack?.datagram);
+      expect(peer.datapath.calls).toEqual([]);
+      expect((await peer.say(createHold(session, 2), AWAY))?.message.type).toBe('ack');
+      expect(await peer.say(hold, AWAY)).toBeUndefined();
+      expect(peer.socket.drops).toEqual(['stale']);
+    });
+
+    test('comes back by labels that nobody has armed, and an older copy does not', async () => {
+      const { peer, cell, session } = await suspended();
+      expect((await peer.say(cell.move(session, peer.labels, 3), AWAY))?.message.type).toBe('ack');
+      expect(peer.datapath.names()).toEqual(['attachDevice', 'putRemotes', 'putSide']);
+      expect(peer.peer.list()).toMatchObject([{ state: 'moved', epoch: 3, wire: [AWAY] }]);
+      expect(await peer.say(createHold(session, 5), AWAY)).toBeUndefined();
+      expect(peer.socket.drops).toEqual(['session']);
+    });
+
+    test('comes back to the place where it was', async () => {
+      const { peer, cell, here, session } = await suspended();
+      expect((await peer.say(cell.move(session, here, 3)))?.message.type).toBe('ack');
+      const [, entries] = peer.datapath.calls.find(([name]) => name === 'putRemotes') ?? [];
+      const place = { endpoint: here[0]?.virtual, ifindex: 1 };
+      expect((entries as RemoteHalf[])[0]?.wireRemote).toEqual([undefined, place]);
+      expect(peer.peer.list()).toMatchObject([{ state: 'home', wire: [HOME] }]);
+    });
+  });
+
   test('a cell that has moved is claimed from its new place, with its new key, by nobody else', async () => {
     const peer = await withPeer();
     const cell = new FakeCell();

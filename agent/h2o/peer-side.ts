@@ -160,9 +160,10 @@ export class PeerSide {
   /** One row a cell, for `osmosis ps` and `osmosis datapath`. */
   list(): RemoteCellFact[] {
     return this.#records.all().map((record) => {
-      const { cell, state, flows, armedAt, plainAt } = record;
+      const { cell, state, flows, armedAt, heldAt, plainAt } = record;
       const epoch = state?.pair.epoch ?? 0;
-      const away = armedAt !== undefined ? 'armed' : epoch > 0 || cell === '' ? 'moved' : 'home';
+      const there = epoch > 0 || cell === '' ? 'moved' : 'home';
+      const away = heldAt !== undefined ? 'held' : armedAt !== undefined ? 'armed' : there;
       return {
         cell,
         epoch,

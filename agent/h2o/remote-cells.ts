@@ -126,7 +126,9 @@ export class RemoteCells {
       const owner = this.#needs.records.owner(id);
       const known = owner?.flows.get(keyOf(id));
       const current = (owner && known && placeOf(known, owner)) ?? (await this.#needs.slots.of(id.remote));
-      const next = await this.#needs.slots.of(wire);
+      // A cell that is to be suspended announces the place where it is.
+      const isThere = endpointText(current.endpoint) === endpointText(wire);
+      const next = isThere ? undefined : await this.#needs.slots.of(wire);
       const wireRemote = record.active === 0 ? ([current, next] as const) : ([next, current] as const);
       const own = this.#needs.ownEnds.offered(id) ?? known?.own;
       armed.push({ id, wireRemote, missing: 0, own, userTimeout: known?.userTimeout });

@@ -18,6 +18,8 @@ const IDLE_MS_MAX = 5_000;
 const ASKED_MS_MAX = 60_000;
 /** The agent of a cell that new flows followed, and that has not renewed their lease: it may be back with the same keys. */
 const LAPSED_MS_MAX = 86_400_000;
+/** A suspended cell without a flow here: for so long its return can be told from that of an older copy. 30 days. */
+const HELD_IDLE_MS_MAX = 30 * 24 * 3_600_000;
 /** A cell that is back where its flows began: late packets of the place that it left are still understood for this long. */
 const PLAIN_AFTER_MS = 5_000;
 /** Whether relayed flows have ended is looked at this often: with 10,000 of them a look takes 0.2 s. */
@@ -140,8 +142,9 @@ export class Sweeper {
 
 /** Nothing has needed its keys for so long that they are not kept any more. */
 export function isUnused(record: PeerRecord, now: number): boolean {
-  const { state, flows, claims, armedAt, follow, lapsedAt, touchedAt } = record;
+  const { state, flows, claims, armedAt, follow, lapsedAt, heldAt, touchedAt } = record;
   if (flows.size > 0 || claims.size > 0 || armedAt !== undefined || follow !== undefined) return false;
   if (lapsedAt !== undefined) return now - lapsedAt > LAPSED_MS_MAX;
+  if (heldAt !== undefined) return now - touchedAt > HELD_IDLE_MS_MAX;
   return now - touchedAt > (state?.pair.epoch === 0 ? ASKED_MS_MAX : IDLE_MS_MAX);
 }

@@ -32,6 +32,22 @@ export function preflightChecks(
   ];
 }
 
+/** Of a suspension: what its host must have. */
+export function sourceChecks({ host, image_bytes }: Snapshot): Check[] {
+  const needed = image_bytes + ROOM_SPARE_BYTES;
+  const ok = host.room_bytes >= needed;
+  const what = `${mebibytes(host.room_bytes)} free at the source, ${mebibytes(needed)} needed`;
+  const remedy = 'for the image on its way; free memory there, or enlarge /run';
+  return [
+    criuCheck('CRIU at the source', host),
+    { name: 'room', ok, message: ok ? what : `${what} ${remedy}` },
+  ];
+}
+
+function mebibytes(bytes: number): string {
+  return `${Math.ceil(bytes / 1024 / 1024)} MiB`;
+}
+
 function criuCheck(name: string, host: HostFacts): Check {
   const min = criuMin(host.kernel);
   const remedy = `install CRIU ${min} or newer on ${host.hostname}, which kernel ${host.kernel} needs`;
@@ -81,17 +97,16 @@ function roomCheck(snapshot: Snapshot, own: HostFacts): Check {
     { host: own, what: 'the destination', needed },
   ];
   const short = sides.find((side) => side.host.room_bytes < side.needed);
-  const text = (bytes: number) => `${Math.ceil(bytes / 1024 / 1024)} MiB`;
   return short === undefined
     ? {
         name: 'room',
         ok: true,
-        message: `${text(own.room_bytes)} free at the destination, ${text(needed)} needed`,
+        message: `${mebibytes(own.room_bytes)} free at the destination, ${mebibytes(needed)} needed`,
       }
     : {
         name: 'room',
         ok: false,
-        message: `${short.what} (${short.host.hostname}) has ${text(short.host.room_bytes)} free for image and memory, ${text(short.needed)} are needed; free memory, or enlarge /run`,
+        message: `${short.what} (${short.host.hostname}) has ${mebibytes(short.host.room_bytes)} free for image and memory, ${mebibytes(short.needed)} are needed; free memory, or enlarge /run`,
       };
 }
 

@@ -5,17 +5,23 @@ import { messageOf, OsmosisError } from '../error.ts';
 import { unpackPiece } from '../wire/compression.ts';
 import { decodeImagePiece, ImageError, type ImageSummary, ImageTally, sameImage } from '../wire/image.ts';
 
+/** What a failure leaves. */
+export const PROCESS_STAYS = 'the process goes on at the source';
+export const IMAGE_STAYS = 'the image file is as it was';
 /** Open files are kept while their records take turns; more than CRIU has page files for one tree of ours. */
 const OPEN_FILES_MAX = 64;
 
 export class ImageWriter {
   readonly #directory: string;
+  readonly #stays: string;
   readonly #tally = new ImageTally();
   readonly #open = new Map<string, number>();
   readonly #sizes = new Map<string, number>();
 
-  constructor(directory: string) {
+  /** `stays`: what a failure leaves. */
+  constructor(directory: string, stays: string = PROCESS_STAYS) {
     this.#directory = directory;
+    this.#stays = stays;
   }
 
   get bytes(): number {
@@ -28,7 +34,7 @@ export class ImageWriter {
     try {
       piece = unpackPiece(body);
     } catch (cause) {
-      throw imageFailure(cause);
+      throw imageFailure(cause, this.#stays);
     }
     this.write(piece);
   }
@@ -44,7 +50,7 @@ export class ImageWriter {
         this.#append(name, bytes, offset);
       }
     } catch (cause) {
-      throw imageFailure(cause);
+      throw imageFailure(cause, this.#stays);
     }
     this.#tally.add(piece, names);
   }
@@ -57,7 +63,7 @@ export class ImageWriter {
       throw new OsmosisError(
         'IMAGE_CORRUPT',
         `the image arrived damaged: ${got.files} files and ${got.bytes} bytes of ${expected.files} and ` +
-          `${expected.bytes}, or another checksum; the process goes on at the source. Try again.`,
+          `${expected.bytes}, or another checksum; ${this.#stays}. Try again.`,
         { phase: 'freeze' },
       );
     }
@@ -88,11 +94,11 @@ export class ImageWriter {
   }
 }
 
-function imageFailure(cause: unknown): OsmosisError {
+function imageFailure(cause: unknown, stays: string): OsmosisError {
   if (cause instanceof ImageError) {
     return new OsmosisError(
       'IMAGE_CORRUPT',
-      `the image stream is malformed (${cause.message}); the process goes on at the source. Try again.`,
+      `the image stream is malformed (${cause.message}); ${stays}. Try again.`,
       { phase: 'freeze', cause },
     );
   }
@@ -100,8 +106,8 @@ function imageFailure(cause: unknown): OsmosisError {
   if (full) {
     return new OsmosisError(
       'NO_ROOM',
-      'the destination ran out of memory for the image (tmpfs full); the process goes on at the source. ' +
-        'Free memory at the destination, or move the process elsewhere.',
+      `the destination ran out of memory for the image (tmpfs full); ${stays}. ` +
+        'Free memory there, or choose another host.',
       { phase: 'freeze', cause },
     );
   }

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, rmSync } from 'node:fs';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
+import type { PeerSession } from '../control/protocol.ts';
 import { clearOldDecisions, Decision, type Verdict } from '../criu/decision.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { messageOf, OsmosisError } from '../error.ts';
@@ -9,6 +10,7 @@ import { isAlive } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { sayBye } from './bye.ts';
 import { DestinationMigration, type DestinationRecord } from './destination.ts';
+import { Holding } from './holding.ts';
 import { flowIds } from './placed.ts';
 import { SourceMigration, type SourceRecord } from './source.ts';
 import { answerQueries, askVerdict } from './verdicts.ts';
@@ -113,9 +115,37 @@ export class Coordinator {
   async confirmSource(id: string): Promise<void> {
     const migration = this.#sources.get(id);
     if (migration === undefined) return new Decision(decisionDirectory(this.#context), id).clear();
+    if (migration.suspends && migration.isCommitted) {
+      migration.mark();
+      this.remember(migration);
+      void this.#letGoOfHeld(migration);
+      return;
+    }
     if (migration.isCommitted) await migration.release();
     this.#endSource(migration);
     migration.forget();
+  }
+
+  /** After the commit of a suspension. @returns peers that have not acknowledged within CONFIRM_MS_MAX. */
+  async holdSource(id: string): Promise<string[]> {
+    return this.source(id).hold(CONFIRM_MS_MAX);
+  }
+
+  /** Once all its peers hold it nothing of a suspended cell is needed here, but what its file may ask for. */
+  async #letGoOfHeld(migration: SourceMigration): Promise<void> {
+    try {
+      await migration.held();
+      if (this.#sources.get(migration.id) === migration) {
+        await migration.release();
+        this.#endSource(migration);
+      }
+      if (migration.isMarked) migration.forget();
+    } catch (error) {
+      this.#context.log.error(
+        { migration: migration.id, error: messageOf(error) },
+        'what is left of a suspended cell could not be taken away',
+      );
+    }
   }
 
   #endSource(migration: SourceMigration): void {
@@ -164,6 +194,7 @@ export class Coordinator {
     if (this.#sources.get(migration.id) !== migration) return;
     try {
       if (!(await this.abortSource(migration.id))) return;
+      if (migration.suspends) return await this.#letGoOfHeld(migration);
       await new Promise((resolve) => setTimeout(resolve, RELEASE_MS_MAX).unref());
       if (this.#sources.get(migration.id) !== migration) return;
       await migration.release();
@@ -183,8 +214,8 @@ export class Coordinator {
     if (this.#destinations.get(id) !== migration) return this.#askOnceMore(migration, LED_QUESTION_MS_MAX);
     try {
       if (migration.stage === 'restored') {
-        const verdict = await this.#ask(migration, this.#stop.signal);
-        this.#context.log.warn({ migration: id, verdict }, 'asked the source for its decision');
+        const verdict = await this.#verdictOn(migration);
+        this.#context.log.warn({ migration: id, verdict }, 'the decision on a migration that nobody leads');
         if (this.#destinations.get(id) !== migration) return;
         if (verdict === 'commit') await migration.resume();
       }
@@ -202,11 +233,22 @@ export class Coordinator {
     }
   }
 
-  #askOnceMore(migration: DestinationMigration, msMax: number): void {
-    void this.#ask(migration, AbortSignal.timeout(msMax)).catch(() => undefined);
+  /** The source's, or of a cell that comes out of a file this host's own: undecided is aborted now. */
+  async #verdictOn(migration: DestinationMigration): Promise<Verdict> {
+    return migration.source === undefined
+      ? migration.decide('abort')
+      : await this.#ask(migration.id, migration.source, this.#stop.signal);
   }
 
-  #ask({ id, source: { addresses, key } }: DestinationMigration, signal: AbortSignal): Promise<Verdict> {
+  #askOnceMore({ id, source }: DestinationMigration, msMax: number): void {
+    if (source !== undefined) void this.#ask(id, source, AbortSignal.timeout(msMax)).catch(() => undefined);
+  }
+
+  #ask(
+    id: string,
+    { addresses, key }: NonNullable<DestinationMigration['source']>,
+    signal: AbortSignal,
+  ): Promise<Verdict> {
     const secret = { migration: Buffer.from(id, 'hex'), key };
     return askVerdict(this.#context.socket, secret, addresses, signal);
   }
@@ -229,10 +271,36 @@ export class Coordinator {
 
   /** Undecided is aborted now; CRIU's hook sees it and lets the process go on. */
   async #recoverSource(record: SourceRecord): Promise<void> {
-    const { migration: id, cell, side, flows, listeners } = record;
-    const { datapath, labels, log, peerSide, registry } = this.#context;
+    const { migration: id, cell } = record;
     const verdict = new Decision(decisionDirectory(this.#context), id).decide('abort');
-    log.warn({ migration: id, cell: cell.name, verdict }, 'found a migration of the last agent');
+    this.#context.log.warn(
+      { migration: id, cell: cell.name, verdict },
+      'found a migration of the last agent',
+    );
+    if (verdict === 'commit' && record.holds !== undefined) void this.#recoverHeld(record, record.holds);
+    else await this.#clearSource(record, verdict);
+  }
+
+  /** Its peers have to hold it before the fence goes. */
+  async #recoverHeld(record: SourceRecord, holds: readonly PeerSession[]): Promise<void> {
+    const { registry, socket, log } = this.#context;
+    const { migration, cell } = record;
+    registry.lock(cell.id);
+    try {
+      await new Holding(socket, holds).run(this.#stop.signal);
+      if (this.#stop.signal.aborted) return;
+      await this.#clearSource(record, 'commit');
+      if (record.marked) new Decision(decisionDirectory(this.#context), migration).clear();
+    } catch (error) {
+      log.error({ migration, error: messageOf(error) }, 'a suspension could not be finished');
+    } finally {
+      registry.unlock(cell.id);
+    }
+  }
+
+  async #clearSource(record: SourceRecord, verdict: Verdict): Promise<void> {
+    const { migration: id, cell, side, flows, listeners } = record;
+    const { datapath, labels, peerSide, registry } = this.#context;
     await waitWhile(() => isAlive(cell.pid) && verdict === 'commit', RELEASE_MS_MAX);
     await datapath.unfenceListeners(listeners);
     await datapath.removeForwards(record.forwards);

@@ -49,6 +49,19 @@ export class Departure {
     return new Set(this.#own.map((flow) => flowKey(flow)));
   }
 
+  /** Where each peer has the cell's endpoints now. */
+  placedLabels(flows: readonly PlacedFlow[]): Label[] {
+    const here = new Map(this.#own.map((half) => [flowKey(half), half.wireLocal]));
+    const labels = flows.map((flow): Label => {
+      const { protocol, local, at, known } = flow;
+      const wire = here.get(flowKey(flow)) ?? local;
+      return { protocol, virtual: known ?? local, peer: at.address, wire };
+    });
+    return [
+      ...new Map(labels.map((each) => [labelKey(each.protocol, each.virtual, each.peer), each])).values(),
+    ];
+  }
+
   /** With the flows that it has had since it came here. */
   update(cell: Cell): void {
     this.#cell = cell;

@@ -1,4 +1,5 @@
 /** The destination's half of one migration: make room, take the image, restore behind a fence, and let run once decided. */
+import { randomBytes } from 'node:crypto';
 import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statfsSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -15,14 +16,15 @@ import { knownFlows } from '../cell/new-flows.ts';
 import type { Publication, PublishSpec } from '../cell/publication.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { endConnections } from '../cell/sockets.ts';
-import { type AgentContext, imageDirectory } from '../context.ts';
+import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
+import { Decision, type Verdict } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import { SocketSetter } from '../datapath/socket-programs.ts';
 import { OsmosisError } from '../error.ts';
 import { TMPFS_MAGIC } from '../host/facts.ts';
-import { ImageWriter } from '../image/writer.ts';
+import { IMAGE_STAYS, ImageWriter, PROCESS_STAYS } from '../image/writer.ts';
 import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
 import { areListed } from '../wire/h2o-labels.ts';
 import { FIRST_PAIR_EPOCH } from '../wire/h2o-peer.ts';
@@ -41,6 +43,8 @@ const STEP_MS_MAX = 30_000;
 const MKFIFO_MS_MAX = 2_000;
 /** MOVE is under way for this long at most before the process runs: one round trip where peers are near. */
 const HEAD_START_MS_MAX = 30;
+/** The same out of a file: the peers have all answered just before. What one that is gone says later must not keep the others. */
+const HELD_HEAD_START_MS_MAX = 10_000;
 
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
 
@@ -50,7 +54,8 @@ export type DestinationRecord = {
   readonly migration: string;
   readonly stage: Stage;
   readonly snapshot: Snapshot;
-  readonly source: { readonly addresses: readonly string[]; readonly key: Uint8Array };
+  /** Holds the decision. Undefined for a cell that comes out of a file: then it is this host's own. */
+  readonly source?: { readonly addresses: readonly string[]; readonly key: Uint8Array } | undefined;
   readonly publish?: readonly PublishSpec[] | undefined;
   readonly published: readonly Publication[];
   readonly init: CellInit | undefined;
@@ -121,6 +126,29 @@ export class DestinationMigration {
     return this.#request.source;
   }
 
+  /** The point of no return of a cell that comes out of a file. @throws OsmosisError ABORTED where it was undone. */
+  commit(): void {
+    if (this.source !== undefined || this.#stage !== 'restored')
+      throw new OsmosisError('ABORTED', `can't commit a resumption that is ${this.#stage}`, {
+        phase: 'commit',
+        owner: 'file',
+      });
+    if (this.#decision.decide('commit') === 'commit') return;
+    throw new OsmosisError('ABORTED', 'the resumption was undone; the image is as it was. Try again.', {
+      phase: 'commit',
+      owner: 'file',
+    });
+  }
+
+  /** This host's own decision, which stands after this call. */
+  decide(verdict: Verdict): Verdict {
+    return this.#decision.decide(verdict);
+  }
+
+  get #decision(): Decision {
+    return new Decision(decisionDirectory(this.#context), this.id);
+  }
+
   record(): DestinationRecord {
     return {
       role: 'destination',
@@ -147,6 +175,7 @@ export class DestinationMigration {
 
   async #prepare(): Promise<Label[]> {
     const { snapshot } = this.#request;
+    if (this.source === undefined) this.#decision.prepare(new Uint8Array(randomBytes(32)));
     this.#makeDirectory();
     await execa('mkfifo', ['-m', '0600', join(this.#directory, 'verdict')], { timeout: MKFIFO_MS_MAX });
     for (const { at } of snapshot.flows) {
@@ -222,7 +251,7 @@ export class DestinationMigration {
   }
 
   imageWriter(): ImageWriter {
-    return new ImageWriter(this.#directory);
+    return new ImageWriter(this.#directory, this.#stays);
   }
 
   /** Restores, behind the fence and not yet running. Resolves when CRIU waits for the verdict. */
@@ -272,11 +301,16 @@ export class DestinationMigration {
     );
   }
 
+  /** What a failure before the commit leaves. */
+  get #stays(): string {
+    return this.source === undefined ? IMAGE_STAYS : PROCESS_STAYS;
+  }
+
   #restoreFailed(): OsmosisError {
     const why = criuErrors(this.#directory, 'restore.log');
     return new OsmosisError(
       'RESTORE_FAILED',
-      `CRIU could not restore the process: ${why}. It goes on at the source. See docs/limits.md.`,
+      `CRIU could not restore the process: ${why}; ${this.#stays}. See docs/limits.md.`,
       { phase: 'restore' },
     );
   }
@@ -292,7 +326,7 @@ export class DestinationMigration {
     // Done by now, unless this agent is the successor of one that restored.
     if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
-    await Promise.race([turned, sleep(HEAD_START_MS_MAX, undefined, { ref: false })]);
+    await this.#headStart(turned);
     this.#letRun();
     await markerAppears(
       this.#directory,
@@ -302,6 +336,14 @@ export class DestinationMigration {
     );
     await this.#arrival.release();
     this.#stage = 'running';
+  }
+
+  /** A peer that has armed the labels understands them from before; one that holds the cell does only once it has turned. */
+  async #headStart(turned: Promise<unknown>): Promise<void> {
+    const held = this.source === undefined;
+    const first = held ? Promise.all(this.#awaited.map((one) => one.acknowledged)) : turned;
+    const limit_ms = held ? HELD_HEAD_START_MS_MAX : HEAD_START_MS_MAX;
+    await Promise.race([first, sleep(limit_ms, undefined, { ref: false })]);
   }
 
   /** Connections of peers that were left behind end now, not after minutes of silence. */
@@ -387,6 +429,7 @@ export class DestinationMigration {
   /** The image is no longer needed, and neither is this record. */
   end(): void {
     rmSync(this.#directory, { recursive: true, force: true });
+    if (this.source === undefined) this.#decision.clear();
     this.#stage = 'ended';
   }
 
@@ -394,6 +437,10 @@ export class DestinationMigration {
   async undo(): Promise<void> {
     if (this.#stage === 'committed' || this.#stage === 'running')
       throw new OsmosisError('ABORTED', 'the process runs here already', { owner: 'destination' });
+    if (this.source === undefined && this.#decision.decide('abort') === 'commit')
+      throw new OsmosisError('ABORTED', 'it had been decided already: the process will run here', {
+        owner: 'destination',
+      });
     // First the namespaces, which ends a restore that is under way; then those that were being made.
     const early = this.#init;
     if (early !== undefined) await destroyNamespaces(early);

@@ -30,22 +30,29 @@ import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
+import { areListed, LABELS_LISTED_MAX } from '../wire/h2o-labels.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
 import { isByeOver, sayBye } from './bye.ts';
 import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
 import { type Answered, SourceForwarding } from './forwarding.ts';
+import { Holding } from './holding.ts';
 import { flowIds, placeFlows, withSources } from './placed.ts';
 import { quiesce } from './quiesce.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
+/** The same where it goes into a file: it would stand still for longer anyway, and its peers forget what is armed after 600 s. */
+const SUSPENDING_MS_MAX = 300_000;
 const HOOK_TICK_MS = 20;
 /** The last pieces of the image leave before anything else is done at the source. */
 const LOOK_AFTER_MS = 10;
 /** CRIU ends its copy, or resumes it, within this after the decision. */
 const CRIU_END_MS_MAX = 30_000;
+
+/** What is decided is told, whoever goes away; the sending has a limit of its own. */
+const NEVER = new AbortController().signal;
 
 /** A tree whose flows are known to be where they are. */
 type PlacedTree = Omit<Tree, 'flows'> & {
@@ -63,6 +70,10 @@ export type SourceRecord = DepartureRecord & {
   readonly cell: Cell;
   /** Of the peers that may have armed. */
   readonly keys: readonly PeerKeys[];
+  /** Of a suspension: what its HOLDs are sealed with. */
+  readonly holds?: readonly PeerSession[] | undefined;
+  /** Of a suspension: its file says that it owns the process, so that nobody will ask for the decision. */
+  readonly marked?: boolean | undefined;
 };
 
 type Request = {
@@ -90,6 +101,12 @@ export class SourceMigration {
   readonly #departure: Departure;
   #flows: PlacedFlow[] = [];
   #labels: Label[] = [];
+  /** It goes into a file, and to no host. */
+  #suspends = false;
+  #holding: Holding | undefined;
+  #marked = false;
+  /** Once, whoever asks first: the orchestrator, or what its going away begins. */
+  #released: Promise<void> | undefined;
   #forwarding: SourceForwarding | undefined;
   /** Public keys of the destination for pairs with this host. */
   #answered: Answered = [];
@@ -136,6 +153,7 @@ export class SourceMigration {
       migration: this.id,
       cell: this.#cell,
       keys: [...this.#keys.values()],
+      ...(this.#holding && { holds: this.#holding.sessions, marked: this.#marked }),
       ...this.#departure.record(),
     };
   }
@@ -239,6 +257,37 @@ export class SourceMigration {
     this.#labels = [...labels];
     this.#answered = answered;
     await this.#departure.enterForwards(labels, this.#flows);
+    return this.#armPeers(signal);
+  }
+
+  /** For a suspension, in place of `arm`: every peer takes the cell's flows on where they are now, to hold them later. */
+  stay(signal: AbortSignal): Promise<void> {
+    return this.#during(signal, (either) => this.#stay(either));
+  }
+
+  async #stay(signal: AbortSignal): Promise<void> {
+    this.#suspends = true;
+    this.#labels = this.#departure.placedLabels(this.#flows);
+    this.#checkListed();
+    await this.#armPeers(signal);
+  }
+
+  /** No HELLO can arm the labels of a resumption: its MOVE has to say all of them. */
+  #checkListed(): void {
+    const places = this.#labels.map((label) => ({ ...label, wire: { ...label.wire, address: label.peer } }));
+    for (const [peer, labels] of Map.groupBy(places, (label) => label.peer)) {
+      if (areListed(labels)) continue;
+      throw new OsmosisError(
+        'PREFLIGHT',
+        `it can't be suspended: the process has ${labels.length} endpoints of its own that the peer ${peer} is connected with, ` +
+          `and one message can bring back ${LABELS_LISTED_MAX} of them; it goes on at the source. Move it instead, or close connections.`,
+        { phase: 'prepare' },
+      );
+    }
+  }
+
+  /** Answers with how many flows were refused that are not there any more. */
+  async #armPeers(signal: AbortSignal): Promise<number> {
     const sourced = await withSources(this.#context.datapath, this.#cell, this.#flows);
     const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
     const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
@@ -335,7 +384,7 @@ export class SourceMigration {
   async #freeze(signal: AbortSignal): Promise<Frozen> {
     if (!this.#isAlive()) throw this.#exited();
     await this.#departure.switchTo('leaving');
-    await this.#context.peerSide.engage(this.#cell.id);
+    if (!this.#suspends) await this.#context.peerSide.engage(this.#cell.id);
     await this.#queues?.drain(signal);
     signal.throwIfAborted();
     const started = performance.now();
@@ -349,7 +398,7 @@ export class SourceMigration {
         env: {
           OSMOSIS_WORK: this.#marks,
           OSMOSIS_DECISION: this.#decision.path,
-          OSMOSIS_DEADLINE_TICKS: String(FROZEN_MS_MAX / HOOK_TICK_MS),
+          OSMOSIS_DEADLINE_TICKS: String(this.#frozenMsMax / HOOK_TICK_MS),
         },
       },
     );
@@ -360,8 +409,13 @@ export class SourceMigration {
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
+    if (this.#suspends) this.#holding = new Holding(this.#context.socket, sessions);
     const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
     return { sessions, dump_ms: performance.now() - started, datagrams_left };
+  }
+
+  get #frozenMsMax(): number {
+    return this.#suspends ? SUSPENDING_MS_MAX : FROZEN_MS_MAX;
   }
 
   #namespaces(): Namespaces {
@@ -482,7 +536,7 @@ export class SourceMigration {
     }
     throw new OsmosisError(
       'ABORTED',
-      `the process was frozen for more than ${FROZEN_MS_MAX} ms and goes on at the source; try again`,
+      `the process was frozen for more than ${this.#frozenMsMax} ms and goes on at the source; try again`,
       {
         phase: 'commit',
         owner: 'source',
@@ -490,8 +544,40 @@ export class SourceMigration {
     );
   }
 
+  /** Its file says that it owns the process. */
+  get isMarked(): boolean {
+    return this.#marked;
+  }
+
+  mark(): void {
+    this.#marked = true;
+  }
+
+  get suspends(): boolean {
+    return this.#suspends;
+  }
+
+  /** After commit: every peer waits for the cell's return. @returns those that have not acknowledged within `limit_ms`. */
+  async hold(limit_ms: number): Promise<string[]> {
+    if (this.#stage !== 'committed')
+      throw new OsmosisError('ABORTED', `can't hold the peers of a suspension that is ${this.#stage}`, {
+        phase: 'confirm',
+      });
+    return (await this.#holding?.within(limit_ms, NEVER)) ?? [];
+  }
+
+  /** Until they have, or are given up. */
+  async held(): Promise<void> {
+    await this.#holding?.run(NEVER);
+  }
+
   /** After commit and once the peers have turned: CRIU's copy, the fence and the image go. */
-  async release(): Promise<void> {
+  release(): Promise<void> {
+    this.#released ??= this.#release();
+    return this.#released;
+  }
+
+  async #release(): Promise<void> {
     await this.#criuEnd();
     const { openings, peerSide, datapath } = this.#context;
     await this.#forwarding?.begin(this.#context, this.#cell.id, this.#labels, this.#answered);

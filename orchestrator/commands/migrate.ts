@@ -66,7 +66,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
   });
 }
 
-async function openHost(hosts: Hosts, name: string): Promise<Host> {
+export async function openHost(hosts: Hosts, name: string): Promise<Host> {
   const connection = await hosts.connect(name);
   const [control, image] = await Promise.all([hosts.agent(connection), hosts.agent(connection)]);
   return { control, image };
@@ -91,7 +91,7 @@ async function dryRun(
 }
 
 /** @throws OsmosisError USAGE */
-function learnMsOf({ learn }: MigrateOptions): number | undefined {
+export function learnMsOf({ learn }: Pick<MigrateOptions, 'learn'>): number | undefined {
   if (learn === undefined) return undefined;
   const ms = Math.round(learn * 1_000);
   if (ms >= 0 && ms <= LEARN_MS_MAX) return ms;

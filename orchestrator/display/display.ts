@@ -1,9 +1,10 @@
 /** Shows a migration: live on a terminal, as lines elsewhere, not at all where the result is to be JSON. */
 import { messageOf } from '../../agent/error.ts';
+import type { Phase } from '../../agent/phases.ts';
 import type { MigrationEvent } from '../events.ts';
 import { createLines } from './lines.ts';
 import type { Live } from './live.ts';
-import { EMPTY_VIEW, reduceView } from './state.ts';
+import { reduceView, viewOf } from './state.ts';
 
 export type Display = {
   emit(event: MigrationEvent): void;
@@ -16,19 +17,21 @@ export type DisplayOptions = {
   readonly stream: NodeJS.WriteStream;
   readonly isTTY: boolean;
   readonly json: boolean;
+  /** Those that there will be; all without. */
+  readonly phases?: readonly Phase[];
 };
 
-export function startDisplay({ stream, isTTY, json }: DisplayOptions): Display {
+export function startDisplay({ stream, isTTY, json, phases }: DisplayOptions): Display {
   if (json) return { emit: () => {}, stop: async () => {} };
-  return isTTY && process.env.TERM !== 'dumb' ? startLiveDisplay(stream) : startLineDisplay(stream);
+  return isTTY && process.env.TERM !== 'dumb' ? startLiveDisplay(stream, phases) : startLineDisplay(stream);
 }
 
 function startLineDisplay(stream: NodeJS.WriteStream): Display {
   return { emit: createLines((line) => void stream.write(line)), stop: async () => {} };
 }
 
-function startLiveDisplay(stream: NodeJS.WriteStream): Display {
-  let view = EMPTY_VIEW;
+function startLiveDisplay(stream: NodeJS.WriteStream, phases?: readonly Phase[]): Display {
+  let view = viewOf(phases);
   let live: Live | undefined;
   // Events that come while the modules load are in the view already when the first picture is drawn.
   const starting = import('./live.ts')

@@ -30,8 +30,8 @@ export function durationText(ms: number): string {
 }
 
 /** `1 connection`, `3 connections`. */
-export function countText(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? '' : 's'}`;
+export function countText(count: number, noun: string, plural = `${noun}s`): string {
+  return `${count} ${count === 1 ? noun : plural}`;
 }
 
 function threeDigits(value: number): string {

@@ -20,12 +20,16 @@ export type View = {
   readonly notes: readonly Note[];
 };
 
-export const EMPTY_VIEW: View = {
-  phases: PHASES.map((phase) => ({ phase, status: 'waiting' })),
-  bytes: 0,
-  bytesPerSecond: 0,
-  notes: [],
-};
+export function viewOf(phases: readonly Phase[] = PHASES): View {
+  return {
+    phases: phases.map((phase) => ({ phase, status: 'waiting' })),
+    bytes: 0,
+    bytesPerSecond: 0,
+    notes: [],
+  };
+}
+
+export const EMPTY_VIEW: View = viewOf();
 
 /** @param nowMs a clock that only rises, e.g. performance.now() */
 export function reduceView(view: View, event: MigrationEvent, nowMs: number): View {

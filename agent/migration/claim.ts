@@ -1,0 +1,95 @@
+/**
+ * Before a suspended cell is restored, and once more before it is committed: whether its peers still wait for this very
+ * image. They are asked with a HOLD, which changes nothing at a peer that holds the cell already, and which a peer that
+ * has seen it move on since has no session for.
+ */
+import { randomBytes } from 'node:crypto';
+import type { Registry } from '../cell/registry.ts';
+import type { Params, PeerSession, Result } from '../control/protocol.ts';
+import { OsmosisError } from '../error.ts';
+import { exchangeHello } from '../h2o/cell-side.ts';
+import type { H2oSocket } from '../h2o/socket.ts';
+import { isAlive, startTicks } from '../proc/tree.ts';
+import { newCellId, newTransaction } from '../wire/h2o.ts';
+import { Holding } from './holding.ts';
+import { askVerdict } from './verdicts.ts';
+
+/** A peer's agent answers a HOLD within this, usually; then it is asked whether it is there at all. */
+const ANSWER_MS = 300;
+/** It has answered something that it was asked later: its answer to the HOLD is lost, or there will be none. */
+const GRACE_MS = 500;
+/** The agent that suspended a cell answers within this. */
+const VERDICT_MS_MAX = 3_000;
+/** No connection has this port (tcpmux, RFC 1078): a HELLO that claims one is answered, and leaves nothing. */
+const NO_FLOW_PORT = 1;
+
+type Answer = Result<'resume.claim'>['peers'][number]['answer'];
+
+/** `sessions`: each with the epoch of its HOLD. */
+export async function claim(
+  socket: H2oSocket,
+  sessions: readonly PeerSession[],
+  signal: AbortSignal,
+): Promise<{ peer: string; answer: Answer }[]> {
+  const stop = new AbortController();
+  const either = AbortSignal.any([signal, stop.signal]);
+  try {
+    const asked = sessions.map(async (session) => ({
+      peer: session.peer,
+      answer: await ask(socket, session, either),
+    }));
+    return await Promise.all(asked);
+  } finally {
+    stop.abort();
+  }
+}
+
+async function ask(socket: H2oSocket, session: PeerSession, signal: AbortSignal): Promise<Answer> {
+  const holding = new Holding(socket, [session]);
+  const isHeld = async (limit_ms: number) => (await holding.within(limit_ms, signal)).length === 0;
+  if (await isHeld(ANSWER_MS)) return 'held';
+  signal.throwIfAborted();
+  // What it is asked now comes after the HOLD: a peer side serves one after the other.
+  const isThere = await hasAgent(socket, session.peer, signal);
+  if (await isHeld(isThere ? GRACE_MS : 0)) return 'held';
+  return isThere ? 'other' : 'silent';
+}
+
+/** @throws OsmosisError IMAGE_STALE where the cell runs on this host. */
+export function refuseRunning(registry: Pick<Registry, 'get' | 'isRegistered'>, cell: string): void {
+  const found = registry.isRegistered(cell) ? registry.get(cell) : undefined;
+  if (found === undefined || !isAlive(found.pid) || startTicks(found.pid) !== found.ticks) return;
+  throw new OsmosisError('IMAGE_STALE', `the cell ${found.name} runs on this host already`, {
+    phase: 'plan',
+    owner: 'destination',
+  });
+}
+
+/** Whether a suspension was decided, for a file whose maker did not live to learn it. */
+export async function verdictOf(
+  socket: H2oSocket,
+  migration: string,
+  { addresses, key }: Params<'resume.verdict'>['source'],
+  signal: AbortSignal,
+): Promise<Result<'resume.verdict'>['verdict']> {
+  const limit = AbortSignal.timeout(VERDICT_MS_MAX);
+  const secret = { migration: Buffer.from(migration, 'hex'), key };
+  return askVerdict(socket, secret, addresses, AbortSignal.any([signal, limit])).catch((error: unknown) => {
+    if (limit.aborted && !signal.aborted) return 'silent';
+    throw error;
+  });
+}
+
+/** Asked as somebody whom it has never heard of, for a flow that nobody has. */
+async function hasAgent(socket: H2oSocket, peer: string, signal: AbortSignal): Promise<boolean> {
+  const endpoint = { address: peer, port: NO_FLOW_PORT };
+  const hello = {
+    cell: newCellId(),
+    transaction: newTransaction(),
+    epoch: 0,
+    publicKey: new Uint8Array(randomBytes(32)),
+    claims: [{ protocol: 'tcp' as const, local: endpoint, peerAddress: peer, peerPorts: [NO_FLOW_PORT] }],
+  };
+  const { silent } = await exchangeHello(socket, peer, hello, signal);
+  return !silent;
+}

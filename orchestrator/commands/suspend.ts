@@ -1,0 +1,104 @@
+/** `osmosis suspend` */
+import { access } from 'node:fs/promises';
+import { OsmosisError } from '../../agent/error.ts';
+import { startDisplay } from '../display/display.ts';
+import { bytesText, countText, durationText } from '../display/format.ts';
+import { planText } from '../display/plan.ts';
+import { checkSuspensionPlan, makeSuspensionPlan } from '../plan.ts';
+import { newSecret, type SecretOptions } from '../stored/secret.ts';
+import { SUSPENSION_PHASES, type SuspensionResult, suspend } from '../suspend.ts';
+import { type HostOptions, printJson, withHosts } from './hosts.ts';
+import { learnMsOf, openHost } from './migrate.ts';
+
+export type SuspendOptions = HostOptions &
+  SecretOptions & {
+    readonly from: string;
+    readonly to: string;
+    readonly name?: string;
+    readonly dropLegacy?: boolean;
+    /** Seconds. */
+    readonly learn?: number;
+    readonly dryRun: boolean;
+    readonly json?: boolean;
+  };
+
+export async function runSuspend(target: string, options: SuspendOptions): Promise<void> {
+  const { to: file, name, json = false } = options;
+  const learnMs = learnMsOf(options);
+  const legacy = options.dropLegacy ? 'drop' : 'refuse';
+  await refuseTaken(file);
+  await withHosts(options, async (hosts, signal) => {
+    const source = await openHost(hosts, options.from);
+    if (options.dryRun) {
+      const { plan } = await makeSuspensionPlan(target, name, source.control, file, { signal, learnMs });
+      if (json) printJson({ ok: true, dry_run: true, plan });
+      else process.stdout.write(planText(plan));
+      return checkSuspensionPlan(plan, legacy);
+    }
+    const secret = await newSecret(file, options);
+    const display = startDisplay({
+      stream: process.stderr,
+      isTTY: process.stderr.isTTY,
+      json,
+      phases: SUSPENSION_PHASES,
+    });
+    try {
+      const emit = (event: Parameters<typeof display.emit>[0]) => display.emit(event);
+      const result = await suspend({ target, name, legacy, learnMs, file, secret, source, signal, emit });
+      await display.stop();
+      if (json) printJson(result);
+      else process.stdout.write(suspendedText(result));
+      if (result.unconfirmed.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
+    } catch (error) {
+      // The key of a file that may be there stays.
+      if (!(error instanceof OsmosisError && error.owner === 'file') && !(await isThere(file)))
+        await secret.drop();
+      throw error;
+    } finally {
+      await display.stop();
+    }
+  });
+}
+
+/** @throws OsmosisError IMAGE_FILE */
+async function refuseTaken(file: string): Promise<void> {
+  if (await isThere(file))
+    throw new OsmosisError(
+      'IMAGE_FILE',
+      `${file} is there already; nothing was touched. Name another file.`,
+      {
+        phase: 'plan',
+      },
+    );
+}
+
+function isThere(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Lines, each with its newline. */
+export function suspendedText({
+  cell,
+  file,
+  flows,
+  frozen_ms,
+  bytes,
+  unconfirmed,
+}: SuspensionResult): string {
+  const lines = [
+    `Suspended: ${cell} is in ${file} (${bytesText(bytes)}, written ${durationText(frozen_ms)} after it was frozen).`,
+    `${countText(flows.held, 'connection')} ${flows.held === 1 ? 'waits' : 'wait'}. Keep the key apart from the file; osmosis resume brings it back.`,
+    ...(flows.lost === 0
+      ? []
+      : [`WARNING: ${countText(flows.lost, 'connection')} of peers without an agent lost.`]),
+    ...(unconfirmed.length === 0
+      ? []
+      : [
+          `WARNING: ${unconfirmed.join(', ')} has not acknowledged yet; the agent goes on telling it for 10 minutes.`,
+        ]),
+  ];
+  return lines.map((line) => `${line}\n`).join('');
+}

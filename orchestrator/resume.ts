@@ -1,0 +1,342 @@
+/** A resumption: the destination's half of a migration, whose source is a file. */
+import { randomBytes } from 'node:crypto';
+import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
+import type { PeerSession, Snapshot } from '../agent/control/protocol.ts';
+import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
+import { isCommitted, type Phase } from '../agent/phases.ts';
+import type { AgentClient } from './agent-client.ts';
+import type { MigrationEvent } from './events.ts';
+import type { Host } from './migrate.ts';
+import { PhaseClock } from './phase-clock.ts';
+import { refuseFailed } from './plan.ts';
+import { claimAbove } from './stored/claims.ts';
+import type { ImageState } from './stored/format.ts';
+import type { SealedMetadata } from './stored/metadata.ts';
+import type { ImageFileReader, UnlockedImage } from './stored/reader.ts';
+import { setState } from './stored/writer.ts';
+
+const UNDO_MS_MAX = 45_000;
+const SLOW_MS_MAX = 600_000;
+
+export const RESUMPTION_PHASES = [
+  'plan',
+  'prepare',
+  'restore',
+  'commit',
+  'redirect',
+  'confirm',
+] as const satisfies Phase[];
+
+export type ResumptionResult = {
+  readonly ok: true;
+  readonly cell: string;
+  readonly file: string;
+  readonly flows: { readonly moved: number; readonly relayed: number; readonly lost: number };
+  /** Since it was frozen, by the clocks of the two commands. */
+  readonly away_ms: number;
+  readonly phases: Partial<Record<Phase, number>>;
+  readonly bytes: number;
+  /** Root process, as a pid of its host. */
+  readonly pid: number;
+  readonly flip_ms: readonly number[];
+  readonly unconfirmed: readonly string[];
+  readonly published: readonly Publication[];
+};
+
+export type ResumptionOptions = {
+  readonly reader: ImageFileReader;
+  readonly image: UnlockedImage;
+  readonly host: Host;
+  /** Go on without the connections of peers that do not wait for it. */
+  readonly dropGone: boolean;
+  /** Although an earlier resumption may have been decided. */
+  readonly again: boolean;
+  readonly publish?: readonly PublishSpec[] | undefined;
+  readonly emit: (event: MigrationEvent) => void;
+  /** Honoured up to commit, never after. */
+  readonly signal: AbortSignal;
+};
+
+/** Tries of a copy of the file that one of this file is above. */
+const COPY_ATTEMPTS_MAX = 64;
+
+type Mark = (state: ImageState, attempts?: number) => Promise<void>;
+type Claimed = { readonly snapshot: Snapshot; readonly sessions: PeerSession[]; readonly lost: number };
+
+export async function resume(options: ResumptionOptions): Promise<ResumptionResult> {
+  const { reader, image, host, publish = [], emit, signal } = options;
+  const migration = randomBytes(16).toString('hex');
+  const phases = new PhaseClock(emit);
+  const undo = new AbortController();
+  const until = { signal: AbortSignal.any([signal, undo.signal]), timeoutMs: SLOW_MS_MAX };
+  const to = host.control;
+  const mark = marker(reader, to.host);
+  let decided: 'no' | 'perhaps' | 'yes' = 'no';
+  try {
+    phases.enter('plan');
+    checkState(options);
+    await checkHost(options, until.signal);
+    if (reader.state.state === 'undecided') await checkDecided(options, until.signal);
+
+    phases.enter('prepare');
+    const { snapshot, sessions, lost } = await claimedFirst(options, mark, until.signal);
+    const { published = [] } = await to.call(
+      'destination.prepare',
+      { migration, snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) },
+      until,
+    );
+
+    phases.enter('restore');
+    const bytes = await sendImage(migration, image, host.image, emit, until);
+    await to.call('destination.restore', { migration, sessions: raised(sessions, 1) }, until);
+    // Another copy may have been quicker.
+    await claimed({ ...options, dropGone: false }, sessions, until.signal, snapshot);
+
+    phases.enter('commit');
+    signal.throwIfAborted();
+    decided = 'perhaps';
+    await mark('resuming');
+    await to.call('destination.commit', { migration });
+    decided = 'yes';
+    // The point of no return: from here on the process runs there, and its agent finishes even without us.
+
+    phases.enter('redirect');
+    await to.call('destination.resume', { migration });
+    await mark('resumed').catch((error: unknown) =>
+      emit({
+        event: 'note',
+        level: 'warn',
+        message: `${messageOf(error)}; it has been resumed all the same`,
+      }),
+    );
+
+    phases.enter('confirm');
+    const { pid, silent, flip_ms } = await to.call('destination.confirm', { migration });
+    phases.finish();
+    const unheard = snapshot.flows.filter(({ at }) => silent.includes(at.address)).length;
+    const relayed = snapshot.flows.filter((flow) => flow.relayed && !silent.includes(flow.at.address)).length;
+    return {
+      ok: true,
+      cell: snapshot.name,
+      file: reader.path,
+      flows: { moved: snapshot.flows.length - unheard - relayed, relayed, lost: lost + unheard },
+      away_ms: Math.max(Date.now() - reader.clear.suspended_at, 0),
+      phases: phases.times,
+      bytes,
+      pid,
+      flip_ms,
+      unconfirmed: silent,
+      published,
+    };
+  } catch (error) {
+    undo.abort(new OsmosisError('ABORTED', 'the other half of this step failed'));
+    phases.fail();
+    throw await recover(error, { ...options, migration, phase: phases.current, decided, mark });
+  }
+}
+
+/** Writes down what has become of the file. An attempt is known by its number until the next one is. */
+function marker({ path, state }: ImageFileReader, host: string) {
+  let { attempts } = state;
+  return (next: ImageState, begun: number = attempts) => {
+    attempts = begun;
+    return setState(path, { state: next, attempts, host });
+  };
+}
+
+/** A copy of the file may have been tried, and not resumed, since: its HOLDs were above ours. One that was resumed refuses both. */
+async function claimedFirst(options: ResumptionOptions, mark: Mark, signal: AbortSignal): Promise<Claimed> {
+  const { reader, image } = options;
+  const claimAs = async (attempt: number) => {
+    // It counts before any peer hears of it.
+    await mark('stored', attempt + 1);
+    return claimed(options, raised(image.metadata.sessions, claimAbove(attempt)), signal);
+  };
+  const { attempts } = reader.state;
+  try {
+    return await claimAs(attempts);
+  } catch (error) {
+    const again = error instanceof OsmosisError && error.code === 'IMAGE_STALE' && error.owner === undefined;
+    if (!again) throw error;
+    return await claimAs(attempts + COPY_ATTEMPTS_MAX);
+  }
+}
+
+/** @throws OsmosisError IMAGE_USED */
+function checkState({ reader: { path, state }, image, again }: ResumptionOptions): void {
+  const when = `${new Date(state.at).toISOString()} on ${state.host}`;
+  if (state.state === 'resumed')
+    throw new OsmosisError('IMAGE_USED', `${path} was resumed ${when}; an image can be resumed once`, {
+      owner: 'destination',
+    });
+  const asked = peersOf(image.metadata.snapshot).size > 0;
+  if (state.state === 'resuming' && !asked && !again)
+    throw new OsmosisError(
+      'IMAGE_USED',
+      `${path} was about to be resumed ${when}, and how that ended was not written down. See osmosis ps there; if the process is not there, --again`,
+    );
+}
+
+/** @throws OsmosisError PREFLIGHT */
+export async function checkHost(
+  { image, host, publish = [] }: Pick<ResumptionOptions, 'image' | 'host' | 'publish'>,
+  signal: AbortSignal,
+): Promise<void> {
+  refuseFailed((await hostChecks({ image, host, publish }, signal)).checks, 'resumed');
+}
+
+export async function hostChecks(
+  { image, host, publish = [] }: Pick<ResumptionOptions, 'image' | 'host' | 'publish'>,
+  signal: AbortSignal,
+) {
+  const { snapshot } = image.metadata;
+  const params = { snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) };
+  return host.control.call('preflight', params, { signal });
+}
+
+/** Its maker has not said so: the source's agent knows whether the process was given up for this file. */
+async function checkDecided({ reader, image, host }: ResumptionOptions, signal: AbortSignal): Promise<void> {
+  const { migration, source } = image.metadata;
+  const { verdict } = await host.control.call('resume.verdict', { migration, source }, { signal });
+  if (verdict === 'commit') return;
+  const why =
+    verdict === 'abort'
+      ? 'was never suspended for good: the process went on at its host. Remove the file'
+      : `may not own the process: its suspension was cut off, and the agent of ${reader.clear.host.hostname}, which knows, does not answer`;
+  throw new OsmosisError('IMAGE_USED', `the cell in ${reader.path} ${why}`, {
+    owner: verdict === 'abort' ? 'source' : 'file',
+  });
+}
+
+/**
+ * What of the image goes on: without those peers that do not wait for it, where the operator wants that.
+ * @throws OsmosisError IMAGE_STALE, PEER_SILENT
+ */
+async function claimed(
+  { image, host, dropGone, reader }: ResumptionOptions,
+  sessions: PeerSession[],
+  signal: AbortSignal,
+  snapshot: Snapshot = image.metadata.snapshot,
+): Promise<Claimed> {
+  const { peers } = await host.control.call('resume.claim', { cell: snapshot.cell, sessions }, { signal });
+  const answers = new Map(peers.map(({ peer, answer }) => [peer, answer]));
+  const gone = [...peersOf(snapshot)].filter((peer) => answers.get(peer) !== 'held');
+  if (gone.length > 0 && !dropGone) throw refused(reader.path, gone, answers);
+  const isThere = ({ at }: Snapshot['flows'][number]) => !gone.includes(at.address);
+  const flows = snapshot.flows.filter(isThere);
+  const left = snapshot.flows.filter((flow) => !isThere(flow));
+  const dropped = left.map(({ protocol, local, remote }) => ({ protocol, local, remote }));
+  return {
+    snapshot: { ...snapshot, flows, dropped: [...snapshot.dropped, ...dropped] },
+    // A peer without a flow that has forgotten it needs no MOVE.
+    sessions: sessions.filter(({ peer }) => answers.get(peer) !== 'other' && !gone.includes(peer)),
+    lost: left.length,
+  };
+}
+
+function refused(
+  path: string,
+  gone: readonly string[],
+  answers: ReadonlyMap<string, 'held' | 'other' | 'silent'>,
+): OsmosisError {
+  const others = gone.filter((peer) => answers.get(peer) === 'other');
+  if (others.length > 0)
+    return new OsmosisError(
+      'IMAGE_STALE',
+      `${others.join(', ')} does not wait for the cell in ${path}: it runs, or has run, elsewhere since; or that host has been restarted. ` +
+        'If you know that it runs nowhere: --drop-gone goes on without those connections',
+      { phase: 'prepare' },
+    );
+  return new OsmosisError(
+    'PEER_SILENT',
+    `the agent of ${gone.join(', ')} does not answer. Check it and UDP port 18018; --drop-gone goes on without those connections`,
+    { phase: 'prepare' },
+  );
+}
+
+function peersOf({ flows }: Snapshot): Set<string> {
+  return new Set(flows.map(({ at }) => at.address));
+}
+
+function raised(sessions: SealedMetadata['sessions'], by: number): PeerSession[] {
+  return sessions.map((session) => ({ ...session, epoch: session.epoch + by }));
+}
+
+/** @returns bytes of the image. */
+async function sendImage(
+  migration: string,
+  image: UnlockedImage,
+  destination: AgentClient,
+  emit: ResumptionOptions['emit'],
+  options: { readonly signal: AbortSignal; readonly timeoutMs: number },
+): Promise<number> {
+  const started = performance.now();
+  const send = async () => {
+    let bytes = 0;
+    for await (const { plaintext, last } of image.pieces()) {
+      options.signal.throwIfAborted();
+      await destination.sendImage(last ? 'end' : 'data', plaintext);
+      bytes += plaintext.length;
+    }
+    const ms = Math.max(performance.now() - started, 1);
+    emit({ event: 'progress', bytes, bytes_per_s: Math.round((bytes * 1_000) / ms) });
+  };
+  const [written] = await Promise.all([destination.call('image.write', { migration }, options), send()]);
+  return written.bytes;
+}
+
+type Failed = ResumptionOptions & {
+  readonly migration: string;
+  readonly phase: Phase;
+  readonly decided: 'no' | 'perhaps' | 'yes';
+  readonly mark: Mark;
+};
+
+async function recover(
+  error: unknown,
+  { migration, phase, decided, mark, host, signal, reader }: Failed,
+): Promise<OsmosisError> {
+  const first =
+    signal.aborted && !isCommitted(phase)
+      ? new OsmosisError('INTERRUPTED', 'interrupted')
+      : asOsmosisError(error, 'INTERNAL');
+  const told = (owner: Owner, state: string, cleanup: readonly string[] = []) =>
+    new OsmosisError(first.code, `${first.message.replace(/\.$/, '')}.${state}`, {
+      phase,
+      owner,
+      cause: first,
+      cleanup: [...first.cleanup, ...cleanup],
+    });
+  if (phase === 'plan')
+    return told(first.owner ?? 'file', first.message.includes('Nothing was') ? '' : ' Nothing was touched.');
+  if (decided === 'yes') {
+    await mark('resumed').catch(() => undefined);
+    return told(
+      'destination',
+      ' The process runs, or will run: its agent finishes without us; see osmosis ps there.',
+    );
+  }
+  const limit = { timeoutMs: UNDO_MS_MAX };
+  try {
+    await host.control.call('destination.abort', { migration }, limit);
+  } catch (thrown) {
+    const why = messageOf(thrown);
+    if (decided === 'perhaps')
+      return told(
+        'file',
+        ` Whether it was resumed is not known: see osmosis ps there before ${reader.path} is tried again.`,
+        [why],
+      );
+    return told(
+      'file',
+      ` ${reader.path} is as it was. Undoing is not complete: ${why}; the agent goes on by itself.`,
+      [why],
+    );
+  }
+  if (decided === 'perhaps') await mark('stored').catch(() => undefined);
+  if (first.owner === 'destination') return told('destination', ' Nothing was changed.');
+  return told(
+    'file',
+    ` ${reader.path} is as it was${first.code === 'IMAGE_STALE' ? '' : ', and can be resumed'}.`,
+  );
+}
