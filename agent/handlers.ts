@@ -23,6 +23,7 @@ import { arrivingPublications, changePublished, publishChecks } from './migratio
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
+import { trustHandlers } from './trust/handlers.ts';
 import { VERSION } from './version.ts';
 import { packPiece } from './wire/compression.ts';
 import { decodeMessage } from './wire/frame.ts';
@@ -34,7 +35,7 @@ export function createHandlers(
   coordinator: Coordinator,
   forwarder: Forwarder,
 ): Handlers {
-  const { registry, datapath, peerSide, socket, paths } = context;
+  const { registry, datapath, peerSide, paths } = context;
 
   const snapshotOf = async (
     cell: Cell,
@@ -111,7 +112,7 @@ export function createHandlers(
             publicKey: keys.publicKey,
             claims: claimsOf(its, []),
           };
-          const { silent, claimable, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
+          const { silent, claimable, peerPublicKey } = await exchangeHello(context, address, hello, signal);
           keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
           const relayed = its.filter((flow) => flow.relayed).length;
           const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(knownFlow(flow))));
@@ -202,6 +203,7 @@ export function createHandlers(
       await coordinator.abortDestination(migration);
       return {};
     },
+    ...trustHandlers(context),
   };
 }
 

@@ -21,6 +21,7 @@ import { PeerSide } from './h2o/peer-side.ts';
 import { H2oSocket } from './h2o/socket.ts';
 import { createHandlers } from './handlers.ts';
 import { Coordinator } from './migration/coordinator.ts';
+import { Trust } from './trust/trust.ts';
 import { VERSION } from './version.ts';
 
 export const DEFAULT_PATHS: AgentPaths = { run: '/run/osmosis', state: '/var/lib/osmosis' };
@@ -54,10 +55,11 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
       .all()
       .flatMap((cell) => cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port }))),
   );
+  const trust = Trust.open(`${paths.state}/trust`, log);
   const socket = new H2oSocket();
-  const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
+  const peerSide = new PeerSide(socket, trust, datapath, `${paths.run}/peers`, registry, labels, log);
   const openings = new Openings({ datapath, labels, registry, log });
-  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, openings, log };
+  const context: AgentContext = { paths, socket, trust, datapath, peerSide, registry, labels, openings, log };
   const coordinator = new Coordinator(context);
   const forwarder = new Forwarder(context);
   const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
@@ -75,7 +77,10 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   keeper.start();
   forwarder.start();
   const server = await serveControl(socketPath(paths), createHandlers(context, coordinator, forwarder), log);
-  log.info({ socket: socketPath(paths), cells: registry.all().length }, 'agent ready');
+  log.info(
+    { socket: socketPath(paths), identity: trust.fingerprint, cells: registry.all().length },
+    'agent ready',
+  );
 
   await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
   log.info('agent stops; moved connections go on');
@@ -84,6 +89,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   coordinator.stop();
   server.close();
   await peerSide.stop();
+  trust.known.flush();
   await socket.close();
   await datapath.close();
   process.exit(0);

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { flowKey } from '../address.ts';
-import { flowWith } from '../test-support.ts';
+import { flowWith, trustOf } from '../test-support.ts';
 import { encodeWelcome, type Hello, newCellId, newTransaction } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
@@ -37,16 +37,24 @@ function helloWith(ports: number) {
   return { flows, hello: { cell: newCellId(), transaction: newTransaction(), epoch: 0, publicKey, claims } };
 }
 
+const voiceOf = (socket: FakeSocket, trust = trustOf()) => ({ socket: socket.asH2o(), trust });
+
 /** Answers HELLO parts for which `isTaken` with `key`, claimable where the port is even. */
 function answering(
   socket: FakeSocket,
-  { key = generateKeyPair().publicKey, isTaken = (_hello: Hello): boolean => true, change = {} } = {},
+  {
+    key = generateKeyPair().publicKey,
+    trust = trustOf(),
+    isTaken = (_hello: Hello): boolean => true,
+    change = {},
+  } = {},
 ) {
   socket.onSend(({ message, address, port }) => {
     if (message.type !== 'hello' || !isTaken(message)) return;
     const { cell, transaction, epoch, part, parts, claims } = message;
     const claimable = claimedFlows(claims).map(({ remote }) => remote.port % 2 === 0);
     const welcome = {
+      ...trust.answer(message, { publicKey: key }),
       type: 'welcome',
       cell,
       transaction,
@@ -65,7 +73,7 @@ test('every part is answered: no try is repeated, and the claimable flows are kn
   const socket = new FakeSocket();
   const key = answering(socket);
   const { flows, hello } = helloWith(1_500);
-  const result = await exchangeHello(socket.asH2o(), PEER, hello, live);
+  const result = await exchangeHello(voiceOf(socket), PEER, hello, live);
   expect(result.silent).toBe(false);
   expect(result.peerPublicKey).toEqual(key);
   expect(result.claimable).toEqual(new Set(flows.filter(({ remote }) => remote.port % 2 === 0).map(flowKey)));
@@ -78,7 +86,7 @@ test('only the part that was lost is sent again', async () => {
   const socket = new FakeSocket();
   let lost = 2;
   answering(socket, { isTaken: ({ part }) => part !== 1 || lost-- <= 0 });
-  const result = await exchangeHello(socket.asH2o(), PEER, helloWith(1_500).hello, live);
+  const result = await exchangeHello(voiceOf(socket), PEER, helloWith(1_500).hello, live);
   expect(result.silent).toBe(false);
   expect(socket.sent.filter(({ message }) => message.type === 'hello' && message.part === 1).length).toBe(3);
   expect(socket.sent.filter(({ message }) => message.type === 'hello' && message.part === 0).length).toBe(1);
@@ -92,7 +100,7 @@ test.each([
 ])('answered by %s, the peer is silent after its tries', async (_what, change) => {
   const socket = new FakeSocket();
   if (change !== undefined) answering(socket, { change });
-  const result = await exchangeHello(socket.asH2o(), PEER, helloWith(2).hello, live);
+  const result = await exchangeHello(voiceOf(socket), PEER, helloWith(2).hello, live);
   expect(result).toMatchObject({ silent: true, peerPublicKey: undefined, claimable: new Set() });
   expect(socket.sent.length).toBe(HELLO_TRIES_MAX);
   expect(socket.listeners).toBe(0);
@@ -102,14 +110,14 @@ test('a second key in one transaction is not believed', async () => {
   const socket = new FakeSocket();
   const first = answering(socket, { isTaken: ({ part }) => part === 0 });
   answering(socket, { isTaken: ({ part }) => part > 0 });
-  const result = await exchangeHello(socket.asH2o(), PEER, helloWith(600).hello, live);
+  const result = await exchangeHello(voiceOf(socket), PEER, helloWith(600).hello, live);
   expect(result).toMatchObject({ silent: true, peerPublicKey: first });
 });
 
 test('a HELLO ends with its signal', async () => {
   const socket = new FakeSocket();
   const signal = AbortSignal.timeout(20);
-  await expect(exchangeHello(socket.asH2o(), PEER, helloWith(1).hello, signal)).rejects.toThrow();
+  await expect(exchangeHello(voiceOf(socket), PEER, helloWith(1).hello, signal)).rejects.toThrow();
   expect(socket.listeners).toBe(0);
 });
 

@@ -31,6 +31,8 @@ export type PeerRecord = {
   /** The cell is back where its flows began: from then on its flows are plain, and need no entries. */
   plainAt: number | undefined;
   touchedAt: number;
+  /** Who announced the cell last, and from where: known here once something is sealed with the keys of that. */
+  by?: { readonly address: string; readonly identity: Uint8Array } | undefined;
   /** Endpoints of the cell that it was seen at from here. */
   endpoints?: readonly string[] | undefined;
   /** New flows follow the cell. */

@@ -8,7 +8,7 @@ import type { Flow } from '../address.ts';
 import { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId, RemoteHalf, Side } from '../datapath/model.ts';
-import { temporaryDirectory } from '../test-support.ts';
+import { temporaryDirectory, trustOf } from '../test-support.ts';
 import { encodeHello, newCellId, newTransaction, splitHello, type Welcome } from '../wire/h2o.ts';
 import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
 import {
@@ -80,9 +80,11 @@ async function withPeer(flowCount = 2) {
   const datapath = new FakeDatapath();
   const directory = temporaryDirectory();
   const log = { info: vi.fn(), warn: vi.fn() };
+  const trust = trustOf(log);
   const start = () => {
     const made = new PeerSide(
       socket.asH2o(),
+      trust,
       datapath.asDatapath(),
       directory,
       { all: () => [] },
@@ -104,7 +106,7 @@ async function withPeer(flowCount = 2) {
     await peer.stop();
     return socket.sent[0];
   };
-  return { flows, socket, datapath, log, peer, labels, say, start };
+  return { flows, socket, datapath, log, peer, trust, labels, say, start };
 }
 type Peer = Awaited<ReturnType<typeof withPeer>>;
 
@@ -113,16 +115,14 @@ class FakeCell {
   keys = generateKeyPair();
   epoch = 0;
   transaction = newTransaction();
+  readonly trust = trustOf();
 
   hello(flows: readonly Flow[], labels: readonly Label[] = []): Uint8Array {
     this.transaction = newTransaction();
-    const [part, ...more] = splitHello({
-      cell: this.cell,
-      transaction: this.transaction,
-      epoch: this.epoch,
-      publicKey: this.keys.publicKey,
-      claims: claimsOf(flows, labels),
-    });
+    const { cell, transaction, epoch, keys } = this;
+    const offer = { cell, transaction, epoch, publicKey: keys.publicKey };
+    const signed = this.trust.offer(offer);
+    const [part, ...more] = splitHello({ ...offer, ...signed, claims: claimsOf(flows, labels) });
     if (part === undefined || more.length > 0) throw new Error('not one part');
     return encodeHello(part);
   }

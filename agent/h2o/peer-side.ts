@@ -10,9 +10,17 @@ import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { messageOf } from '../error.ts';
-import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
+import type { Trust } from '../trust/trust.ts';
+import { encodeWelcome, type Hello, type Message, type Sealed, type Welcome } from '../wire/h2o.ts';
 import type { FollowBody } from '../wire/h2o-follow.ts';
-import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES } from '../wire/h2o-layout.ts';
+import {
+  DROP_REASONS,
+  H2O_PORT,
+  IDENTITY_BYTES,
+  isDrop,
+  KEY_BYTES,
+  SIGNATURE_BYTES,
+} from '../wire/h2o-layout.ts';
 import {
   type Accepted,
   arm,
@@ -55,10 +63,14 @@ type Unanswered = {
   readonly at: number;
 };
 
+type Answered = Pick<Welcome, 'publicKey' | 'claimable' | 'untrusted' | 'identity' | 'signature'>;
+const UNSIGNED = { identity: new Uint8Array(IDENTITY_BYTES), signature: new Uint8Array(SIGNATURE_BYTES) };
+
 type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
 
 export class PeerSide {
   readonly #socket: H2oSocket;
+  readonly #trust: Trust;
   readonly #log: Log;
   readonly #records: PeerRecords;
   readonly #turns = new Turns();
@@ -77,6 +89,7 @@ export class PeerSide {
 
   constructor(
     socket: H2oSocket,
+    trust: Trust,
     datapath: Datapath,
     directory: string,
     registry: Pick<Registry, 'all'>,
@@ -84,6 +97,7 @@ export class PeerSide {
     log: Log,
   ) {
     this.#socket = socket;
+    this.#trust = trust;
     this.#log = log;
     const turns = this.#turns;
     const records = new PeerRecords(directory);
@@ -280,22 +294,19 @@ export class PeerSide {
     const known = this.#records.of(cell);
     if (Object.keys(refused).length > 0)
       this.#log.info({ cell, from: from.address, flows: ids.length, refused }, 'flows were claimed in vain');
-    const state = ids.some((id) => id !== undefined)
-      ? pairFor(
-          hello,
-          known.flatMap((record) => record.state ?? []),
-        )
-      : undefined;
-    if (state === undefined)
-      return this.#welcome(
-        hello,
-        ids.map(() => false),
-        new Uint8Array(KEY_BYTES),
-        from,
-      );
+    const none = ids.map(() => false);
+    const isClaimed = ids.some((id) => id !== undefined);
+    // Only now: who is not where a flow is costs no public-key operation.
+    const admitted = isClaimed ? this.#trust.admit(hello, from.address) : 'trusted';
+    if (admitted === 'unsigned') return this.#socket.drop('unsigned');
+    if (admitted !== 'trusted') return this.#refuse(hello, none, admitted.refused, from);
+    const states = known.flatMap((record) => record.state ?? []);
+    const state = isClaimed ? pairFor(hello, states) : undefined;
+    if (state === undefined) return this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
     const record = known.find((each) => each.state === state) ?? this.#records.create(cell, state);
     if (record === undefined) return;
     record.state = arm(state, hello);
+    record.by = { address: from.address, identity: hello.identity };
     record.touchedAt = Date.now();
     const wires = wiresOf(hello);
     if (wires.size > 0) {
@@ -318,13 +329,26 @@ export class PeerSide {
     if (!isDrop(session)) record.state = { ...state, session };
   }
 
-  #welcome(hello: Hello, claimable: boolean[], publicKey: Uint8Array, { address, port }: Sender): void {
-    const { cell, transaction, epoch, part, parts } = hello;
-    this.#socket.send(
-      encodeWelcome({ type: 'welcome', cell, transaction, epoch, publicKey, part, parts, claimable }),
-      address,
-      port,
-    );
+  /** Signed, unless it says nothing. */
+  #welcome(hello: Hello, claimable: boolean[], publicKey: Uint8Array, from: Sender): void {
+    const signed = claimable.includes(true) ? this.#trust.answer(hello, { publicKey }) : UNSIGNED;
+    this.#answer(hello, { publicKey, claimable, ...signed }, from);
+  }
+
+  /** Told rather than left to guess: a mover would take a peer that is silent for one without an agent. */
+  #refuse(hello: Hello, claimable: boolean[], untrusted: { known: Uint8Array }, from: Sender): void {
+    const publicKey = new Uint8Array(KEY_BYTES);
+    const signed = this.#trust.answer(hello, { publicKey, untrusted });
+    this.#answer(hello, { publicKey, claimable, untrusted, ...signed }, from);
+  }
+
+  #answer(
+    { cell, transaction, epoch, part, parts }: Hello,
+    answer: Answered,
+    { address, port }: Sender,
+  ): void {
+    const welcome = { type: 'welcome', cell, transaction, epoch, part, parts, ...answer } as const;
+    this.#socket.send(encodeWelcome(welcome), address, port);
   }
 
   async #sealed(sealed: Sealed, from: Sender): Promise<void> {
@@ -354,6 +378,8 @@ export class PeerSide {
       else if (kept) this.#records.save(record);
     }
     this.#socket.send(consumed.ack, from.address, from.port);
+    if (record.by !== undefined) this.#trust.prove(record.by.address, record.by.identity);
+    record.by = undefined;
   }
 
   #takeKeys(record: PeerRecord): KeyPair {

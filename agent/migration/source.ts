@@ -277,7 +277,7 @@ export class SourceMigration {
     flows: readonly PlacedFlow[],
     signal: AbortSignal,
   ): Promise<HelloResult> {
-    const { socket, registry } = this.#context;
+    const { registry } = this.#context;
     this.#cell = registry.get(this.#cell.id) ?? this.#cell;
     const transaction = newTransaction();
     this.#transactions.set(peer, transaction);
@@ -294,7 +294,7 @@ export class SourceMigration {
     };
     // Known since it was asked: it may arm although we do not hear of it, and is to be told of the undoing then.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
-    const result = await exchangeHello(socket, peer, hello, signal, ARMING);
+    const result = await exchangeHello(this.#context, peer, hello, signal, ARMING);
     keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
     return result;

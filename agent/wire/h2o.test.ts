@@ -66,6 +66,8 @@ const part = {
   transaction: fixed(8),
   epoch: fc.integer({ min: 0, max: 0xffff_ffff }),
   publicKey: fixed(32),
+  identity: fixed(32),
+  signature: fixed(64),
   part: fc.constant(2),
   parts: fc.integer({ min: 3, max: HELLO_PARTS_MAX }),
 };
@@ -130,6 +132,8 @@ const offer = {
   transaction: newTransaction(),
   epoch: 0,
   publicKey: new Uint8Array(32).fill(9),
+  identity: new Uint8Array(32).fill(8),
+  signature: new Uint8Array(64).fill(7),
 };
 
 function everyFlow(claims: readonly Claim[]): string[] {
@@ -173,8 +177,8 @@ const outgoing: Claim[] = ports.map((each) => ({
 }));
 
 test.each([
-  ['incoming', incoming, 19],
-  ['outgoing', outgoing, 75],
+  ['incoming', incoming, 21],
+  ['outgoing', outgoing, 82],
 ])('10,000 %s connections', (_, claims, expected) => {
   const parts = splitHello({ ...offer, claims });
   expect(parts).toHaveLength(expected);
