@@ -256,14 +256,35 @@ export class SourceMigration {
     const first = await this.#announce(peer, known, flows, signal);
     // A peer that knows nothing of a cell that has been there before has forgotten it: its last flow had ended.
     const forgotten = known.epoch > 0 && !first.silent && first.peerPublicKey === undefined;
-    const keys = forgotten ? registry.renewKeys(this.#cell, peer) : known;
-    const { silent, claimable } = forgotten ? await this.#announce(peer, keys, flows, signal) : first;
+    const keys = forgotten ? await this.#renew(peer, known, flows, signal) : known;
+    const { silent, claimable } = keys === known ? first : await this.#announce(peer, keys, flows, signal);
     if (silent) throw this.#silent(peer);
     const refused = flows.filter(
       (flow) => !claimable.has(flowKey(knownFlow(flow))) && !this.#isRelayEnded(flow),
     );
     const still = refused.length === 0 ? [] : this.#stillThere(refused);
     if (still.length > 0) throw this.#refused(peer, still, flows.length);
+  }
+
+  /**
+   * New keys, if the peer takes them. Asked before anything is armed: the agent there may be another one by now. What made
+   * us ask was not signed: the old keys stay if the peer knows them after all.
+   */
+  async #renew(
+    peer: string,
+    known: PeerKeys,
+    flows: readonly PlacedFlow[],
+    signal: AbortSignal,
+  ): Promise<PeerKeys> {
+    const { registry } = this.#context;
+    let taken = false;
+    const keys = registry.renewKeys(this.#cell, peer);
+    try {
+      taken = (await this.#announce(peer, keys, flows, signal, [])).peerPublicKey !== undefined;
+    } finally {
+      if (!taken) registry.restoreKeys(this.#cell, known);
+    }
+    return taken ? keys : known;
   }
 
   /** What the host that relayed it says not to know: `osmosis relay end`, or it has forgotten. The peer is out of reach. */
@@ -276,6 +297,7 @@ export class SourceMigration {
     keys: PeerKeys,
     flows: readonly PlacedFlow[],
     signal: AbortSignal,
+    labels: readonly Label[] = this.#labels,
   ): Promise<HelloResult> {
     const { registry } = this.#context;
     this.#cell = registry.get(this.#cell.id) ?? this.#cell;
@@ -283,7 +305,7 @@ export class SourceMigration {
     this.#transactions.set(peer, transaction);
     const claims = claimsOf(
       flows,
-      this.#labels.filter((label) => label.peer === peer),
+      labels.filter((label) => label.peer === peer),
     );
     const hello = {
       cell: Buffer.from(this.#cell.id, 'hex'),

@@ -25,8 +25,25 @@ import { FINGERPRINT_BYTES, IDENTITY_BYTES, KEY_BYTES, WELCOME_ANSWERS } from '.
 const HELLO_DOMAIN = new TextEncoder().encode('osmosis h2o 1 hello');
 const WELCOME_DOMAIN = new TextEncoder().encode('osmosis h2o 1 welcome');
 /** What PKCS #8 and SubjectPublicKeyInfo put before the 32 bytes of an Ed25519 key (RFC 8410). */
-const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
-const SPKI_PREFIX = Buffer.from('302a300506032b6570032100', 'hex');
+const PKCS8_PREFIX = Uint8Array.of(
+  0x30,
+  0x2e,
+  0x02,
+  0x01,
+  0x00,
+  0x30,
+  0x05,
+  0x06,
+  0x03,
+  0x2b,
+  0x65,
+  0x70,
+  0x04,
+  0x22,
+  0x04,
+  0x20,
+);
+const SPKI_PREFIX = Uint8Array.of(0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00);
 const SSH_KEY_TYPE = new TextEncoder().encode('ssh-ed25519');
 
 export type Identity = { readonly secretKey: KeyObject; readonly publicKey: Uint8Array };
