@@ -1,7 +1,7 @@
 /** Who pins whom, where the hosts of one command are to know one another. */
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
-import type { Result } from '../agent/control/protocol.ts';
+import type { Params, Result } from '../agent/control/protocol.ts';
 import { OsmosisError } from '../agent/error.ts';
 import { resolveSshConfig } from './ssh/config.ts';
 import { parseTarget } from './ssh/target.ts';
@@ -9,7 +9,7 @@ import { parseTarget } from './ssh/target.ts';
 /** One host, reached over SSH, as its own agent describes it. */
 export type Introduced = Pick<Result<'trust.list'>, 'fingerprint' | 'addresses'> & { readonly host: string };
 export type PinRow = Result<'trust.pin'>['rows'][number];
-type Pin = Pick<PinRow, 'address' | 'fingerprint'>;
+type Pin = Params<'trust.pin'>['pins'][number];
 
 export type Introductions = {
   /** For each host, in order: the addresses of the others. */
@@ -29,7 +29,9 @@ export function introductions(hosts: readonly Introduced[]): Introductions {
     hosts
       .filter(({ fingerprint }) => fingerprint !== own.fingerprint)
       .flatMap(({ fingerprint, addresses }) =>
-        addresses.filter((address) => !isShared(address)).map((address): Pin => ({ address, fingerprint })),
+        addresses
+          .filter((address) => !isShared(address))
+          .map((address): Pin => ({ address, identity: fingerprint })),
       ),
   );
   return { pins, shared: [...holders.keys()].filter(isShared) };

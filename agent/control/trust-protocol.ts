@@ -5,6 +5,8 @@ import { KNOWN_MAX, POLICIES } from '../trust/known-identities.ts';
 const address = z.string().max(45);
 /** SHA256:… */
 const fingerprint = z.string().max(64);
+/** SHA256:… or ssh-ed25519 …, as an operator names it. */
+const identity = z.string().max(256);
 const pin = z.object({ address, fingerprint });
 const policy = z.enum(POLICIES);
 const known = z.object({ address, fingerprint, how: policy, since: z.number() });
@@ -37,7 +39,7 @@ export const TRUST_METHODS = {
   },
   'trust.pin': {
     params: z.object({
-      pins: z.array(pin).min(1).max(KNOWN_MAX),
+      pins: z.array(z.object({ address, identity })).min(1).max(KNOWN_MAX),
       /** Also where another identity is pinned, and for an identity that was revoked. */
       replace: z.boolean(),
       dry_run: z.boolean(),
@@ -56,7 +58,7 @@ export const TRUST_METHODS = {
   'trust.revoke': {
     /** Either the identity, or addresses at which it is known. */
     params: z.object({
-      fingerprint: fingerprint.optional(),
+      identity: identity.optional(),
       addresses: z.array(address).max(64).optional(),
       dry_run: z.boolean(),
     }),

@@ -1,14 +1,16 @@
 /** The cell side against a scripted peer at a socket of the same shape as H2oSocket. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { flowKey } from '../address.ts';
 import { flowWith, trustOf } from '../test-support.ts';
 import { encodeWelcome, type Hello, newCellId, newTransaction } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
+import { identityOf, newIdentitySeed, parseFingerprint } from '../wire/h2o-identity.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { createAck, createHold, deriveSession, generateKeyPair } from '../wire/h2o-session.ts';
 import { claimsOf, exchangeHello, HELLO_TRIES_MAX, sendUntilAcknowledged } from './cell-side.ts';
 import { FakeSocket } from './fake-socket.ts';
+import { WELCOMES_CHECKED_MAX } from './welcome-reading.ts';
 
 const PEER = '10.77.4.2';
 const live = new AbortController().signal;
@@ -37,6 +39,7 @@ function helloWith(ports: number) {
   return { flows, hello: { cell: newCellId(), transaction: newTransaction(), epoch: 0, publicKey, claims } };
 }
 
+const trustOfNobody = () => identityOf(newIdentitySeed()).publicKey;
 const voiceOf = (socket: FakeSocket, trust = trustOf()) => ({ socket: socket.asH2o(), trust });
 
 /** Answers HELLO parts for which `isTaken` with `key`, claimable where the port is even. */
@@ -119,6 +122,111 @@ test('a HELLO ends with its signal', async () => {
   const signal = AbortSignal.timeout(20);
   await expect(exchangeHello(voiceOf(socket), PEER, helloWith(1).hello, signal)).rejects.toThrow();
   expect(socket.listeners).toBe(0);
+});
+
+describe('identities', () => {
+  const hello = () => helloWith(600).hello;
+
+  test('the first that answers at an address is known there; another is refused, loudly', async () => {
+    const [socket, own, peer] = [new FakeSocket(), trustOf(), trustOf()];
+    answering(socket, { trust: peer });
+    await exchangeHello(voiceOf(socket, own), PEER, hello(), live);
+    const { fingerprint } = peer;
+    expect(own.known.all()).toMatchObject([{ address: PEER, fingerprint, how: 'first-use' }]);
+
+    const [second, stranger] = [new FakeSocket(), trustOf()];
+    answering(second, { trust: stranger });
+    const refused = exchangeHello(voiceOf(second, own), PEER, hello(), live);
+    await expect(refused).rejects.toMatchObject({ code: 'PEER_UNTRUSTED' });
+    for (const named of [
+      PEER,
+      fingerprint,
+      stranger.fingerprint,
+      'osmosis trust revoke',
+      'osmosis trust pin',
+    ])
+      await expect(refused).rejects.toThrow(named);
+    expect(own.known.refused()).toMatchObject([{ address: PEER, why: 'mismatch' }]);
+    expect(second.listeners).toBe(0);
+  });
+
+  test('one signature is made and one checked, whatever the number of parts', async () => {
+    const [socket, own] = [new FakeSocket(), trustOf()];
+    const isGenuine = vi.spyOn(own, 'isGenuine');
+    answering(socket);
+    const result = await exchangeHello(voiceOf(socket, own), PEER, helloWith(3_000).hello, live);
+    expect(result.silent).toBe(false);
+    expect(isGenuine).toHaveBeenCalledTimes(1);
+    const signatures = socket.sent.flatMap(({ message }) =>
+      message.type === 'hello' ? Buffer.from(message.signature).toString('hex') : [],
+    );
+    expect(signatures.length).toBeGreaterThan(5);
+    expect(new Set(signatures).size).toBe(1);
+  });
+
+  test.each([
+    ['another signature', { signature: new Uint8Array(64).fill(1) }],
+    ['another identity', { identity: trustOfNobody() }],
+    ['another key', { publicKey: generateKeyPair().publicKey }],
+  ])('a WELCOME with %s than it was made with answers nothing', async (_what, change) => {
+    const [socket, own] = [new FakeSocket(), trustOf()];
+    answering(socket, { change });
+    const result = await exchangeHello(voiceOf(socket, own), PEER, helloWith(2).hello, live);
+    expect(result).toMatchObject({ silent: true, peerPublicKey: undefined });
+    expect(new Set(socket.drops)).toEqual(new Set(['unsigned']));
+    expect(own.known.all()).toEqual([]);
+  });
+
+  test('a WELCOME to another HELLO answers nothing: an older one can not be used again', async () => {
+    const [socket, own, peer] = [new FakeSocket(), trustOf(), trustOf()];
+    const old = helloWith(2).hello;
+    const offer = { ...old, identity: own.offer(old).identity, signature: new Uint8Array(64) };
+    const key = generateKeyPair().publicKey;
+    const older = peer.answer({ ...offer, type: 'hello', part: 0, parts: 1 }, { publicKey: key });
+    answering(socket, { key, change: older });
+    const result = await exchangeHello(voiceOf(socket, own), PEER, helloWith(2).hello, live);
+    expect(result).toMatchObject({ silent: true, peerPublicKey: undefined });
+  });
+
+  test.each([
+    ['another identity', 'the peer 10.77.4.2 refuses this host: this host'],
+    ['none', 'trusts pinned identities only'],
+    ['ours', 'has been revoked there'],
+  ])('a peer that does not trust us and knows %s is no silent one', async (who, text) => {
+    const [socket, own, peer] = [new FakeSocket(), trustOf(), trustOf()];
+    const knows = { 'another identity': trustOf().fingerprint, none: '', ours: own.fingerprint }[who] ?? '';
+    const untrusted = { known: parseFingerprint(knows) ?? new Uint8Array(32) };
+    socket.onSend(({ message, address, port }) => {
+      if (message.type !== 'hello') return;
+      const publicKey = new Uint8Array(32);
+      const claimable = claimedFlows(message.claims).map(() => false);
+      const signed = peer.answer(message, { publicKey, untrusted });
+      const said = { ...message, type: 'welcome', publicKey, claimable, untrusted, ...signed } as const;
+      socket.receive(encodeWelcome(said), { address, port });
+    });
+    const refused = exchangeHello(voiceOf(socket, own), PEER, hello(), live);
+    await expect(refused).rejects.toMatchObject({ code: 'PEER_UNTRUSTED' });
+    await expect(refused).rejects.toThrow(text);
+    await expect(refused).rejects.toThrow(own.fingerprint);
+    expect(own.known.all()).toEqual([]);
+  });
+
+  test('who sends WELCOMEs that are not genuine makes us check so many, and no more', async () => {
+    const [socket, own] = [new FakeSocket(), trustOf()];
+    const isGenuine = vi.spyOn(own, 'isGenuine');
+    answering(socket, { change: { signature: new Uint8Array(64).fill(1) } });
+    socket.onSend(({ message }) => {
+      for (let more = 0; more < 100; more++) {
+        if (message.type !== 'hello') return;
+        const claimable = claimedFlows(message.claims).map(() => true);
+        const forged = { ...message, type: 'welcome', claimable } as const;
+        socket.receive(encodeWelcome(forged), { address: PEER, port: 1 });
+      }
+    });
+    const result = await exchangeHello(voiceOf(socket, own), PEER, helloWith(2).hello, live);
+    expect(result.silent).toBe(true);
+    expect(isGenuine.mock.calls.length).toBe(WELCOMES_CHECKED_MAX);
+  });
 });
 
 function session() {

@@ -9,7 +9,16 @@ import { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId, RemoteHalf, Side } from '../datapath/model.ts';
 import { temporaryDirectory, trustOf } from '../test-support.ts';
-import { encodeHello, newCellId, newTransaction, splitHello, type Welcome } from '../wire/h2o.ts';
+import {
+  decode,
+  encodeHello,
+  type Hello,
+  newCellId,
+  newTransaction,
+  splitHello,
+  type Welcome,
+} from '../wire/h2o.ts';
+import { isWelcomeGenuine, parseFingerprint } from '../wire/h2o-identity.ts';
 import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
 import {
   createBye,
@@ -141,6 +150,12 @@ class FakeCell {
     const { transaction } = this;
     return createMove(session, { epoch, transaction, nextPublicKey: this.keys.publicKey, labels });
   }
+}
+
+function helloOf(datagram: Uint8Array): Hello {
+  const decoded = decode(datagram);
+  if (isDrop(decoded) || decoded.message.type !== 'hello') throw new Error('no HELLO');
+  return decoded.message;
 }
 
 function welcomeOf(sent: { message: unknown } | undefined): Welcome {
@@ -336,5 +351,86 @@ describe.skipIf(!hasIp)('peer side', () => {
     expect(second.list()).toMatchObject([{ state: 'moved', epoch: 1, flows: 2, wire: [AWAY] }]);
     const third = peer.start();
     expect(third.list()).toEqual(second.list());
+  });
+
+  test('a survey is answered with a signature of this host, over exactly that HELLO', async () => {
+    const peer = await withPeer();
+    const hello = new FakeCell().hello(peer.flows);
+    const welcome = welcomeOf(await peer.say(hello));
+    expect(isWelcomeGenuine(helloOf(hello), welcome)).toBe(true);
+    expect(isWelcomeGenuine(helloOf(new FakeCell().hello(peer.flows)), welcome)).toBe(false);
+  });
+
+  test('a HELLO with a signature that does not fit is dropped, and leaves nothing', async () => {
+    const peer = await withPeer();
+    const hello = helloOf(new FakeCell().hello(peer.flows, peer.labels));
+    const others = { signature: new Uint8Array(64).fill(1) };
+    for (const forged of [
+      others,
+      { identity: peer.trust.offer(hello).identity },
+      { publicKey: hello.identity },
+    ])
+      expect(await peer.say(encodeHello({ ...hello, ...forged }))).toBeUndefined();
+    expect(peer.socket.drops).toEqual(['unsigned', 'unsigned', 'unsigned']);
+    expect([peer.datapath.calls, peer.peer.list()]).toEqual([[], []]);
+  });
+
+  test('from where no flow is, no signature is looked at, and none is made', async () => {
+    const peer = await withPeer();
+    const hello = { ...helloOf(new FakeCell().hello(peer.flows)), signature: new Uint8Array(64) };
+    const welcome = welcomeOf(await peer.say(encodeHello(hello), AWAY));
+    expect(welcome.signature).toEqual(new Uint8Array(64));
+    expect(peer.socket.drops).toEqual([]);
+  });
+
+  test('who sent a HELLO is known once it has sealed something, and not before', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    const session = await arm(peer, cell);
+    expect(peer.trust.known.all()).toEqual([]);
+    await peer.say(cell.move({ ...session, toPeer: new Uint8Array(32) }, peer.labels), AWAY);
+    expect(peer.trust.known.all()).toEqual([]);
+    await peer.say(cell.move(session, peer.labels), AWAY);
+    const { fingerprint } = cell.trust;
+    expect(peer.trust.known.all()).toMatchObject([{ address: HOME, fingerprint, how: 'first-use' }]);
+  });
+
+  test('another identity at a known address is told so: nothing is armed, nothing kept, and it is counted', async () => {
+    const peer = await withPeer();
+    const known = new FakeCell().trust.fingerprint;
+    peer.trust.known.see(HOME, known);
+    const cell = new FakeCell();
+    const hello = cell.hello(peer.flows, peer.labels);
+    const welcome = welcomeOf(await peer.say(hello));
+    expect(welcome).toMatchObject({ claimable: [false, false], publicKey: new Uint8Array(32) });
+    expect(welcome.untrusted?.known).toEqual(parseFingerprint(known));
+    expect(isWelcomeGenuine(helloOf(hello), welcome)).toBe(true);
+    expect([peer.datapath.calls, peer.peer.list()]).toEqual([[], []]);
+    await peer.say(hello);
+    const { fingerprint } = cell.trust;
+    expect(peer.trust.known.refused()).toMatchObject([
+      { address: HOME, fingerprint, why: 'mismatch', count: 2 },
+    ]);
+    expect(peer.log.warn).toHaveBeenCalledOnce();
+  });
+
+  test('with the policy pinned, who is not pinned is told that none is known, and who is may claim', async () => {
+    const peer = await withPeer();
+    peer.trust.known.setPolicy('pinned');
+    const cell = new FakeCell();
+    const refused = welcomeOf(await peer.say(cell.hello(peer.flows, peer.labels)));
+    expect(refused.untrusted?.known).toEqual(new Uint8Array(32));
+    const pins = [{ address: HOME, fingerprint: cell.trust.fingerprint }];
+    peer.trust.known.pin(pins, { replace: false, dryRun: false });
+    expect(welcomeOf(await peer.say(cell.hello(peer.flows))).claimable).toEqual([true, true]);
+  });
+
+  test('a MOVE asks for no signature: an identity revoked after the announcement does not stop it', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    const datagram = cell.move(await arm(peer, cell), peer.labels);
+    peer.trust.known.revoke(cell.trust.fingerprint, false);
+    expect((await peer.say(datagram, AWAY))?.message.type).toBe('ack');
+    expect(peer.trust.known.all()).toEqual([]);
   });
 });

@@ -7,7 +7,7 @@ import { HELLO_PARTS_MAX, type Welcome } from '../wire/h2o.ts';
 import { fingerprintOf, fingerprintText, type Offer } from '../wire/h2o-identity.ts';
 
 /** WELCOMEs whose signatures are checked in one exchange: two for each part, and then some for whoever disturbs it. */
-const WELCOMES_CHECKED_MAX = 2 * HELLO_PARTS_MAX + 64;
+export const WELCOMES_CHECKED_MAX = 2 * HELLO_PARTS_MAX + 64;
 
 /** What to make of the WELCOMEs of one transaction. Those that say nothing are not signed, and are believed so far. */
 export class WelcomeReading {

@@ -24,16 +24,16 @@ export function trustHandlers({
       refused: known.refused(),
     }),
     'trust.pin': async ({ pins, replace, dry_run }) => {
-      const wanted = pins.map(({ address, fingerprint }) => ({
+      const wanted = pins.map(({ address, identity }) => ({
         address: canonicalAddress(address),
-        fingerprint: canonicalFingerprint(fingerprint),
+        fingerprint: canonicalFingerprint(identity),
       }));
       const rows = known.pin(wanted, { replace, dryRun: dry_run });
       if (!dry_run) log.info({ rows }, 'identities to be pinned');
       return { rows };
     },
-    'trust.revoke': async ({ fingerprint, addresses = [], dry_run }) => {
-      const named = fingerprint === undefined ? [] : [canonicalFingerprint(fingerprint)];
+    'trust.revoke': async ({ identity, addresses = [], dry_run }) => {
+      const named = identity === undefined ? [] : [canonicalFingerprint(identity)];
       const found = addresses.flatMap((each) => known.at(canonicalAddress(each))?.fingerprint ?? []);
       const revoked = [...new Set([...named, ...found])];
       if (revoked.length === 0)

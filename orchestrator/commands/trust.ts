@@ -32,7 +32,7 @@ export async function runTrustPin(
   await withHosts(options, async (hosts, signal) => {
     const agent = await agentAt(hosts, options.on);
     const { replace, dryRun: dry_run } = options;
-    const pins = addresses.map((address) => ({ address, fingerprint: identity }));
+    const pins = addresses.map((address) => ({ address, identity }));
     const { rows } = await agent.call('trust.pin', { pins, replace, dry_run }, { signal });
     checkPins(agent.host, rows);
     if (options.json) printJson({ ok: true, dry_run, host: agent.host, rows });
@@ -43,7 +43,7 @@ export async function runTrustPin(
 export async function runTrustRevoke(what: string, options: OnHost & Changing): Promise<void> {
   const isIdentity = what.startsWith('SHA256:') || what.startsWith('ssh-ed25519 ');
   const named = isIdentity
-    ? { fingerprint: what }
+    ? { identity: what }
     : { addresses: isIP(what) === 0 ? await addressesOf(what, options.sshConfig) : [what] };
   await withHosts(options, async (hosts, signal) => {
     const agent = await agentAt(hosts, options.on);
