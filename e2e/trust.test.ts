@@ -95,7 +95,7 @@ afterAll(async () => {
 
 describe('identities', () => {
   it('are learnt at first use, by both sides, once a move has shown who is who', async () => {
-    const [alpha, beta, peer] = [await list('alpha'), await list('beta'), await list('peer')];
+    const [alpha, beta, peer] = await Promise.all([list('alpha'), list('beta'), list('peer')]);
     expect(alpha).toMatchObject({ policy: 'first-use', known: [], refused: [] });
     expect(alpha.addresses).toEqual(expect.arrayContaining([ALPHA, LAB_HOSTS6.alpha]));
     expect(new Set([alpha, beta, peer].map(({ fingerprint }) => fingerprint)).size).toBe(3);
@@ -120,14 +120,15 @@ describe('identities', () => {
     const { stdout } = await execOn('alpha', ['tail', '-n', '20', '/var/log/osmosis-agent.log']);
     expect(stdout).toContain('REFUSED');
 
-    for (const host of ['alpha', 'beta'] as const) {
+    const corrected = async (host: LabHost) => {
       await trust('revoke', old.fingerprint, '--on', `ssh://${host}`, '--dry-run');
       expect(await knownAt(host, PEER)).toMatchObject({ fingerprint: old.fingerprint });
       await trust('revoke', old.fingerprint, '--on', `ssh://${host}`);
       expect(await knownAt(host, PEER)).toBeUndefined();
       await trust('pin', PEER, fresh.public_key, '--on', `ssh://${host}`);
       expect(await knownAt(host, PEER)).toMatchObject({ fingerprint: fresh.fingerprint, how: 'pinned' });
-    }
+    };
+    await Promise.all([corrected('alpha'), corrected('beta')]);
     const pinOld = ['trust', 'pin', 'peer', old.fingerprint, '--on', 'ssh://alpha', '--json'];
     expect((await osmosis(pinOld)).object).toMatchObject({ ok: false, code: 'PEER_UNTRUSTED' });
     await moves();
@@ -153,8 +154,7 @@ describe('identities', () => {
     await trust('policy', 'pinned', '--on', 'ssh://peer');
     await trust('revoke', ALPHA, '--on', 'ssh://peer');
     await untrusted(await tryMove(), PEER, 'refuses this host');
-    await trust('policy', 'pinned', '--on', 'ssh://alpha');
-    await trust('policy', 'pinned', '--on', 'ssh://beta');
+    for (const host of ['alpha', 'beta']) await trust('policy', 'pinned', '--on', `ssh://${host}`);
 
     const refused = await osmosis(['trust', 'import', ...urls, '--json']);
     expect(refused.object).toMatchObject({ ok: false, code: 'PEER_UNTRUSTED' });
@@ -184,9 +184,9 @@ describe('identities', () => {
       ['revoke', (await list('alpha')).fingerprint],
       ['policy', 'none'],
     ];
-    for (const args of bad) {
-      const { object, exitCode } = await osmosis(['trust', ...args, '--on', 'ssh://alpha', '--json']);
-      expect({ args, object }).toMatchObject({ object: { ok: false } });
+    const outcomes = bad.map((args) => osmosis(['trust', ...args, '--on', 'ssh://alpha', '--json']));
+    for (const { object, exitCode } of await Promise.all(outcomes)) {
+      expect(object).toMatchObject({ ok: false });
       expect([EXIT_STATUS.USAGE, EXIT_STATUS.NO_SUCH_TARGET]).toContain(exitCode);
     }
     expect((await list('alpha')).known).toEqual(known);

@@ -430,7 +430,9 @@ describe.skipIf(!hasIp)('peer side', () => {
     const cell = new FakeCell();
     const datagram = cell.move(await arm(peer, cell), peer.labels);
     peer.trust.known.revoke(cell.trust.fingerprint, false);
+    const spent = [vi.spyOn(peer.trust, 'admit'), vi.spyOn(peer.trust, 'answer')];
     expect((await peer.say(datagram, AWAY))?.message.type).toBe('ack');
+    for (const each of spent) expect(each).not.toHaveBeenCalled();
     expect(peer.trust.known.all()).toEqual([]);
   });
 });

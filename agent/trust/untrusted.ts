@@ -13,8 +13,9 @@ export function peerUntrusted(address: string, shown: string, { why, known }: Di
     const how = known.how === 'pinned' ? 'pinned' : 'learnt at first use';
     return untrusted(
       `the peer ${address} shows the identity ${shown}, but this host knows it by ${known.fingerprint} ` +
-        `(${how} ${new Date(known.since).toISOString()}): its agent was installed anew, or somebody answers in its place. ${STAYS} ` +
-        `${COMPARE} ${address}; if that is right: osmosis trust revoke ${known.fingerprint}, then ${pin}.`,
+        `(${how} ${new Date(known.since).toISOString()}): its agent was installed anew, it has another host's address, or somebody answers in its place. ${STAYS} ` +
+        `${COMPARE} ${address}; if that is right: ${pin}${known.how === 'pinned' ? ', with --replace' : ''}; ` +
+        `and if ${known.fingerprint} is not to be believed anywhere any more, osmosis trust revoke.`,
     );
   }
   if (why === 'revoked')
@@ -43,8 +44,8 @@ export function untrustedByPeer(address: string, own: string, known: Uint8Array)
     );
   return untrusted(
     `the peer ${address} refuses this host: this host's identity is ${own}, but the peer knows its address by ${knows}: the agent here ` +
-      `was installed anew, or somebody has come in its place. ${STAYS} ${COMPARE} ${address}; if ours is right, on the peer: ` +
-      `osmosis trust revoke ${knows}, then osmosis trust pin, with this host's address and ${own}.`,
+      `was installed anew, has another host's address, or somebody has come in its place. ${STAYS} If ours is right, on the peer: ` +
+      `osmosis trust pin, with this host's address and ${own}; and if ${knows} is not to be believed anywhere any more, osmosis trust revoke.`,
   );
 }
 
