@@ -75,13 +75,24 @@ const hello: fc.Arbitrary<Hello> = fc.record(
   { type: fc.constant('hello' as const), ...part, claims: fc.array(claim, { minLength: 1, maxLength: 12 }) },
   { noNullPrototype: true },
 );
-const welcome: fc.Arbitrary<Welcome> = fc.record(
+const answered: fc.Arbitrary<Welcome> = fc.record(
   {
     type: fc.constant('welcome' as const),
     ...part,
+    // Without a key nothing is said.
+    publicKey: fixed(32).map((key) => key.with(0, 9)),
     claimable: fc.array(fc.boolean(), { minLength: 1, maxLength: 600 }),
   },
   { noNullPrototype: true },
+);
+const zeros = (length: number) => new Uint8Array(length);
+const none = ({ claimable }: Welcome) => ({ claimable: claimable.map(() => false), publicKey: zeros(32) });
+const welcome: fc.Arbitrary<Welcome> = fc.oneof(
+  answered,
+  answered.map((each) => ({ ...each, ...none(each), identity: zeros(32), signature: zeros(64) })),
+  fc
+    .tuple(answered, fc.oneof(fixed(32), fc.constant(zeros(32))))
+    .map(([each, known]) => ({ ...each, ...none(each), untrusted: { known } })),
 );
 
 test('what was encoded decodes to itself', () => {
