@@ -395,6 +395,38 @@ describe.skipIf(!hasIp)('peer side', () => {
     expect(peer.trust.known.all()).toMatchObject([{ address: HOME, fingerprint, how: 'first-use' }]);
   });
 
+  test('whose key was sent to more than one address is not known at any: one of them may not be theirs', async () => {
+    const peer = await withPeer(3);
+    const [, , other] = peer.flows;
+    const its = peer.flows.slice(0, 2);
+    const cell = new FakeCell();
+    const session = cell.session(welcomeOf(await peer.say(cell.hello(its, peer.labels))).publicKey);
+    await peer.say(cell.move(session, peer.labels), AWAY);
+    const { publicKey } = welcomeOf(await peer.say(cell.hello(its), AWAY));
+    // It is claimable too, from where it is.
+    const { claimable } = welcomeOf(await peer.say(cell.hello(other === undefined ? [] : [other]), HOME));
+    expect(claimable).toEqual([true]);
+    peer.trust.known.revoke(cell.trust.fingerprint, false);
+    peer.trust.known.pin([{ address: 'fd77::1', fingerprint: cell.trust.fingerprint }], {
+      replace: true,
+      dryRun: false,
+    });
+    for (const epoch of [2, 3]) {
+      expect((await peer.say(createHold(cell.session(publicKey), epoch), AWAY))?.message.type).toBe('ack');
+      expect(peer.trust.known.all().map(({ address }) => address)).toEqual(['fd77::1']);
+      await peer.say(cell.hello(its), AWAY);
+    }
+  });
+
+  test('a host that a cell has moved to is known once the cell has been sealed away from there', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    await peer.say(cell.move(await arm(peer, cell), peer.labels), AWAY);
+    const { publicKey } = welcomeOf(await peer.say(cell.hello(peer.flows), AWAY));
+    await peer.say(createHold(cell.session(publicKey), 2), AWAY);
+    expect(peer.trust.known.all().map(({ address }) => address)).toEqual([HOME, AWAY]);
+  });
+
   test('another identity at a known address is told so: nothing is armed, nothing kept, and it is counted', async () => {
     const peer = await withPeer();
     const known = new FakeCell().trust.fingerprint;

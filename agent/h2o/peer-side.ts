@@ -273,7 +273,9 @@ export class PeerSide {
     const answered = this.#unanswered.splice(0).filter(({ record }) => this.#records.has(record));
     for (const record of new Set(answered.map(({ record }) => record))) this.#records.save(record);
     for (const { hello, claimable, record, from } of answered) {
-      if (record.state !== undefined) this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
+      if (record.state === undefined) continue;
+      this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
+      sentKeyTo(record, from);
     }
     for (const { record, arms } of answered) if (arms) this.#makeReady(record);
   }
@@ -378,8 +380,20 @@ export class PeerSide {
       else if (kept) this.#records.save(record);
     }
     this.#socket.send(consumed.ack, from.address, from.port);
-    if (record.by !== undefined) this.#trust.prove(record.by.address, record.by.identity);
+    if (consumed.outcome === 'accepted') this.#recognize(record, consumed.message.type);
+    if (sealed.type === 'move') sentKeyTo(record, from);
+  }
+
+  /**
+   * What opened was sealed by whoever has read this side's key. If that was sent to one address only, and a HELLO came from
+   * there, then so did its identity.
+   */
+  #recognize(record: PeerRecord, type: Accepted['type']): void {
+    const { by, keyAt } = record;
+    if (by !== undefined && by.address === keyAt) this.#trust.prove(by.address, by.identity);
     record.by = undefined;
+    // A MOVE makes new keys.
+    if (type === 'move') record.keyAt = undefined;
   }
 
   #takeKeys(record: PeerRecord): KeyPair {
@@ -402,6 +416,10 @@ export class PeerSide {
         return message.reason === 'aborted' ? this.#cells.disarm(record) : this.#cells.forget(record);
     }
   }
+}
+
+function sentKeyTo(record: PeerRecord, { address }: Sender): void {
+  record.keyAt = (record.keyAt ?? address) === address ? address : 'several';
 }
 
 /** Where the endpoints of the cell will be, by endpointKey. */
