@@ -7,17 +7,20 @@ import type { Datapath } from './datapath/datapath.ts';
 import type { PeerSide } from './h2o/peer-side.ts';
 import type { H2oSocket } from './h2o/socket.ts';
 import type { KeptAddresses } from './host-move/kept-addresses.ts';
+import type { Trust } from './trust/trust.ts';
 
 export type AgentPaths = {
   /** tmpfs: socket, images, state that ends with the kernel's. 0700. */
   readonly run: string;
-  /** Disk: decisions, which must outlive a crash of the host. 0700. */
+  /** Disk: decisions, which must outlive a crash of the host, and whom to trust. 0700. */
   readonly state: string;
 };
 
 export type AgentContext = {
   readonly paths: AgentPaths;
   readonly socket: H2oSocket;
+  /** Who this agent is, and whom it believes. */
+  readonly trust: Trust;
   readonly datapath: Datapath;
   /** What this host does for cells of other hosts. */
   readonly peerSide: PeerSide;

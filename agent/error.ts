@@ -25,6 +25,7 @@ export const EXIT_STATUS = {
   LEGACY_PEERS: 24,
   NO_ROOM: 25,
   LABELS_EXHAUSTED: 26,
+  PEER_UNTRUSTED: 28,
   // Prepare up to commit: undone, the process runs at the source.
   PEER_SILENT: 30,
   FLOWS_CHANGED: 31,

@@ -27,6 +27,7 @@ import { arrivingPublications, changePublished, publishChecks } from './migratio
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
+import { trustHandlers } from './trust/handlers.ts';
 import { VERSION } from './version.ts';
 import { packPiece } from './wire/compression.ts';
 import { decodeMessage } from './wire/frame.ts';
@@ -38,7 +39,7 @@ export function createHandlers(
   forwarder: Forwarder,
   hostMoves: HostMoves,
 ): Handlers {
-  const { registry, datapath, peerSide, socket, paths } = context;
+  const { registry, datapath, peerSide, paths } = context;
 
   const snapshotOf = async (
     cell: Cell,
@@ -116,7 +117,7 @@ export function createHandlers(
           const { epoch, publicKey } = keys;
           const about = { cell: Buffer.from(id, 'hex'), epoch, publicKey };
           const { silent, claimable, peerPublicKey } = await sayHello(
-            socket,
+            context,
             address,
             about,
             its,
@@ -219,10 +220,10 @@ export function createHandlers(
     'source.hold': async ({ migration }) => ({ silent: await coordinator.holdSource(migration) }),
     'resume.claim': async ({ cell, sessions }, { signal }) => {
       refuseRunning(registry, cell);
-      return { peers: await claim(socket, sessions, signal) };
+      return { peers: await claim(context, sessions, signal) };
     },
     'resume.verdict': async ({ migration, source }, { signal }) => ({
-      verdict: await verdictOf(socket, migration, source, signal),
+      verdict: await verdictOf(context.socket, migration, source, signal),
     }),
     'destination.commit': async ({ migration }) => {
       coordinator.destination(migration).commit();
@@ -243,6 +244,7 @@ export function createHandlers(
       await coordinator.abortDestination(migration);
       return {};
     },
+    ...trustHandlers(context),
   };
 }
 

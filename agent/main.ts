@@ -23,6 +23,7 @@ import { createHandlers } from './handlers.ts';
 import { HostMoves } from './host-move/host-moves.ts';
 import { KeptAddresses } from './host-move/kept-addresses.ts';
 import { Coordinator } from './migration/coordinator.ts';
+import { Trust } from './trust/trust.ts';
 import { VERSION } from './version.ts';
 
 export const DEFAULT_PATHS: AgentPaths = { run: '/run/osmosis', state: '/var/lib/osmosis' };
@@ -56,11 +57,13 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
       .all()
       .flatMap((cell) => cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port }))),
   );
+  const trust = Trust.open(`${paths.state}/trust`, log);
   const socket = new H2oSocket();
-  const peerSide = new PeerSide(socket, datapath, `${paths.run}/peers`, registry, labels, log);
+  const peerSide = new PeerSide(socket, trust, datapath, `${paths.run}/peers`, registry, labels, log);
   const openings = new Openings({ datapath, labels, registry, log });
   const kept = new KeptAddresses(`${paths.run}/kept`, log);
-  const context: AgentContext = { paths, socket, datapath, peerSide, registry, labels, openings, kept, log };
+  const parts = { datapath, peerSide, registry, labels, openings, kept };
+  const context: AgentContext = { paths, socket, trust, ...parts, log };
   const coordinator = new Coordinator(context);
   const forwarder = new Forwarder(context);
   const hostMoves = new HostMoves(context);
@@ -84,7 +87,10 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
     createHandlers(context, coordinator, forwarder, hostMoves),
     log,
   );
-  log.info({ socket: socketPath(paths), cells: registry.all().length }, 'agent ready');
+  log.info(
+    { socket: socketPath(paths), identity: trust.fingerprint, cells: registry.all().length },
+    'agent ready',
+  );
 
   await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
   log.info('agent stops; moved connections go on');
@@ -94,6 +100,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   coordinator.stop();
   server.close();
   await peerSide.stop();
+  trust.known.flush();
   await socket.close();
   await datapath.close();
   process.exit(0);

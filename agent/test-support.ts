@@ -5,12 +5,23 @@ import { join } from 'node:path';
 import { onTestFinished, vi } from 'vitest';
 import type { PlacedFlow } from './address.ts';
 import type { HostFacts, Snapshot } from './control/protocol.ts';
+import { KnownIdentities } from './trust/known-identities.ts';
+import { Trust } from './trust/trust.ts';
+import { identityOf, newIdentitySeed } from './wire/h2o-identity.ts';
 
 /** A directory of this test's own, gone when the test is over. */
 export function temporaryDirectory(): string {
   const directory = mkdtempSync(join(tmpdir(), 'osmosis-test-'));
   onTestFinished(() => rmSync(directory, { recursive: true, force: true }));
   return directory;
+}
+
+/** An agent's identity, and whom it knows: nobody yet. */
+export function trustOf(log = { warn: vi.fn() }): Trust {
+  const known = new KnownIdentities(join(temporaryDirectory(), 'known.json'), log);
+  // Before its directory goes.
+  onTestFinished(() => known.flush());
+  return new Trust(identityOf(newIdentitySeed()), known, log);
 }
 
 /** Until `check` no longer throws; patient, for processes start slowly on a busy machine. */

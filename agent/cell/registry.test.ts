@@ -110,3 +110,22 @@ test('a tentative cell keeps its keys too, in memory only', async () => {
   expect(registry.get(cell.id)?.peers).toEqual(keys);
   expect(new Registry(directory).all()).toEqual([]);
 });
+
+test('keys that were renewed in vain come back, also after a restart', async () => {
+  const { directory, registry, cell } = await withCell();
+  const known = {
+    ...registry.keysWith(cell, '10.77.4.2'),
+    epoch: 3,
+    peerPublicKey: new Uint8Array(32).fill(1),
+  };
+  registry.restoreKeys(cell, known);
+  const other = registry.keysWith(cell, '10.77.5.2');
+  const renewed = registry.renewKeys(cell, '10.77.4.2');
+  expect(renewed).toMatchObject({ epoch: 0, peerPublicKey: undefined });
+  expect(registry.keysWith(cell, '10.77.4.2')).toBe(renewed);
+  registry.restoreKeys(cell, known);
+  expect(registry.keysWith(cell, '10.77.4.2')).toBe(known);
+  expect(registry.keysWith(cell, '10.77.5.2')).toBe(other);
+  const [adopted] = new Registry(directory).all();
+  expect(adopted?.peers).toContainEqual(known);
+});

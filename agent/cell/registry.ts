@@ -215,6 +215,15 @@ export class Registry {
     return this.keysWith(next, address);
   }
 
+  /** The peer has not taken the new keys: those from before are good. */
+  restoreKeys(cell: Cell, keys: PeerKeys): void {
+    const current = this.get(cell.id) ?? cell;
+    const others = current.peers.filter(({ address }) => address !== keys.address);
+    const next = { ...current, peers: [...others, keys] };
+    if (this.#cells.has(cell.id)) this.put(next);
+    else this.#tentative.set(cell.id, next);
+  }
+
   /** Writes down what was changed in a cell's keys: an epoch must never be used twice. */
   save(id: string): void {
     const cell = this.#cells.get(id);

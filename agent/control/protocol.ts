@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { PROTOCOLS } from '../address.ts';
 import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
+import { TRUST_METHODS } from './trust-protocol.ts';
 
 /** A migration names at most this many flows. */
 export const FLOWS_MAX = 65_536;
@@ -455,6 +456,7 @@ export const METHODS = {
   'source.confirm': { params: z.object(migration), result: none },
   'source.abort': { params: z.object(migration), result: z.object({ committed: z.boolean() }) },
   'destination.abort': { params: z.object(migration), result: none },
+  ...TRUST_METHODS,
 } as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;
 
 export type Method = keyof typeof METHODS;

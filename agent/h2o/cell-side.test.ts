@@ -1,14 +1,16 @@
 /** The cell side against a scripted peer at a socket of the same shape as H2oSocket. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { flowKey } from '../address.ts';
-import { flowWith } from '../test-support.ts';
+import { flowWith, trustOf } from '../test-support.ts';
 import { encodeWelcome, type Hello, newCellId, newTransaction } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
+import { identityOf, newIdentitySeed, parseFingerprint } from '../wire/h2o-identity.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { createAck, createHold, deriveSession, generateKeyPair } from '../wire/h2o-session.ts';
 import { claimsOf, exchangeHello, HELLO_TRIES_MAX, sayHello, sendUntilAcknowledged } from './cell-side.ts';
 import { FakeSocket } from './fake-socket.ts';
+import { WELCOMES_CHECKED_MAX } from './welcome-reading.ts';
 
 const PEER = '10.77.4.2';
 const live = new AbortController().signal;
@@ -37,16 +39,25 @@ function helloWith(ports: number) {
   return { flows, hello: { cell: newCellId(), transaction: newTransaction(), epoch: 0, publicKey, claims } };
 }
 
+const trustOfNobody = () => identityOf(newIdentitySeed()).publicKey;
+const voiceOf = (socket: FakeSocket, trust = trustOf()) => ({ socket: socket.asH2o(), trust });
+
 /** Answers HELLO parts for which `isTaken` with `key`, claimable where the port is even. */
 function answering(
   socket: FakeSocket,
-  { key = generateKeyPair().publicKey, isTaken = (_hello: Hello): boolean => true, change = {} } = {},
+  {
+    key = generateKeyPair().publicKey,
+    trust = trustOf(),
+    isTaken = (_hello: Hello): boolean => true,
+    change = {},
+  } = {},
 ) {
   socket.onSend(({ message, address, port }) => {
     if (message.type !== 'hello' || !isTaken(message)) return;
     const { cell, transaction, epoch, part, parts, claims } = message;
     const claimable = claimedFlows(claims).map(({ remote }) => remote.port % 2 === 0);
     const welcome = {
+      ...trust.answer(message, { publicKey: key }),
       type: 'welcome',
       cell,
       transaction,
@@ -65,7 +76,7 @@ test('every part is answered: no try is repeated, and the claimable flows are kn
   const socket = new FakeSocket();
   const key = answering(socket);
   const { flows, hello } = helloWith(1_500);
-  const result = await exchangeHello(socket.asH2o(), PEER, hello, live);
+  const result = await exchangeHello(voiceOf(socket), PEER, hello, live);
   expect(result.silent).toBe(false);
   expect(result.peerPublicKey).toEqual(key);
   expect(result.claimable).toEqual(new Set(flows.filter(({ remote }) => remote.port % 2 === 0).map(flowKey)));
@@ -78,7 +89,7 @@ test('only the part that was lost is sent again', async () => {
   const socket = new FakeSocket();
   let lost = 2;
   answering(socket, { isTaken: ({ part }) => part !== 1 || lost-- <= 0 });
-  const result = await exchangeHello(socket.asH2o(), PEER, helloWith(1_500).hello, live);
+  const result = await exchangeHello(voiceOf(socket), PEER, helloWith(1_500).hello, live);
   expect(result.silent).toBe(false);
   expect(socket.sent.filter(({ message }) => message.type === 'hello' && message.part === 1).length).toBe(3);
   expect(socket.sent.filter(({ message }) => message.type === 'hello' && message.part === 0).length).toBe(1);
@@ -92,7 +103,7 @@ test.each([
 ])('answered by %s, the peer is silent after its tries', async (_what, change) => {
   const socket = new FakeSocket();
   if (change !== undefined) answering(socket, { change });
-  const result = await exchangeHello(socket.asH2o(), PEER, helloWith(2).hello, live);
+  const result = await exchangeHello(voiceOf(socket), PEER, helloWith(2).hello, live);
   expect(result).toMatchObject({ silent: true, peerPublicKey: undefined, claimable: new Set() });
   expect(socket.sent.length).toBe(HELLO_TRIES_MAX);
   expect(socket.listeners).toBe(0);
@@ -102,15 +113,120 @@ test('a second key in one transaction is not believed', async () => {
   const socket = new FakeSocket();
   const first = answering(socket, { isTaken: ({ part }) => part === 0 });
   answering(socket, { isTaken: ({ part }) => part > 0 });
-  const result = await exchangeHello(socket.asH2o(), PEER, helloWith(600).hello, live);
+  const result = await exchangeHello(voiceOf(socket), PEER, helloWith(600).hello, live);
   expect(result).toMatchObject({ silent: true, peerPublicKey: first });
 });
 
 test('a HELLO ends with its signal', async () => {
   const socket = new FakeSocket();
   const signal = AbortSignal.timeout(20);
-  await expect(exchangeHello(socket.asH2o(), PEER, helloWith(1).hello, signal)).rejects.toThrow();
+  await expect(exchangeHello(voiceOf(socket), PEER, helloWith(1).hello, signal)).rejects.toThrow();
   expect(socket.listeners).toBe(0);
+});
+
+describe('identities', () => {
+  const hello = () => helloWith(600).hello;
+
+  test('the first that answers at an address is known there; another is refused, loudly', async () => {
+    const [socket, own, peer] = [new FakeSocket(), trustOf(), trustOf()];
+    answering(socket, { trust: peer });
+    await exchangeHello(voiceOf(socket, own), PEER, hello(), live);
+    const { fingerprint } = peer;
+    expect(own.known.all()).toMatchObject([{ address: PEER, fingerprint, how: 'first-use' }]);
+
+    const [second, stranger] = [new FakeSocket(), trustOf()];
+    answering(second, { trust: stranger });
+    const refused = exchangeHello(voiceOf(second, own), PEER, hello(), live);
+    await expect(refused).rejects.toMatchObject({ code: 'PEER_UNTRUSTED' });
+    for (const named of [
+      PEER,
+      fingerprint,
+      stranger.fingerprint,
+      'osmosis trust revoke',
+      'osmosis trust pin',
+    ])
+      await expect(refused).rejects.toThrow(named);
+    expect(own.known.refused()).toMatchObject([{ address: PEER, why: 'mismatch' }]);
+    expect(second.listeners).toBe(0);
+  });
+
+  test('one signature is made and one checked, whatever the number of parts', async () => {
+    const [socket, own] = [new FakeSocket(), trustOf()];
+    const isGenuine = vi.spyOn(own, 'isGenuine');
+    answering(socket);
+    const result = await exchangeHello(voiceOf(socket, own), PEER, helloWith(3_000).hello, live);
+    expect(result.silent).toBe(false);
+    expect(isGenuine).toHaveBeenCalledTimes(1);
+    const signatures = socket.sent.flatMap(({ message }) =>
+      message.type === 'hello' ? Buffer.from(message.signature).toString('hex') : [],
+    );
+    expect(signatures.length).toBeGreaterThan(5);
+    expect(new Set(signatures).size).toBe(1);
+  });
+
+  test.each([
+    ['another signature', { signature: new Uint8Array(64).fill(1) }],
+    ['another identity', { identity: trustOfNobody() }],
+    ['another key', { publicKey: generateKeyPair().publicKey }],
+  ])('a WELCOME with %s than it was made with answers nothing', async (_what, change) => {
+    const [socket, own] = [new FakeSocket(), trustOf()];
+    answering(socket, { change });
+    const result = await exchangeHello(voiceOf(socket, own), PEER, helloWith(2).hello, live);
+    expect(result).toMatchObject({ silent: true, peerPublicKey: undefined });
+    expect(new Set(socket.drops)).toEqual(new Set(['unsigned']));
+    expect(own.known.all()).toEqual([]);
+  });
+
+  test('a WELCOME to another HELLO answers nothing: an older one can not be used again', async () => {
+    const [socket, own, peer] = [new FakeSocket(), trustOf(), trustOf()];
+    const old = helloWith(2).hello;
+    const offer = { ...old, identity: own.offer(old).identity, signature: new Uint8Array(64) };
+    const key = generateKeyPair().publicKey;
+    const older = peer.answer({ ...offer, type: 'hello', part: 0, parts: 1 }, { publicKey: key });
+    answering(socket, { key, change: older });
+    const result = await exchangeHello(voiceOf(socket, own), PEER, helloWith(2).hello, live);
+    expect(result).toMatchObject({ silent: true, peerPublicKey: undefined });
+  });
+
+  test.each([
+    ['another identity', 'the peer 10.77.4.2 refuses this host: this host'],
+    ['none', 'trusts pinned identities only'],
+    ['ours', 'has been revoked there'],
+  ])('a peer that does not trust us and knows %s is no silent one', async (who, text) => {
+    const [socket, own, peer] = [new FakeSocket(), trustOf(), trustOf()];
+    const knows = { 'another identity': trustOf().fingerprint, none: '', ours: own.fingerprint }[who] ?? '';
+    const untrusted = { known: parseFingerprint(knows) ?? new Uint8Array(32) };
+    socket.onSend(({ message, address, port }) => {
+      if (message.type !== 'hello') return;
+      const publicKey = new Uint8Array(32);
+      const claimable = claimedFlows(message.claims).map(() => false);
+      const signed = peer.answer(message, { publicKey, untrusted });
+      const said = { ...message, type: 'welcome', publicKey, claimable, untrusted, ...signed } as const;
+      socket.receive(encodeWelcome(said), { address, port });
+    });
+    const refused = exchangeHello(voiceOf(socket, own), PEER, hello(), live);
+    await expect(refused).rejects.toMatchObject({ code: 'PEER_UNTRUSTED' });
+    await expect(refused).rejects.toThrow(text);
+    await expect(refused).rejects.toThrow(own.fingerprint);
+    expect(own.known.all()).toEqual([]);
+  });
+
+  test('who sends WELCOMEs that are not genuine makes us check so many, and no more', async () => {
+    const [socket, own] = [new FakeSocket(), trustOf()];
+    const isGenuine = vi.spyOn(own, 'isGenuine');
+    answering(socket, { change: { signature: new Uint8Array(64).fill(1) } });
+    socket.onSend(({ message }) => {
+      for (let more = 0; more < 100; more++) {
+        if (message.type !== 'hello') return;
+        const claimable = claimedFlows(message.claims).map(() => true);
+        const forged = { ...message, type: 'welcome', claimable } as const;
+        socket.receive(encodeWelcome(forged), { address: PEER, port: 1 });
+      }
+    });
+    const result = await exchangeHello(voiceOf(socket, own), PEER, helloWith(2).hello, live);
+    expect(result.silent).toBe(true);
+    expect(isGenuine.mock.calls.length).toBe(WELCOMES_CHECKED_MAX);
+  });
 });
 
 function session() {
@@ -176,7 +292,7 @@ test('flows of several addresses are claimed from each of them; the transaction 
   });
   const flows = [flow(51_000), flow(51_002, '10.77.1.9'), flow(51_004), flow(51_005)];
   const about = { cell: newCellId(), epoch: 0, publicKey: generateKeyPair().publicKey };
-  const asked = await sayHello(socket.asH2o(), PEER, about, flows, [], live);
+  const asked = await sayHello(voiceOf(socket), PEER, about, flows, [], live);
   const hellos = socket.sent.map(({ message, source }) => ({ message, source }));
   expect(hellos.map(({ source }) => source)).toEqual(['10.77.1.9', undefined]);
   expect(hellos.at(-1)?.message).toMatchObject({ transaction: asked.transaction });

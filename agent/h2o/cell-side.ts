@@ -1,11 +1,13 @@
 /** The cell side of H2O: HELLO and its WELCOMEs while the process runs, MOVE and BYE until they are acknowledged. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Flow, flowKey, knownFlow, type PlacedFlow } from '../address.ts';
+import type { Trust } from '../trust/trust.ts';
 import { answers, encodeHello, type Hello, newTransaction, splitHello, type Welcome } from '../wire/h2o.ts';
 import { type Claim, claimedFlows } from '../wire/h2o-claims.ts';
 import { type Acknowledged, H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
 import { type Ack, consumeAck, type Session } from '../wire/h2o-session.ts';
 import type { H2oSocket } from './socket.ts';
+import { WelcomeReading } from './welcome-reading.ts';
 
 /** A HELLO part is sent this often before its peer counts as silent, if no other part is answered meanwhile. */
 export const HELLO_TRIES_MAX = 10;
@@ -61,6 +63,11 @@ export function claimsOf(
   });
 }
 
+/** How this agent is heard, and whom it believes. */
+export type Voice = { readonly socket: H2oSocket; readonly trust: Trust };
+/** A HELLO without what its sender signs, and before it is cut into parts. */
+export type Unsigned = Omit<Hello, 'type' | 'part' | 'parts' | 'identity' | 'signature'>;
+
 /** A flow, and the address of this host that its other end takes it to be at, where the route prefers another. */
 export type SourcedFlow = PlacedFlow & { readonly source?: string | undefined };
 
@@ -71,9 +78,13 @@ export type Asked = HelloResult & {
 
 type About = Pick<Hello, 'cell' | 'epoch' | 'publicKey'>;
 
-/** HELLO for all these flows: they count only from where their other ends take them to be, so a transaction for each such address. */
+/**
+ * HELLO for all these flows: they count only from where their other ends take them to be, so a transaction for each such
+ * address.
+ * @throws OsmosisError PEER_UNTRUSTED as exchangeHello
+ */
 export async function sayHello(
-  socket: H2oSocket,
+  voice: Voice,
   address: string,
   about: About,
   flows: readonly SourcedFlow[],
@@ -88,7 +99,7 @@ export async function sayHello(
   for (const [source, its] of fewestFirst) {
     const transaction = newTransaction();
     const hello = { ...about, transaction, claims: claimsOf(its, labels) };
-    const result = await exchangeHello(socket, address, hello, signal, patience, source);
+    const result = await exchangeHello(voice, address, hello, signal, patience, source);
     asked.push({ ...result, transaction });
     if (result.silent) break;
   }
@@ -100,30 +111,35 @@ export async function sayHello(
   };
 }
 
-/** Exchanges one HELLO transaction with the peer at `address`. Ends silently after `triesMax` tries without an answer. */
+/**
+ * Exchanges one HELLO transaction with the peer at `address`. Ends silently after `triesMax` tries without an answer.
+ * @throws OsmosisError PEER_UNTRUSTED where the peer's identity is not to be believed, or it does not believe ours.
+ */
 export async function exchangeHello(
-  socket: H2oSocket,
+  { socket, trust }: Voice,
   address: string,
-  hello: Omit<Hello, 'type' | 'part' | 'parts'>,
+  hello: Unsigned,
   signal: AbortSignal,
   { triesMax, retryMsMax }: Patience = ASKING,
   source?: string,
 ): Promise<HelloResult> {
-  const waiting = new Map(splitHello(hello).map((part) => [part.part, part]));
+  const offer = { ...hello, ...trust.offer(hello) };
+  const waiting = new Map(splitHello(offer).map((part) => [part.part, part]));
+  const reading = new WelcomeReading(trust, address, offer);
   const claimable = new Set<string>();
-  let peerPublicKey: Uint8Array | undefined;
   let wake: (() => void) | undefined;
   socket.expect(address);
   const stop = socket.listen((message) => {
     if (message.type !== 'welcome') return;
     const part = waiting.get(message.part);
     if (part === undefined || !answers(message, part)) return;
-    // Two keys in one transaction: somebody answers in the peer's place. Neither is believed.
-    if (isOtherKey(message.publicKey, peerPublicKey)) return;
-    waiting.delete(part.part);
-    addClaimable(message, part, claimable);
-    if (message.publicKey.some((byte) => byte !== 0)) peerPublicKey = message.publicKey;
-    if (waiting.size === 0) wake?.();
+    const read = reading.read(message);
+    if (read === 'unsigned') socket.drop('unsigned');
+    if (read === 'believed') {
+      waiting.delete(part.part);
+      addClaimable(message, part, claimable);
+    }
+    if (waiting.size === 0 || reading.error !== undefined) wake?.();
   });
   try {
     // A peer that answers part by part has much to look up: only one that has answered none for so long is silent.
@@ -137,15 +153,12 @@ export async function exchangeHello(
       for (const part of waiting.values()) socket.send(encodeHello(part), address, H2O_PORT, source);
       const wait = Math.min(HELLO_RETRY_MS * 2 ** tries, retryMsMax);
       await Promise.race([answered, sleep(wait, undefined, { signal })]);
+      if (reading.error !== undefined) throw reading.error;
     }
   } finally {
     stop();
   }
-  return { silent: waiting.size > 0, claimable, peerPublicKey };
-}
-
-function isOtherKey(key: Uint8Array, known: Uint8Array | undefined): boolean {
-  return known !== undefined && key.some((byte) => byte !== 0) && Buffer.compare(key, known) !== 0;
+  return { silent: waiting.size > 0, claimable, peerPublicKey: reading.publicKey };
 }
 
 function addClaimable(welcome: Welcome, part: Hello, claimable: Set<string>): void {

@@ -8,8 +8,9 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 import type { Flow } from '../address.ts';
 import { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { temporaryDirectory } from '../test-support.ts';
+import { temporaryDirectory, trustOf } from '../test-support.ts';
 import { decode, encodeHello, newCellId, newTransaction, type Sealed, splitHello } from '../wire/h2o.ts';
+import { identityOf, newIdentitySeed, signHello } from '../wire/h2o-identity.ts';
 import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
 import {
   consumeAck,
@@ -29,6 +30,8 @@ import { claimsOf } from './cell-side.ts';
 import { FakeSocket } from './fake-socket.ts';
 import { PeerSide } from './peer-side.ts';
 
+/** Of the agent of all cells. */
+const IDENTITY = identityOf(newIdentitySeed());
 const HOME = '127.0.0.1';
 const AWAY = '127.0.0.2';
 const FURTHER = '127.0.0.3';
@@ -61,7 +64,8 @@ function startPeer() {
   const agreed = async () => undefined;
   const datapath = new Proxy({}, { get: (_, name) => (name === 'isRuled' ? false : agreed) }) as Datapath;
   const log = { info: () => undefined, warn: () => undefined };
-  const peer = new PeerSide(socket.asH2o(), datapath, directory, { all: () => [] }, new Labels(), log);
+  const trust = trustOf();
+  const peer = new PeerSide(socket.asH2o(), trust, datapath, directory, { all: () => [] }, new Labels(), log);
   peer.start(() => false);
   onTestFinished(() => peer.stop());
   /** What is answered to each of `datagrams`. */
@@ -97,7 +101,8 @@ function hello(
   transaction = newTransaction(),
 ): Uint8Array {
   const claims = claimsOf(flows, labels);
-  const parts = splitHello({ cell: id, transaction, epoch, publicKey: keys.publicKey, claims });
+  const offer = { cell: id, transaction, epoch, publicKey: keys.publicKey, identity: IDENTITY.publicKey };
+  const parts = splitHello({ ...offer, signature: signHello(IDENTITY, offer), claims });
   expect(parts).toHaveLength(1);
   return encodeHello(parts[0] ?? expect.fail());
 }

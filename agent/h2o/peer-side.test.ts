@@ -8,16 +8,18 @@ import type { Flow } from '../address.ts';
 import { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId, RemoteHalf, Side } from '../datapath/model.ts';
-import { temporaryDirectory } from '../test-support.ts';
+import { temporaryDirectory, trustOf } from '../test-support.ts';
 import {
   decode,
   encodeHello,
+  type Hello,
   newCellId,
   newTransaction,
   type Sealed,
   splitHello,
   type Welcome,
 } from '../wire/h2o.ts';
+import { isWelcomeGenuine, parseFingerprint } from '../wire/h2o-identity.ts';
 import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
 import {
   createBye,
@@ -89,9 +91,11 @@ async function withPeer(flowCount = 2) {
   const datapath = new FakeDatapath();
   const directory = temporaryDirectory();
   const log = { info: vi.fn(), warn: vi.fn() };
+  const trust = trustOf(log);
   const start = () => {
     const made = new PeerSide(
       socket.asH2o(),
+      trust,
       datapath.asDatapath(),
       directory,
       { all: () => [] },
@@ -113,7 +117,7 @@ async function withPeer(flowCount = 2) {
     await peer.stop();
     return socket.sent[0];
   };
-  return { flows, socket, datapath, log, peer, labels, say, start };
+  return { flows, socket, datapath, log, peer, trust, labels, say, start };
 }
 type Peer = Awaited<ReturnType<typeof withPeer>>;
 
@@ -122,16 +126,14 @@ class FakeCell {
   keys = generateKeyPair();
   epoch = 0;
   transaction = newTransaction();
+  readonly trust = trustOf();
 
   hello(flows: readonly Flow[], labels: readonly Label[] = []): Uint8Array {
     this.transaction = newTransaction();
-    const [part, ...more] = splitHello({
-      cell: this.cell,
-      transaction: this.transaction,
-      epoch: this.epoch,
-      publicKey: this.keys.publicKey,
-      claims: claimsOf(flows, labels),
-    });
+    const { cell, transaction, epoch, keys } = this;
+    const offer = { cell, transaction, epoch, publicKey: keys.publicKey };
+    const signed = this.trust.offer(offer);
+    const [part, ...more] = splitHello({ ...offer, ...signed, claims: claimsOf(flows, labels) });
     if (part === undefined || more.length > 0) throw new Error('not one part');
     return encodeHello(part);
   }
@@ -150,6 +152,12 @@ class FakeCell {
     const { transaction } = this;
     return createMove(session, { epoch, transaction, nextPublicKey: this.keys.publicKey, labels });
   }
+}
+
+function helloOf(datagram: Uint8Array): Hello {
+  const decoded = decode(datagram);
+  if (isDrop(decoded) || decoded.message.type !== 'hello') throw new Error('no HELLO');
+  return decoded.message;
 }
 
 function welcomeOf(sent: { message: unknown } | undefined): Welcome {
@@ -407,6 +415,121 @@ describe.skipIf(!hasIp)('peer side', () => {
     expect(second.list()).toMatchObject([{ state: 'moved', epoch: 1, flows: 2, wire: [AWAY] }]);
     const third = peer.start();
     expect(third.list()).toEqual(second.list());
+  });
+
+  test('a survey is answered with a signature of this host, over exactly that HELLO', async () => {
+    const peer = await withPeer();
+    const hello = new FakeCell().hello(peer.flows);
+    const welcome = welcomeOf(await peer.say(hello));
+    expect(isWelcomeGenuine(helloOf(hello), welcome)).toBe(true);
+    expect(isWelcomeGenuine(helloOf(new FakeCell().hello(peer.flows)), welcome)).toBe(false);
+  });
+
+  test('a HELLO with a signature that does not fit is dropped, and leaves nothing', async () => {
+    const peer = await withPeer();
+    const hello = helloOf(new FakeCell().hello(peer.flows, peer.labels));
+    const others = { signature: new Uint8Array(64).fill(1) };
+    for (const forged of [
+      others,
+      { identity: peer.trust.offer(hello).identity },
+      { publicKey: hello.identity },
+    ])
+      expect(await peer.say(encodeHello({ ...hello, ...forged }))).toBeUndefined();
+    expect(peer.socket.drops).toEqual(['unsigned', 'unsigned', 'unsigned']);
+    expect([peer.datapath.calls, peer.peer.list()]).toEqual([[], []]);
+  });
+
+  test('from where no flow is, no signature is looked at, and none is made', async () => {
+    const peer = await withPeer();
+    const hello = { ...helloOf(new FakeCell().hello(peer.flows)), signature: new Uint8Array(64) };
+    const welcome = welcomeOf(await peer.say(encodeHello(hello), AWAY));
+    expect(welcome.signature).toEqual(new Uint8Array(64));
+    expect(peer.socket.drops).toEqual([]);
+  });
+
+  test('who sent a HELLO is known once it has sealed something, and not before', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    const session = await arm(peer, cell);
+    expect(peer.trust.known.all()).toEqual([]);
+    await peer.say(cell.move({ ...session, toPeer: new Uint8Array(32) }, peer.labels), AWAY);
+    expect(peer.trust.known.all()).toEqual([]);
+    await peer.say(cell.move(session, peer.labels), AWAY);
+    const { fingerprint } = cell.trust;
+    expect(peer.trust.known.all()).toMatchObject([{ address: HOME, fingerprint, how: 'first-use' }]);
+  });
+
+  test('whose key was sent to more than one address is not known at any: one of them may not be theirs', async () => {
+    const peer = await withPeer(3);
+    const [, , other] = peer.flows;
+    const its = peer.flows.slice(0, 2);
+    const cell = new FakeCell();
+    const session = cell.session(welcomeOf(await peer.say(cell.hello(its, peer.labels))).publicKey);
+    await peer.say(cell.move(session, peer.labels), AWAY);
+    const { publicKey } = welcomeOf(await peer.say(cell.hello(its), AWAY));
+    // It is claimable too, from where it is.
+    const { claimable } = welcomeOf(await peer.say(cell.hello(other === undefined ? [] : [other]), HOME));
+    expect(claimable).toEqual([true]);
+    peer.trust.known.revoke(cell.trust.fingerprint, false);
+    peer.trust.known.pin([{ address: 'fd77::1', fingerprint: cell.trust.fingerprint }], {
+      replace: true,
+      dryRun: false,
+    });
+    for (const epoch of [2, 3]) {
+      expect((await peer.say(createHold(cell.session(publicKey), epoch), AWAY))?.message.type).toBe('ack');
+      expect(peer.trust.known.all().map(({ address }) => address)).toEqual(['fd77::1']);
+      await peer.say(cell.hello(its), AWAY);
+    }
+  });
+
+  test('a host that a cell has moved to is known once the cell has been sealed away from there', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    await peer.say(cell.move(await arm(peer, cell), peer.labels), AWAY);
+    const { publicKey } = welcomeOf(await peer.say(cell.hello(peer.flows), AWAY));
+    await peer.say(createHold(cell.session(publicKey), 2), AWAY);
+    expect(peer.trust.known.all().map(({ address }) => address)).toEqual([HOME, AWAY]);
+  });
+
+  test('another identity at a known address is told so: nothing is armed, nothing kept, and it is counted', async () => {
+    const peer = await withPeer();
+    const known = new FakeCell().trust.fingerprint;
+    peer.trust.known.see(HOME, known);
+    const cell = new FakeCell();
+    const hello = cell.hello(peer.flows, peer.labels);
+    const welcome = welcomeOf(await peer.say(hello));
+    expect(welcome).toMatchObject({ claimable: [false, false], publicKey: new Uint8Array(32) });
+    expect(welcome.untrusted?.known).toEqual(parseFingerprint(known));
+    expect(isWelcomeGenuine(helloOf(hello), welcome)).toBe(true);
+    expect([peer.datapath.calls, peer.peer.list()]).toEqual([[], []]);
+    await peer.say(hello);
+    const { fingerprint } = cell.trust;
+    expect(peer.trust.known.refused()).toMatchObject([
+      { address: HOME, fingerprint, why: 'mismatch', count: 2 },
+    ]);
+    expect(peer.log.warn).toHaveBeenCalledOnce();
+  });
+
+  test('with the policy pinned, who is not pinned is told that none is known, and who is may claim', async () => {
+    const peer = await withPeer();
+    peer.trust.known.setPolicy('pinned');
+    const cell = new FakeCell();
+    const refused = welcomeOf(await peer.say(cell.hello(peer.flows, peer.labels)));
+    expect(refused.untrusted?.known).toEqual(new Uint8Array(32));
+    const pins = [{ address: HOME, fingerprint: cell.trust.fingerprint }];
+    peer.trust.known.pin(pins, { replace: false, dryRun: false });
+    expect(welcomeOf(await peer.say(cell.hello(peer.flows))).claimable).toEqual([true, true]);
+  });
+
+  test('a MOVE asks for no signature: an identity revoked after the announcement does not stop it', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    const datagram = cell.move(await arm(peer, cell), peer.labels);
+    peer.trust.known.revoke(cell.trust.fingerprint, false);
+    const spent = [vi.spyOn(peer.trust, 'admit'), vi.spyOn(peer.trust, 'answer')];
+    expect((await peer.say(datagram, AWAY))?.message.type).toBe('ack');
+    for (const each of spent) expect(each).not.toHaveBeenCalled();
+    expect(peer.trust.known.all()).toEqual([]);
   });
 
   describe('a host that moves', () => {

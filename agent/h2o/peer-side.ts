@@ -11,9 +11,17 @@ import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { messageOf } from '../error.ts';
-import { encodeWelcome, type Hello, type Message, type Sealed } from '../wire/h2o.ts';
+import type { Trust } from '../trust/trust.ts';
+import { encodeWelcome, type Hello, type Message, type Sealed, type Welcome } from '../wire/h2o.ts';
 import type { FollowBody } from '../wire/h2o-follow.ts';
-import { DROP_REASONS, H2O_PORT, isDrop, KEY_BYTES } from '../wire/h2o-layout.ts';
+import {
+  DROP_REASONS,
+  H2O_PORT,
+  IDENTITY_BYTES,
+  isDrop,
+  KEY_BYTES,
+  SIGNATURE_BYTES,
+} from '../wire/h2o-layout.ts';
 import {
   type Accepted,
   arm,
@@ -68,10 +76,14 @@ type Unanswered = {
   readonly at: number;
 };
 
+type Answered = Pick<Welcome, 'publicKey' | 'claimable' | 'untrusted' | 'identity' | 'signature'>;
+const UNSIGNED = { identity: new Uint8Array(IDENTITY_BYTES), signature: new Uint8Array(SIGNATURE_BYTES) };
+
 type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
 
 export class PeerSide {
   readonly #socket: H2oSocket;
+  readonly #trust: Trust;
   readonly #log: Log;
   readonly #records: PeerRecords;
   readonly #turns = new Turns();
@@ -94,6 +106,7 @@ export class PeerSide {
 
   constructor(
     socket: H2oSocket,
+    trust: Trust,
     datapath: Datapath,
     directory: string,
     registry: Pick<Registry, 'all'>,
@@ -101,6 +114,7 @@ export class PeerSide {
     log: Log,
   ) {
     this.#socket = socket;
+    this.#trust = trust;
     this.#log = log;
     const turns = this.#turns;
     const records = new PeerRecords(directory);
@@ -306,7 +320,9 @@ export class PeerSide {
     const answered = this.#unanswered.splice(0).filter(({ record }) => this.#records.has(record));
     for (const record of new Set(answered.map(({ record }) => record))) this.#records.save(record);
     for (const { hello, claimable, record, from } of answered) {
-      if (record.state !== undefined) this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
+      if (record.state === undefined) continue;
+      this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
+      sentKeyTo(record, from);
     }
     for (const { record, arms } of answered) if (arms) this.#makeReady(record);
   }
@@ -325,22 +341,20 @@ export class PeerSide {
     const known = this.#records.of(cell);
     if (Object.keys(refused).length > 0 && this.#refusals.take())
       this.#log.info({ cell, from: from.address, flows: ids.length, refused }, 'flows were claimed in vain');
-    const state = ids.some((id) => id !== undefined)
-      ? pairFor(
-          hello,
-          known.flatMap((record) => record.state ?? []),
-        )
-      : undefined;
+    const none = ids.map(() => false);
+    const isClaimed = ids.some((id) => id !== undefined);
+    // Only now: who is not where a flow is costs no public-key operation.
+    const admitted = isClaimed ? this.#trust.admit(hello, from.address) : 'trusted';
+    if (admitted === 'unsigned') return this.#socket.drop('unsigned');
+    if (admitted !== 'trusted') return this.#refuse(hello, none, admitted.refused, from);
+    const states = known.flatMap((record) => record.state ?? []);
+    const state = isClaimed ? pairFor(hello, states) : undefined;
     if (state === undefined || isPast(state, hello))
-      return this.#welcome(
-        hello,
-        ids.map(() => false),
-        new Uint8Array(KEY_BYTES),
-        from,
-      );
+      return this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
     const record = known.find((each) => each.state === state) ?? this.#records.create(cell, state);
     if (record === undefined) return;
     record.state = arm(state, hello);
+    record.by = { address: from.address, identity: hello.identity };
     record.touchedAt = Date.now();
     const wires = wiresOf(hello);
     const claimed = ids.flatMap((id) => id ?? []);
@@ -367,13 +381,26 @@ export class PeerSide {
     if (!isDrop(session)) record.state = { ...state, session };
   }
 
-  #welcome(hello: Hello, claimable: boolean[], publicKey: Uint8Array, { address, port }: Sender): void {
-    const { cell, transaction, epoch, part, parts } = hello;
-    this.#socket.send(
-      encodeWelcome({ type: 'welcome', cell, transaction, epoch, publicKey, part, parts, claimable }),
-      address,
-      port,
-    );
+  /** Signed, unless it says nothing. */
+  #welcome(hello: Hello, claimable: boolean[], publicKey: Uint8Array, from: Sender): void {
+    const signed = claimable.includes(true) ? this.#trust.answer(hello, { publicKey }) : UNSIGNED;
+    this.#answer(hello, { publicKey, claimable, ...signed }, from);
+  }
+
+  /** Told rather than left to guess: a mover would take a peer that is silent for one without an agent. */
+  #refuse(hello: Hello, claimable: boolean[], untrusted: { known: Uint8Array }, from: Sender): void {
+    const publicKey = new Uint8Array(KEY_BYTES);
+    const signed = this.#trust.answer(hello, { publicKey, untrusted });
+    this.#answer(hello, { publicKey, claimable, untrusted, ...signed }, from);
+  }
+
+  #answer(
+    { cell, transaction, epoch, part, parts }: Hello,
+    answer: Answered,
+    { address, port }: Sender,
+  ): void {
+    const welcome = { type: 'welcome', cell, transaction, epoch, part, parts, ...answer } as const;
+    this.#socket.send(encodeWelcome(welcome), address, port);
   }
 
   async #sealed(sealed: Sealed, from: Sender): Promise<void> {
@@ -403,6 +430,20 @@ export class PeerSide {
       else if (kept) this.#records.save(record);
     }
     this.#socket.send(consumed.ack, from.address, from.port);
+    if (consumed.outcome === 'accepted') this.#recognize(record, consumed.message.type);
+    if (sealed.type === 'move') sentKeyTo(record, from);
+  }
+
+  /**
+   * What opened was sealed by whoever has read this side's key. If that was sent to one address only, and a HELLO came from
+   * there, then so did its identity.
+   */
+  #recognize(record: PeerRecord, type: Accepted['type']): void {
+    const { by, keyAt } = record;
+    if (by !== undefined && by.address === keyAt) this.#trust.prove(by.address, by.identity);
+    record.by = undefined;
+    // A MOVE makes new keys.
+    if (type === 'move') record.keyAt = undefined;
   }
 
   #takeKeys(record: PeerRecord): KeyPair {
@@ -425,6 +466,10 @@ export class PeerSide {
         return message.reason === 'aborted' ? this.#cells.disarm(record) : this.#cells.forget(record);
     }
   }
+}
+
+function sentKeyTo(record: PeerRecord, { address }: Sender): void {
+  record.keyAt = (record.keyAt ?? address) === address ? address : 'several';
 }
 
 /** Where the endpoints of the cell will be, by endpointKey. */

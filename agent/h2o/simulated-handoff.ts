@@ -16,7 +16,7 @@ import {
   splitHello,
 } from '../wire/h2o.ts';
 import { armedLabels, type Claim, claimedFlows } from '../wire/h2o-claims.ts';
-import { isDrop, KEY_BYTES, type Label } from '../wire/h2o-layout.ts';
+import { IDENTITY_BYTES, isDrop, KEY_BYTES, type Label, SIGNATURE_BYTES } from '../wire/h2o-layout.ts';
 import { arm, consumeFromCell, isPast, type PeerState, pairFor, stateFor } from '../wire/h2o-peer.ts';
 import {
   consumeAck,
@@ -38,6 +38,8 @@ import {
 const HOSTS = ['10.77.1.2', '10.77.2.2', '10.77.3.2'] as const;
 export type Host = (typeof HOSTS)[number];
 const PEER = '10.77.4.2';
+/** Whom to believe is decided before what is simulated here. */
+const UNSIGNED = { identity: new Uint8Array(IDENTITY_BYTES), signature: new Uint8Array(SIGNATURE_BYTES) };
 /** What is under way at once: more is lost, oldest first. */
 const IN_FLIGHT_MAX = 12;
 
@@ -252,6 +254,7 @@ export class SimulatedHandoff {
     );
     const transaction = newTransaction();
     const hello = {
+      ...UNSIGNED,
       cell: this.#cell,
       transaction,
       epoch: this.#keys.epoch,
@@ -421,7 +424,7 @@ export class SimulatedHandoff {
     const { state, active, slots } = this.#peer;
     const found = from === slots[active] ? pairFor(hello, state === undefined ? [] : [state]) : undefined;
     const { cell, transaction, epoch, part, parts, claims } = hello;
-    const welcome = { type: 'welcome', cell, transaction, epoch, part, parts } as const;
+    const welcome = { ...UNSIGNED, type: 'welcome', cell, transaction, epoch, part, parts } as const;
     const none = claimedFlows(claims).map(() => false);
     if (found === undefined || isPast(found, hello))
       return encodeWelcome({ ...welcome, claimable: none, publicKey: new Uint8Array(KEY_BYTES) });

@@ -10,6 +10,8 @@ const hello = (part: number, transaction = 1): Hello => ({
   transaction: new Uint8Array(8).fill(transaction),
   epoch: 0,
   publicKey: new Uint8Array(32),
+  identity: new Uint8Array(32),
+  signature: new Uint8Array(64),
   part,
   parts: 4,
   claims: [],

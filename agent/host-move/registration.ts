@@ -18,6 +18,7 @@ import type { PeerSide } from '../h2o/peer-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { currentSockets } from '../proc/inspect.ts';
+import type { Trust } from '../trust/trust.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { Correspondents } from './correspondents.ts';
 import type { KeptFlow } from './places.ts';
@@ -40,6 +41,7 @@ export type RegistrationNeeds = {
   readonly datapath: Datapath;
   readonly registry: Registry;
   readonly socket: H2oSocket;
+  readonly trust: Trust;
   readonly peerSide: Pick<PeerSide, 'placeOf'>;
   /** Whether the cell has claimed flows of that peer: the pair of keys is good then. */
   readonly isKept: (cell: string, peer: string) => boolean;
@@ -140,7 +142,7 @@ export class Registration {
   }
 
   async #ask(cell: Cell, peer: string, flows: readonly (PlacedFlow & KeptFlow)[]): Promise<void> {
-    const { registry, socket } = this.#needs;
+    const { registry } = this.#needs;
     const keys = registry.keysWith(cell, peer);
     const hello = {
       cell: Buffer.from(cell.id, 'hex'),
@@ -150,7 +152,7 @@ export class Registration {
       claims: claimsOf(flows, []),
     };
     const { silent, claimable, peerPublicKey } = await exchangeHello(
-      socket,
+      this.#needs,
       peer,
       hello,
       this.#stop.signal,

@@ -1,6 +1,7 @@
 /** Who resumes asks the peers: one that waits, one that waits for another image, one that is not there. */
 import { describe, expect, test } from 'vitest';
 import { FakeSocket } from '../h2o/fake-socket.ts';
+import { trustOf } from '../test-support.ts';
 import { encodeWelcome, newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { createAck, deriveSession, generateKeyPair, type Session } from '../wire/h2o-session.ts';
@@ -48,6 +49,8 @@ function network(keys: Session, lost = 0): FakeSocket {
 
 const NEVER = new AbortController().signal;
 
+const voiceOf = (socket: FakeSocket) => ({ socket: socket.asH2o(), trust: trustOf() });
+
 describe('claim', () => {
   test('tells those who wait from those who do not, and from those who are gone', async () => {
     const keys = session();
@@ -58,7 +61,7 @@ describe('claim', () => {
       transaction: newTransaction(),
       ...(peer === WAITS ? keys : session()),
     }));
-    expect(await claim(socket.asH2o(), asked, NEVER)).toEqual([
+    expect(await claim(voiceOf(socket), asked, NEVER)).toEqual([
       { peer: WAITS, answer: 'held' },
       { peer: OTHER, answer: 'other' },
       { peer: GONE, answer: 'silent' },
@@ -77,10 +80,10 @@ describe('claim', () => {
   test('a peer whose first answers are lost waits all the same', async () => {
     const keys = session();
     const asked = [{ peer: WAITS, epoch: 7, transaction: newTransaction(), ...keys }];
-    expect(await claim(network(keys, 4).asH2o(), asked, NEVER)).toEqual([{ peer: WAITS, answer: 'held' }]);
+    expect(await claim(voiceOf(network(keys, 4)), asked, NEVER)).toEqual([{ peer: WAITS, answer: 'held' }]);
   });
 
   test('of a cell without peers nobody is asked', async () => {
-    expect(await claim(new FakeSocket().asH2o(), [], NEVER)).toEqual([]);
+    expect(await claim(voiceOf(new FakeSocket()), [], NEVER)).toEqual([]);
   });
 });

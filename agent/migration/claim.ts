@@ -7,7 +7,7 @@ import { randomBytes } from 'node:crypto';
 import type { Registry } from '../cell/registry.ts';
 import type { Params, PeerSession, Result } from '../control/protocol.ts';
 import { OsmosisError } from '../error.ts';
-import { exchangeHello } from '../h2o/cell-side.ts';
+import { exchangeHello, type Voice } from '../h2o/cell-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
 import { newCellId, newTransaction } from '../wire/h2o.ts';
@@ -27,7 +27,7 @@ type Answer = Result<'resume.claim'>['peers'][number]['answer'];
 
 /** `sessions`: each with the epoch of its HOLD. */
 export async function claim(
-  socket: H2oSocket,
+  voice: Voice,
   sessions: readonly PeerSession[],
   signal: AbortSignal,
 ): Promise<{ peer: string; answer: Answer }[]> {
@@ -36,7 +36,7 @@ export async function claim(
   try {
     const asked = sessions.map(async (session) => ({
       peer: session.peer,
-      answer: await ask(socket, session, either),
+      answer: await ask(voice, session, either),
     }));
     return await Promise.all(asked);
   } finally {
@@ -44,13 +44,13 @@ export async function claim(
   }
 }
 
-async function ask(socket: H2oSocket, session: PeerSession, signal: AbortSignal): Promise<Answer> {
-  const holding = new Holding(socket, [session]);
+async function ask(voice: Voice, session: PeerSession, signal: AbortSignal): Promise<Answer> {
+  const holding = new Holding(voice.socket, [session]);
   const isHeld = async (limit_ms: number) => (await holding.within(limit_ms, signal)).length === 0;
   if (await isHeld(ANSWER_MS)) return 'held';
   signal.throwIfAborted();
   // What it is asked now comes after the HOLD: a peer side serves one after the other.
-  const isThere = await hasAgent(socket, session.peer, signal);
+  const isThere = await hasAgent(voice, session.peer, signal);
   if (await isHeld(isThere ? GRACE_MS : 0)) return 'held';
   return isThere ? 'other' : 'silent';
 }
@@ -81,7 +81,7 @@ export async function verdictOf(
 }
 
 /** Asked as somebody whom it has never heard of, for a flow that nobody has. */
-async function hasAgent(socket: H2oSocket, peer: string, signal: AbortSignal): Promise<boolean> {
+async function hasAgent(voice: Voice, peer: string, signal: AbortSignal): Promise<boolean> {
   const endpoint = { address: peer, port: NO_FLOW_PORT };
   const hello = {
     cell: newCellId(),
@@ -90,6 +90,6 @@ async function hasAgent(socket: H2oSocket, peer: string, signal: AbortSignal): P
     publicKey: new Uint8Array(randomBytes(32)),
     claims: [{ protocol: 'tcp' as const, local: endpoint, peerAddress: peer, peerPorts: [NO_FLOW_PORT] }],
   };
-  const { silent } = await exchangeHello(socket, peer, hello, signal);
+  const { silent } = await exchangeHello(voice, peer, hello, signal);
   return !silent;
 }

@@ -312,8 +312,8 @@ export class SourceMigration {
     // A peer that knows nothing of a cell that has been there before has forgotten it: its last flow had ended.
     const forgotten = known.epoch > 0 && !first.silent && first.peerPublicKey === undefined;
     if (forgotten) this.#keys.delete(peer);
-    const keys = forgotten ? registry.renewKeys(this.#cell, peer) : known;
-    const { silent, claimable } = forgotten ? await this.#announce(peer, keys, flows, signal) : first;
+    const keys = forgotten ? await this.#renew(peer, known, flows, signal) : known;
+    const { silent, claimable } = keys === known ? first : await this.#announce(peer, keys, flows, signal);
     if (silent) throw this.#silent(peer);
     const refused = flows.filter(
       (flow) => !claimable.has(flowKey(knownFlow(flow))) && !this.#isRelayEnded(flow),
@@ -321,6 +321,27 @@ export class SourceMigration {
     const still = refused.length === 0 ? [] : this.#stillThere(refused);
     if (still.length > 0) throw this.#refused(peer, still, flows.length);
     return refused.filter(({ protocol }) => protocol === 'udp').length;
+  }
+
+  /**
+   * New keys, if the peer takes them. Asked before anything is armed: the agent there may be another one by now. What made
+   * us ask was not signed: the old keys stay if the peer knows them after all.
+   */
+  async #renew(
+    peer: string,
+    known: PeerKeys,
+    flows: readonly SourcedFlow[],
+    signal: AbortSignal,
+  ): Promise<PeerKeys> {
+    const { registry } = this.#context;
+    let taken = false;
+    const keys = registry.renewKeys(this.#cell, peer);
+    try {
+      taken = (await this.#announce(peer, keys, flows, signal, [])).peerPublicKey !== undefined;
+    } finally {
+      if (!taken) registry.restoreKeys(this.#cell, known);
+    }
+    return taken ? keys : known;
   }
 
   /** What the host that relayed it says not to know: `osmosis relay end`, or it has forgotten. The peer is out of reach. */
@@ -333,15 +354,16 @@ export class SourceMigration {
     keys: PeerKeys,
     flows: readonly SourcedFlow[],
     signal: AbortSignal,
+    labels: readonly Label[] = this.#labels,
   ): Promise<HelloResult> {
-    const { socket, registry } = this.#context;
+    const { registry } = this.#context;
     this.#cell = registry.get(this.#cell.id) ?? this.#cell;
-    const labels = this.#labels.filter((label) => label.peer === peer);
+    const its = labels.filter((label) => label.peer === peer);
     const { epoch, publicKey } = keys;
     const about = { cell: Buffer.from(this.#cell.id, 'hex'), epoch, publicKey };
     // Known since it was asked: it may arm although we do not hear of it, and is to be told of the undoing then.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
-    const result = await sayHello(socket, peer, about, flows, labels, signal, ARMING);
+    const result = await sayHello(this.#context, peer, about, flows, its, signal, ARMING);
     this.#transactions.set(peer, result.transaction);
     keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);

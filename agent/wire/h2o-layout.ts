@@ -8,6 +8,10 @@ export const H2O_PORT = 18018;
 export const DATAGRAM_BYTES_MAX = 1200;
 export const ID_BYTES = 16;
 export const KEY_BYTES = 32;
+/** Ed25519: public key and signature; and SHA-256 of the former, as SSH has it. */
+export const IDENTITY_BYTES = 32;
+export const SIGNATURE_BYTES = 64;
+export const FINGERPRINT_BYTES = 32;
 export const TRANSACTION_BYTES = 8;
 export const TAG_BYTES = 8;
 export const SEAL_BYTES = 16;
@@ -49,6 +53,9 @@ export type ByeReason = keyof typeof BYE_REASONS;
 export const VERDICTS = { undecided: 1, commit: 2, abort: 3 } as const;
 export type Verdict = keyof typeof VERDICTS;
 
+/** `untrusted`: the HELLO's sender is not whom the peer side knows at its address. */
+export const WELCOME_ANSWERS = { answered: 0, untrusted: 1 } as const;
+
 /** Why a datagram does nothing. The text is what `osmosis` shows beside the counter. */
 export const DROP_REASONS = {
   'too-long': 'longer than a datagram of H2O can be',
@@ -65,6 +72,7 @@ export const DROP_REASONS = {
   forged: 'its seal does not open',
   stale: 'an epoch that is not newer than the last one',
   unarmed: 'moves labels that were never armed here',
+  unsigned: 'its signature is not of the identity that it shows',
 } as const;
 export type DropReason = keyof typeof DROP_REASONS;
 export type Drop = { readonly drop: DropReason };
@@ -87,7 +95,7 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   3b: magic "H2O"
  *   1b: version (1)
  *   1b: type
- *   1b: detail (ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
+ *   1b: detail (WELCOME: 1 if untrusted; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
  *   2b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
  */
@@ -118,6 +126,7 @@ function isKnownDetail(type: MessageType, detail: number): boolean {
   if (type === 'ack') return nameOf(ACKNOWLEDGED, detail) !== undefined;
   if (type === 'bye') return nameOf(BYE_REASONS, detail) !== undefined;
   if (type === 'verdict') return nameOf(VERDICTS, detail) !== undefined;
+  if (type === 'welcome') return nameOf(WELCOME_ANSWERS, detail) !== undefined;
   return detail === 0;
 }
 

@@ -38,7 +38,9 @@ type Prepared = { keys: KeyPair; transaction: Uint8Array; state: PeerState; sess
 
 function hellos(keys: KeyPair, cell: Uint8Array, epoch: number, wire: string, count = 1): Hello[] {
   const { publicKey } = keys;
-  return splitHello({ cell, epoch, publicKey, transaction: newTransaction(), claims: claims(wire, count) });
+  const unsigned = { identity: new Uint8Array(32), signature: new Uint8Array(64) };
+  const offer = { cell, epoch, publicKey, transaction: newTransaction(), ...unsigned };
+  return splitHello({ ...offer, claims: claims(wire, count) });
 }
 
 /** HELLO and WELCOME of `parts`, and the session as the source computes it. */

@@ -66,6 +66,8 @@ const part = {
   transaction: fixed(8),
   epoch: fc.integer({ min: 0, max: 0xffff_ffff }),
   publicKey: fixed(32),
+  identity: fixed(32),
+  signature: fixed(64),
   part: fc.constant(2),
   parts: fc.integer({ min: 3, max: HELLO_PARTS_MAX }),
 };
@@ -73,13 +75,24 @@ const hello: fc.Arbitrary<Hello> = fc.record(
   { type: fc.constant('hello' as const), ...part, claims: fc.array(claim, { minLength: 1, maxLength: 12 }) },
   { noNullPrototype: true },
 );
-const welcome: fc.Arbitrary<Welcome> = fc.record(
+const answered: fc.Arbitrary<Welcome> = fc.record(
   {
     type: fc.constant('welcome' as const),
     ...part,
+    // Without a key nothing is said.
+    publicKey: fixed(32).map((key) => key.with(0, 9)),
     claimable: fc.array(fc.boolean(), { minLength: 1, maxLength: 600 }),
   },
   { noNullPrototype: true },
+);
+const zeros = (length: number) => new Uint8Array(length);
+const none = ({ claimable }: Welcome) => ({ claimable: claimable.map(() => false), publicKey: zeros(32) });
+const welcome: fc.Arbitrary<Welcome> = fc.oneof(
+  answered,
+  answered.map((each) => ({ ...each, ...none(each), identity: zeros(32), signature: zeros(64) })),
+  fc
+    .tuple(answered, fc.oneof(fixed(32), fc.constant(zeros(32))))
+    .map(([each, known]) => ({ ...each, ...none(each), untrusted: { known } })),
 );
 
 test('what was encoded decodes to itself', () => {
@@ -130,6 +143,8 @@ const offer = {
   transaction: newTransaction(),
   epoch: 0,
   publicKey: new Uint8Array(32).fill(9),
+  identity: new Uint8Array(32).fill(8),
+  signature: new Uint8Array(64).fill(7),
 };
 
 function everyFlow(claims: readonly Claim[]): string[] {
@@ -173,8 +188,8 @@ const outgoing: Claim[] = ports.map((each) => ({
 }));
 
 test.each([
-  ['incoming', incoming, 19],
-  ['outgoing', outgoing, 75],
+  ['incoming', incoming, 21],
+  ['outgoing', outgoing, 82],
 ])('10,000 %s connections', (_, claims, expected) => {
   const parts = splitHello({ ...offer, claims });
   expect(parts).toHaveLength(expected);

@@ -21,6 +21,7 @@
  *    destination  QUERY                                 →   source (not a peer: the two agents of one migration)
  *                                                       ←   VERDICT
  *
+ * HELLO and WELCOME are signed by the agents' identities (h2o-identity.ts), everything that follows is sealed.
  * Whoever is not answered sends the identical datagram again. No answer is longer than what it answers.
  * Integers are big-endian; an address is 16 bytes, IPv4 as ::ffff:a.b.c.d.
  */
@@ -47,21 +48,25 @@ import {
   HEADER_BYTES,
   type Header,
   ID_BYTES,
+  IDENTITY_BYTES,
   isDrop,
   KEY_BYTES,
   QUERY_NONCE_BYTES,
   SEAL_BYTES,
+  SIGNATURE_BYTES,
   TAG_BYTES,
   TRANSACTION_BYTES,
+  WELCOME_ANSWERS,
 } from './h2o-layout.ts';
 
-/** Enough for 10,000 outgoing connections to one peer (75 parts); bounds what a peer keeps of one transaction. */
+/** Enough for 10,000 outgoing connections to one peer (82 parts); bounds what a peer keeps of one transaction. */
 export const HELLO_PARTS_MAX = 128;
-/** Transaction, epoch, public key, part, parts, and the two bytes of the counts. */
-const HELLO_PREFIX_BYTES = HEADER_BYTES + TRANSACTION_BYTES + 4 + KEY_BYTES + 2 + 2;
+/** Transaction, epoch, public key, identity, signature, part, parts, and the two bytes of the counts. */
+const HELLO_PREFIX_BYTES =
+  HEADER_BYTES + TRANSACTION_BYTES + 4 + KEY_BYTES + IDENTITY_BYTES + SIGNATURE_BYTES + 2 + 2;
 export const CLAIM_BYTES_PER_PART_MAX = DATAGRAM_BYTES_MAX - HELLO_PREFIX_BYTES;
 
-/** The cell side's offer: who it is and which flows it holds with this peer. In clear, and proves nothing by itself. */
+/** The cell side's offer: who it is and which flows it holds with this peer. In clear; its signature is not checked yet. */
 export type Hello = {
   readonly type: 'hello';
   readonly cell: Uint8Array;
@@ -71,6 +76,9 @@ export type Hello = {
   readonly epoch: number;
   /** X25519. At an epoch above 0: the very key that the last MOVE announced. */
   readonly publicKey: Uint8Array;
+  /** Ed25519 public key of the agent that sends it, and its signature: h2o-identity.ts. */
+  readonly identity: Uint8Array;
+  readonly signature: Uint8Array;
   /** 0 to parts - 1. */
   readonly part: number;
   readonly parts: number;
@@ -82,8 +90,16 @@ export type Welcome = {
   readonly cell: Uint8Array;
   readonly transaction: Uint8Array;
   readonly epoch: number;
-  /** X25519; all zeros if no flow of the part is claimable and nothing was kept of it. */
+  /** X25519; all zeros if no flow of the part is claimable and nothing was kept of it: then nothing is signed. */
   readonly publicKey: Uint8Array;
+  /** Of the agent that answers; all zeros where nothing is signed. */
+  readonly identity: Uint8Array;
+  readonly signature: Uint8Array;
+  /**
+   * Nothing may be claimed because of who asks: the fingerprint that the peer side knows the asker's address by, zeros if
+   * it knows none.
+   */
+  readonly untrusted?: { readonly known: Uint8Array };
   readonly part: number;
   readonly parts: number;
   /** For each flow of the HELLO part, in order: it exists here, and this cell may claim it. */
@@ -146,6 +162,8 @@ function decodeBody(header: Header, reader: ByteReader, datagram: Uint8Array): M
  *    8b: transaction
  *    4b: epoch
  *   32b: X25519 public key
+ *   32b: identity, Ed25519 public key
+ *   64b: signature
  *    1b: part, from 0
  *    1b: parts
  *    1b: number of claim groups, at least 1
@@ -178,30 +196,34 @@ function decodeHello({ id }: Header, reader: ByteReader): Hello | Drop {
 }
 
 /**
- * WELCOME, after the header; the first five fields as in the HELLO part that it answers:
+ * WELCOME, after the header; transaction, epoch, part and parts as in the HELLO part that it answers:
  *
  *    8b: transaction
  *    4b: epoch
- *   32b: X25519 public key of the peer side, or zeros
+ *   32b: X25519 public key of the peer side, or zeros; if untrusted: the fingerprint that it knows, or zeros
+ *   32b: identity, Ed25519 public key, or zeros
+ *   64b: signature, or zeros
  *    1b: part
  *    1b: parts
  *    2b: number of flows, at least 1
  *        one bit for each, from the highest bit of the first byte; unused bits zero
  */
 export function encodeWelcome(welcome: Welcome): Uint8Array {
+  const { untrusted } = welcome;
   const bitmap = new Uint8Array(Math.ceil(welcome.claimable.length / 8));
   welcome.claimable.forEach((claimable, index) => {
     if (claimable) bitmap[index >> 3] = (bitmap[index >> 3] ?? 0) | (0x80 >> (index & 7));
   });
+  const detail = WELCOME_ANSWERS[untrusted === undefined ? 'answered' : 'untrusted'];
   return concatBytes(
-    encodeHeader({ type: 'welcome', detail: 0, id: welcome.cell }),
-    encodePart(welcome),
+    encodeHeader({ type: 'welcome', detail, id: welcome.cell }),
+    encodePart({ ...welcome, publicKey: untrusted?.known ?? welcome.publicKey }),
     u16(welcome.claimable.length),
     bitmap,
   );
 }
 
-function decodeWelcome({ id }: Header, reader: ByteReader): Welcome | Drop {
+function decodeWelcome({ id, detail }: Header, reader: ByteReader): Welcome | Drop {
   const prefix = decodePart(reader);
   const count = reader.u16();
   if (reader.overrun()) return { drop: 'too-short' };
@@ -213,25 +235,42 @@ function decodeWelcome({ id }: Header, reader: ByteReader): Welcome | Drop {
   const isSet = (index: number) => ((bitmap[index >> 3] ?? 0) & (0x80 >> (index & 7))) !== 0;
   const bits = Array.from({ length: bitmap.length * 8 }, (_, index) => isSet(index));
   if (bits.slice(count).includes(true)) return { drop: 'reserved' };
-  return { type: 'welcome', cell: id, ...prefix, claimable: bits.slice(0, count) };
+  const claimable = bits.slice(0, count);
+  const answered = { type: 'welcome' as const, cell: id, ...prefix, claimable };
+  if (detail === WELCOME_ANSWERS.answered) {
+    const unsigned = isZero(prefix.publicKey);
+    const isSound = !unsigned || (isZero(prefix.identity) && isZero(prefix.signature) && isZero(bitmap));
+    return isSound ? answered : { drop: 'value' };
+  }
+  const { publicKey: known } = prefix;
+  if (!isZero(bitmap)) return { drop: 'value' };
+  return { ...answered, publicKey: new Uint8Array(KEY_BYTES), untrusted: { known } };
 }
 
-type Part = Pick<Hello, 'transaction' | 'epoch' | 'publicKey' | 'part' | 'parts'>;
+function isZero(bytes: Uint8Array): boolean {
+  return bytes.every((byte) => byte === 0);
+}
 
-function encodePart({ transaction, epoch, publicKey, part, parts }: Part): Uint8Array {
+type Part = Pick<Hello, 'transaction' | 'epoch' | 'publicKey' | 'identity' | 'signature' | 'part' | 'parts'>;
+
+function encodePart({ transaction, epoch, publicKey, identity, signature, part, parts }: Part): Uint8Array {
   assert.equal(transaction.length, TRANSACTION_BYTES);
   assert.equal(publicKey.length, KEY_BYTES);
-  return concatBytes(transaction, u32(epoch), publicKey, u8(part), u8(parts));
+  assert.equal(identity.length, IDENTITY_BYTES);
+  assert.equal(signature.length, SIGNATURE_BYTES);
+  return concatBytes(transaction, u32(epoch), publicKey, identity, signature, u8(part), u8(parts));
 }
 
 function decodePart(reader: ByteReader): Part | Drop {
   const transaction = reader.take(TRANSACTION_BYTES);
   const epoch = reader.u32();
   const publicKey = reader.take(KEY_BYTES);
+  const identity = reader.take(IDENTITY_BYTES);
+  const signature = reader.take(SIGNATURE_BYTES);
   const [part, parts] = [reader.u8(), reader.u8()];
   if (reader.overrun()) return { drop: 'too-short' };
   if (parts > HELLO_PARTS_MAX || part >= parts) return { drop: 'count' };
-  return { transaction, epoch, publicKey, part, parts };
+  return { transaction, epoch, publicKey, identity, signature, part, parts };
 }
 
 /**
