@@ -38,7 +38,10 @@ function network(keys: Session, lost = 0): FakeSocket {
         encodeWelcome({
           ...message,
           type: 'welcome',
+          // Who is not where a flow is is told nothing, and nothing is signed for that.
           publicKey: new Uint8Array(32),
+          identity: new Uint8Array(32),
+          signature: new Uint8Array(64),
           claimable: [false],
         }),
         from,
