@@ -99,6 +99,14 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   2b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
  */
+/** Types whose detail says something. */
+const DETAILS: Partial<Record<MessageType, Readonly<Record<string, number>>>> = {
+  ack: ACKNOWLEDGED,
+  bye: BYE_REASONS,
+  verdict: VERDICTS,
+  welcome: WELCOME_ANSWERS,
+};
+
 export type Header = { readonly type: MessageType; readonly detail: number; readonly id: Uint8Array };
 
 export function encodeHeader({ type, detail, id }: Header): Uint8Array {
@@ -118,16 +126,9 @@ export function decodeHeader(reader: ByteReader): Header | Drop {
   const type = nameOf(MESSAGE_TYPES, code);
   if (type === undefined) return { drop: 'type' };
   if (reserved.some((byte) => byte !== 0)) return { drop: 'reserved' };
-  const detailIsKnown = isKnownDetail(type, detail);
-  return detailIsKnown ? { type, detail, id } : { drop: detail === 0 ? 'value' : 'reserved' };
-}
-
-function isKnownDetail(type: MessageType, detail: number): boolean {
-  if (type === 'ack') return nameOf(ACKNOWLEDGED, detail) !== undefined;
-  if (type === 'bye') return nameOf(BYE_REASONS, detail) !== undefined;
-  if (type === 'verdict') return nameOf(VERDICTS, detail) !== undefined;
-  if (type === 'welcome') return nameOf(WELCOME_ANSWERS, detail) !== undefined;
-  return detail === 0;
+  const details = DETAILS[type];
+  if (details === undefined) return detail === 0 ? { type, detail, id } : { drop: 'reserved' };
+  return nameOf(details, detail) === undefined ? { drop: 'value' } : { type, detail, id };
 }
 
 /** Both of IPv4 or both of IPv6: addresses are rewritten in place, which can't turn one family into the other. */

@@ -82,7 +82,7 @@ function mutants(seed: number): Uint8Array[] {
 }
 
 describe.skipIf(!hasPython)('the independent decoder', () => {
-  it('agrees with every golden vector', async () => {
+  it('agrees with every golden vector', { timeout: CASE_MS_MAX }, async () => {
     const { stdout } = await execa('python3', ['-B', CHECK, VECTORS]);
     const { checks, failed } = JSON.parse(stdout) as { checks: number; failed: string[] };
     expect(failed).toEqual([]);
