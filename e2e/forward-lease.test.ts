@@ -21,7 +21,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   expect(await leftSince(before)).toEqual({});
-}, 60_000);
+}, 120_000);
 
 type Status = {
   cells: {
@@ -130,5 +130,5 @@ describe('the lease of new connections', () => {
       expect(summary).toMatchObject(GOOD);
       expect(summary.lines).toBeGreaterThan(100);
     }
-  }, 90_000);
+  }, 120_000);
 });
