@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, LAB_HOSTS6, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 import { startDatagramClient, startDatagramServer } from '../fixtures/load/control.ts';
+import { endEverywhere } from '../fixtures/load/processes.ts';
 import { move } from './cli.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
@@ -47,13 +48,14 @@ describe('a published datagram server', () => {
 });
 
 describe('a socket of a moved process that is closed', () => {
-  const ENDED_MS_MAX = 15_000;
+  const ENDED_MS_MAX = 30_000;
   const SERVICE = PORT + 2;
 
   it('leaves its port to others of the old host, while the process lives', async () => {
     await using _server = await startDatagramServer('peer', { port: SERVICE });
     const asker = `python3 /opt/osmosis/fixtures/load/datagram-asker.py ${LAB_HOSTS.peer} ${SERVICE} --connected`;
     const both = `${asker} --log /tmp/stays & ${asker} --log /tmp/closes & wait`;
+    await using _end = { [Symbol.asyncDispose]: () => endEverywhere(`datagram-asker.py .* ${SERVICE}`) };
     const { pid } = await spawnOn('alpha', ['sh', '-c', both]);
     await sleep(BETWEEN_MS);
     const { stdout } = await execOn('alpha', ['ss', '-Hunp', `dport = :${SERVICE}`]);
