@@ -82,7 +82,7 @@ describe('the lease of new connections', () => {
       osmosis(['forward', cell, '--on', 'ssh://beta', '--json', ...args]);
     await using relayed = await startLines('legacy', [TARGET], { connections: 2 });
     await sleep(2 * LEASE_MS);
-    expect(await reached()).toEqual([true, true]);
+    await expect.poll(reached, { timeout: AGAIN_MS_MAX, interval: 500 }).toEqual([true, true]);
     for (const host of ['alpha', 'peer'] as const) {
       const until = (await followsUntil(host)) ?? 0;
       expect(until).toBeGreaterThan(movedAt + 2 * LEASE_MS);

@@ -48,7 +48,8 @@ describe('a published datagram server', () => {
 });
 
 describe('a socket of a moved process that is closed', () => {
-  const ENDED_MS_MAX = 30_000;
+  /** The keeper looks three times, on a busy machine with ten seconds between. */
+  const ENDED_MS_MAX = 60_000;
   const SERVICE = PORT + 2;
 
   it('leaves its port to others of the old host, while the process lives', async () => {
@@ -69,7 +70,7 @@ describe('a socket of a moved process that is closed', () => {
     // Somebody else at the old host has the port now, and asks the same server.
     const ask = `import socket, struct
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(0.5)
+s.settimeout(1)
 s.bind(("${LAB_HOSTS.alpha}", ${port}))
 s.connect(("${LAB_HOSTS.peer}", ${SERVICE}))
 s.send(struct.pack("<4sBxHIIII", b"OSMD", 2, 0, 0xabcdef, 0, 7, 0))
