@@ -23,7 +23,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   expect(await leftSince(before)).toEqual({});
-}, 60_000);
+}, 120_000);
 
 async function relayedBy(host: LabHost): Promise<number> {
   const { object } = await osmosis(['datapath', `ssh://${host}`, '--json']);
@@ -69,4 +69,4 @@ it("the agents of the cell's host, the old home and a peer at once", async () =>
   const clients = [old, ...[first, meanwhile, second].map(([peer]) => peer), ...again];
   for (const client of clients) expect(await client?.stop()).toMatchObject(GOOD);
   await Promise.all([first, meanwhile, second].map(([, legacy]) => legacy.stop()));
-}, 90_000);
+}, 120_000);

