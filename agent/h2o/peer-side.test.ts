@@ -373,6 +373,21 @@ describe.skipIf(!hasIp)('peer side', () => {
     });
   });
 
+  test('a suspended cell stays so while its next place is armed, and when that comes to nothing', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    const session = await arm(peer, cell);
+    await peer.say(createHold(session, 1));
+    const again = await arm(peer, cell);
+    const sides = () => peer.datapath.calls.filter(([name]) => name === 'putSide').map(([, side]) => side);
+    expect(sides()).toEqual([expect.objectContaining({ state: 'held', accept: 0b11 })]);
+    await peer.say(createBye(again, { epoch: 2, reason: 'aborted' }));
+    expect(sides()).toEqual([expect.objectContaining({ state: 'held', accept: 0b01 })]);
+    expect(peer.peer.list()).toMatchObject([{ flows: 2 }]);
+    await peer.say(cell.move(again, peer.labels, 3), AWAY);
+    expect(sides()).toEqual([expect.objectContaining({ state: 'moved', accept: 0b10 })]);
+  });
+
   test('a cell that has moved is claimed from its new place, with its new key, by nobody else', async () => {
     const peer = await withPeer();
     const cell = new FakeCell();
