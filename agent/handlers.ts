@@ -10,7 +10,7 @@ import type { Snapshot } from './control/protocol.ts';
 import { imageSummarySchema } from './control/protocol.ts';
 import type { Call, Handlers } from './control/server.ts';
 import { OsmosisError } from './error.ts';
-import { claimsOf, exchangeHello } from './h2o/cell-side.ts';
+import { sayHello } from './h2o/cell-side.ts';
 import type { PeerSide } from './h2o/peer-side.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
@@ -19,7 +19,7 @@ import { claim, refuseRunning, verdictOf } from './migration/claim.ts';
 import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
 import { isComingHome } from './migration/homecoming.ts';
-import { placeFlows } from './migration/placed.ts';
+import { placeFlows, withSources } from './migration/placed.ts';
 import { arrivingPublications, changePublished, publishChecks } from './migration/published.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
@@ -27,7 +27,6 @@ import { commandLine } from './proc/tree.ts';
 import { VERSION } from './version.ts';
 import { packPiece } from './wire/compression.ts';
 import { decodeMessage } from './wire/frame.ts';
-import { newTransaction } from './wire/h2o.ts';
 import { ImageTally } from './wire/image.ts';
 
 export function createHandlers(
@@ -101,18 +100,21 @@ export function createHandlers(
       const cell = registry.get(id);
       if (cell === undefined)
         throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'plan' });
-      const byPeer = Map.groupBy(flows, ({ at }) => at.address);
+      const sourced = await withSources(datapath, cell, flows);
+      const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
       const peers = await Promise.all(
         [...byPeer].map(async ([address, its]) => {
           const keys = registry.keysWith(cell, address);
-          const hello = {
-            cell: Buffer.from(id, 'hex'),
-            transaction: newTransaction(),
-            epoch: keys.epoch,
-            publicKey: keys.publicKey,
-            claims: claimsOf(its, []),
-          };
-          const { silent, claimable, peerPublicKey } = await exchangeHello(socket, address, hello, signal);
+          const { epoch, publicKey } = keys;
+          const about = { cell: Buffer.from(id, 'hex'), epoch, publicKey };
+          const { silent, claimable, peerPublicKey } = await sayHello(
+            socket,
+            address,
+            about,
+            its,
+            [],
+            signal,
+          );
           keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
           const relayed = its.filter((flow) => flow.relayed).length;
           const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(knownFlow(flow))));

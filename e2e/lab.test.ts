@@ -5,7 +5,8 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { execOn, LAB_HOST_NAMES, LAB_HOSTS, labUp, SSH_CONFIG_PATH, spawnOn } from '../fixtures/lab/hosts.ts';
 
 const UP_MS_MAX = 600_000;
-const TICKS = 'n=0; while :; do n=$((n + 1)); echo tick $n; echo tick $n >/tmp/$0; sleep 0.1; done';
+const TICKS =
+  'n=0; while :; do n=$((n + 1)); echo tick $n; echo tick $n >/tmp/$0.new; mv /tmp/$0.new /tmp/$0; sleep 0.1; done';
 
 const lab = (...argv: string[]) =>
   execa(process.execPath, ['fixtures/lab/cli.ts', ...argv], { reject: false });

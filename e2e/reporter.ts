@@ -1,5 +1,6 @@
 /** Ends the output with the one plain line that people and CI look for. */
 import type { Reporter, TestModule } from 'vitest/node';
+import { countsLine } from '../fixtures/lanes.ts';
 
 export default class PlainLine implements Reporter {
   onTestRunEnd(modules: readonly TestModule[], errors: readonly unknown[]): void {
@@ -13,7 +14,7 @@ export default class PlainLine implements Reporter {
     }
     // After the default reporter's own summary.
     process.once('exit', () => {
-      process.stdout.write(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`);
+      process.stdout.write(`${countsLine(counts)}\n`);
     });
   }
 }

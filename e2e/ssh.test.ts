@@ -233,7 +233,7 @@ describe.skipIf(MISSING !== undefined)(
       await host.close();
     });
 
-    it('notices a host that has gone silent', { timeout: 30_000 }, async () => {
+    it('notices a host that has gone silent', async () => {
       await sshd.install('echo $PPID > $0.pid; exec cat');
       const stream = await (await connect('good')).openAgent();
       await sleep(300);
@@ -243,7 +243,7 @@ describe.skipIf(MISSING !== undefined)(
       try {
         const [error] = await once(stream, 'error');
         expect(error).toMatchObject({ code: 'SSH_UNREACHABLE' });
-        expect(performance.now() - since).toBeLessThan(LIVENESS_MS_MAX + 1_500);
+        expect(performance.now() - since).toBeLessThan(3 * LIVENESS_MS_MAX);
       } finally {
         process.kill(pid, 'SIGKILL');
       }

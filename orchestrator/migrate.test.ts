@@ -157,6 +157,12 @@ describe('failure', () => {
     expect(events.at(-1)).toMatchObject({ event: 'phase', phase, state: 'failed' });
   });
 
+  test('because the process has ended: it is said to run nowhere', async () => {
+    const exited = new OsmosisError('TARGET_EXITED', 'it has ended.', { phase: 'freeze' });
+    const { error } = await runFailing('source.freeze', exited);
+    expect(error?.message).toContain('It runs nowhere');
+  });
+
   test.each(AFTER)('of %s, in %s: nothing is undone, the destination owns it', async (method, phase) => {
     const { after, error } = await runFailing(method, agentsFault);
     expect(after).toEqual([]);

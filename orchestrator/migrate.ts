@@ -226,7 +226,7 @@ async function recover(
       const { owner, cleanup } = await undoBoth(migration, phase, source, destination);
       const state =
         owner === 'source'
-          ? ' The process runs at the source with its connections; nothing was left at the destination.'
+          ? ` ${leftAtSource(first)}; nothing was left at the destination.`
           : ' It had been decided already: the destination finishes the move.';
       return told(
         first,
@@ -239,6 +239,10 @@ async function recover(
       );
     }
   }
+}
+
+function leftAtSource({ code }: OsmosisError): string {
+  return code === 'TARGET_EXITED' ? 'It runs nowhere' : 'The process runs at the source with its connections';
 }
 
 async function undoBoth(

@@ -7,7 +7,7 @@ import { encodeWelcome, type Hello, newCellId, newTransaction } from '../wire/h2
 import { claimedFlows } from '../wire/h2o-claims.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { createAck, createHold, deriveSession, generateKeyPair } from '../wire/h2o-session.ts';
-import { claimsOf, exchangeHello, HELLO_TRIES_MAX, sendUntilAcknowledged } from './cell-side.ts';
+import { claimsOf, exchangeHello, HELLO_TRIES_MAX, sayHello, sendUntilAcknowledged } from './cell-side.ts';
 import { FakeSocket } from './fake-socket.ts';
 
 const PEER = '10.77.4.2';
@@ -164,4 +164,22 @@ test('the waits between two sendings grow', async () => {
   expect(socket.sent.length).toBeGreaterThan(1);
   expect(socket.sent.length).toBeLessThan(6);
   expect(socket.listeners).toBe(0);
+});
+
+test('flows of several addresses are claimed from each of them; the transaction of the most is the one', async () => {
+  const socket = new FakeSocket();
+  answering(socket);
+  const flow = (port: number, source?: string) => ({
+    ...flowWith(port),
+    at: { address: PEER, port },
+    ...(source === undefined ? {} : { source }),
+  });
+  const flows = [flow(51_000), flow(51_002, '10.77.1.9'), flow(51_004), flow(51_005)];
+  const about = { cell: newCellId(), epoch: 0, publicKey: generateKeyPair().publicKey };
+  const asked = await sayHello(socket.asH2o(), PEER, about, flows, [], live);
+  const hellos = socket.sent.map(({ message, source }) => ({ message, source }));
+  expect(hellos.map(({ source }) => source)).toEqual(['10.77.1.9', undefined]);
+  expect(hellos.at(-1)?.message).toMatchObject({ transaction: asked.transaction });
+  expect(asked).toMatchObject({ silent: false });
+  expect(asked.claimable).toEqual(new Set([51_000, 51_002, 51_004].map((port) => flowKey(flowWith(port)))));
 });

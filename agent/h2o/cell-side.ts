@@ -1,9 +1,9 @@
 /** The cell side of H2O: HELLO and its WELCOMEs while the process runs, MOVE and BYE until they are acknowledged. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Flow, flowKey, knownFlow, type PlacedFlow } from '../address.ts';
-import { answers, encodeHello, type Hello, splitHello, type Welcome } from '../wire/h2o.ts';
+import { answers, encodeHello, type Hello, newTransaction, splitHello, type Welcome } from '../wire/h2o.ts';
 import { type Claim, claimedFlows } from '../wire/h2o-claims.ts';
-import { type Acknowledged, isDrop, type Label } from '../wire/h2o-layout.ts';
+import { type Acknowledged, H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
 import { type Ack, consumeAck, type Session } from '../wire/h2o-session.ts';
 import type { H2oSocket } from './socket.ts';
 
@@ -15,9 +15,9 @@ export type Patience = { readonly triesMax: number; readonly retryMsMax: number 
 const ASKING: Patience = { triesMax: HELLO_TRIES_MAX, retryMsMax: HELLO_RETRY_MS };
 /**
  * A peer that has answered before may have to load its datapath and to enter thousands of flows now, and is only kept from
- * it by being asked more often. Six seconds in all.
+ * it by being asked more often. Fifteen seconds in all: the process runs meanwhile.
  */
-export const ARMING: Patience = { triesMax: 8, retryMsMax: 1_000 };
+export const ARMING: Patience = { triesMax: 17, retryMsMax: 1_000 };
 /** First wait for an ACK, doubled up to the last, for at most RETRY_TOTAL_MS_MAX. */
 const ACK_RETRY_FIRST_MS = 20;
 const ACK_RETRY_LAST_MS = 1_000;
@@ -61,6 +61,45 @@ export function claimsOf(
   });
 }
 
+/** A flow, and the address of this host that its other end takes it to be at, where the route prefers another. */
+export type SourcedFlow = PlacedFlow & { readonly source?: string | undefined };
+
+export type Asked = HelloResult & {
+  /** Of the most flows. */
+  readonly transaction: Uint8Array;
+};
+
+type About = Pick<Hello, 'cell' | 'epoch' | 'publicKey'>;
+
+/** HELLO for all these flows: they count only from where their other ends take them to be, so a transaction for each such address. */
+export async function sayHello(
+  socket: H2oSocket,
+  address: string,
+  about: About,
+  flows: readonly SourcedFlow[],
+  labels: readonly Label[],
+  signal: AbortSignal,
+  patience: Patience = ASKING,
+): Promise<Asked> {
+  const fewestFirst = [...Map.groupBy(flows, ({ source }) => source)].toSorted(
+    ([, a], [, b]) => a.length - b.length,
+  );
+  const asked: Asked[] = [];
+  for (const [source, its] of fewestFirst) {
+    const transaction = newTransaction();
+    const hello = { ...about, transaction, claims: claimsOf(its, labels) };
+    const result = await exchangeHello(socket, address, hello, signal, patience, source);
+    asked.push({ ...result, transaction });
+    if (result.silent) break;
+  }
+  return {
+    silent: asked.some(({ silent }) => silent),
+    claimable: new Set(asked.flatMap(({ claimable }) => [...claimable])),
+    peerPublicKey: asked.find(({ peerPublicKey }) => peerPublicKey !== undefined)?.peerPublicKey,
+    transaction: asked.at(-1)?.transaction ?? newTransaction(),
+  };
+}
+
 /** Exchanges one HELLO transaction with the peer at `address`. Ends silently after `triesMax` tries without an answer. */
 export async function exchangeHello(
   socket: H2oSocket,
@@ -68,6 +107,7 @@ export async function exchangeHello(
   hello: Omit<Hello, 'type' | 'part' | 'parts'>,
   signal: AbortSignal,
   { triesMax, retryMsMax }: Patience = ASKING,
+  source?: string,
 ): Promise<HelloResult> {
   const waiting = new Map(splitHello(hello).map((part) => [part.part, part]));
   const claimable = new Set<string>();
@@ -93,7 +133,7 @@ export async function exchangeHello(
       const answered = new Promise<void>((resolve) => {
         wake = resolve;
       });
-      for (const part of waiting.values()) socket.send(encodeHello(part), address);
+      for (const part of waiting.values()) socket.send(encodeHello(part), address, H2O_PORT, source);
       const wait = Math.min(HELLO_RETRY_MS * 2 ** tries, retryMsMax);
       await Promise.race([answered, sleep(wait, undefined, { signal })]);
     }

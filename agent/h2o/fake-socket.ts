@@ -8,6 +8,7 @@ export type Sent = {
   readonly message: Message;
   readonly address: string;
   readonly port: number;
+  readonly source?: string | undefined;
 };
 
 export class FakeSocket {
@@ -30,8 +31,8 @@ export class FakeSocket {
     return () => this.#receivers.delete(receive);
   }
 
-  send(datagram: Uint8Array, address: string, port = 18_018): void {
-    const sent = { datagram, message: messageOf(datagram), address, port };
+  send(datagram: Uint8Array, address: string, port = 18_018, source?: string): void {
+    const sent = { datagram, message: messageOf(datagram), address, port, source };
     this.sent.push(sent);
     // As from a network: after the sender has returned.
     for (const watch of this.#watchers) queueMicrotask(() => watch(sent));

@@ -92,6 +92,7 @@ export function ownAddressLike(address: string): string {
   );
 }
 
-function ownInterfaceAddresses(): NetworkInterfaceInfo[] {
+/** Loopback ones included. */
+export function ownInterfaceAddresses(): NetworkInterfaceInfo[] {
   return Object.values(networkInterfaces()).flatMap((each) => each ?? []);
 }

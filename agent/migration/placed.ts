@@ -1,8 +1,10 @@
 /** Where the other ends of a cell's flows are now, as the datapath of its host knows. */
-import { type Flow, flowKey, type PlacedFlow } from '../address.ts';
+import { type Flow, flowKey, isLinkLocal, isLoopback, type PlacedFlow } from '../address.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId } from '../datapath/model.ts';
+import type { SourcedFlow } from '../h2o/cell-side.ts';
+import { ownInterfaceAddresses } from '../host/routes.ts';
 
 /** The flows as the datapath names them. */
 export function flowIds({ link }: Pick<Cell, 'link'>, flows: readonly Flow[]): FlowId[] {
@@ -23,5 +25,21 @@ export async function placeFlows(
     const at = places[index]?.endpoint ?? remote;
     const flow = { protocol, local, remote, at, ...(name === undefined ? {} : { known: name }) };
     return relayed.has(flowKey(flow)) ? { ...flow, relayed: true } : flow;
+  });
+}
+
+/** With the address of this host that each flow's other end takes it to be at: a HELLO about it has to come from there. */
+export async function withSources(
+  datapath: Datapath,
+  cell: Cell,
+  flows: readonly PlacedFlow[],
+): Promise<SourcedFlow[]> {
+  const own = new Set(ownInterfaceAddresses().map(({ address }) => address));
+  const inside = cell.link === undefined ? [] : await datapath.locals(flowIds(cell, flows));
+  return flows.map((flow, index) => {
+    const address = cell.link === undefined ? flow.local.address : inside[index]?.wireLocal.address;
+    const isNamed =
+      address !== undefined && own.has(address) && !isLoopback(address) && !isLinkLocal(address);
+    return isNamed ? { ...flow, source: address } : flow;
   });
 }

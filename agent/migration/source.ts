@@ -23,7 +23,7 @@ import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run
 import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
-import { ARMING, claimsOf, exchangeHello, type HelloResult } from '../h2o/cell-side.ts';
+import { ARMING, type HelloResult, type SourcedFlow, sayHello } from '../h2o/cell-side.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
@@ -38,7 +38,7 @@ import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './da
 import { Departure, type DepartureRecord } from './departure.ts';
 import { type Answered, SourceForwarding } from './forwarding.ts';
 import { Holding } from './holding.ts';
-import { flowIds, placeFlows } from './placed.ts';
+import { flowIds, placeFlows, withSources } from './placed.ts';
 import { quiesce } from './quiesce.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
@@ -284,7 +284,8 @@ export class SourceMigration {
   }
 
   async #armPeers(signal: AbortSignal): Promise<void> {
-    const byPeer = Map.groupBy(this.#flows, ({ at }) => at.address);
+    const sourced = await withSources(this.#context.datapath, this.#cell, this.#flows);
+    const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
     await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#keepFollowers();
     this.#stage = 'armed';
@@ -298,12 +299,13 @@ export class SourceMigration {
     }
   }
 
-  async #armPeer(peer: string, flows: readonly PlacedFlow[], signal: AbortSignal): Promise<void> {
+  async #armPeer(peer: string, flows: readonly SourcedFlow[], signal: AbortSignal): Promise<void> {
     const { registry } = this.#context;
     const known = registry.keysWith(this.#cell, peer);
     const first = await this.#announce(peer, known, flows, signal);
     // A peer that knows nothing of a cell that has been there before has forgotten it: its last flow had ended.
     const forgotten = known.epoch > 0 && !first.silent && first.peerPublicKey === undefined;
+    if (forgotten) this.#keys.delete(peer);
     const keys = forgotten ? registry.renewKeys(this.#cell, peer) : known;
     const { silent, claimable } = forgotten ? await this.#announce(peer, keys, flows, signal) : first;
     if (silent) throw this.#silent(peer);
@@ -322,27 +324,18 @@ export class SourceMigration {
   async #announce(
     peer: string,
     keys: PeerKeys,
-    flows: readonly PlacedFlow[],
+    flows: readonly SourcedFlow[],
     signal: AbortSignal,
   ): Promise<HelloResult> {
     const { socket, registry } = this.#context;
     this.#cell = registry.get(this.#cell.id) ?? this.#cell;
-    const transaction = newTransaction();
-    this.#transactions.set(peer, transaction);
-    const claims = claimsOf(
-      flows,
-      this.#labels.filter((label) => label.peer === peer),
-    );
-    const hello = {
-      cell: Buffer.from(this.#cell.id, 'hex'),
-      transaction,
-      epoch: keys.epoch,
-      publicKey: keys.publicKey,
-      claims,
-    };
+    const labels = this.#labels.filter((label) => label.peer === peer);
+    const { epoch, publicKey } = keys;
+    const about = { cell: Buffer.from(this.#cell.id, 'hex'), epoch, publicKey };
     // Known since it was asked: it may arm although we do not hear of it, and is to be told of the undoing then.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
-    const result = await exchangeHello(socket, peer, hello, signal, ARMING);
+    const result = await sayHello(socket, peer, about, flows, labels, signal, ARMING);
+    this.#transactions.set(peer, result.transaction);
     keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
     return result;
@@ -450,7 +443,7 @@ export class SourceMigration {
   #exited(): OsmosisError {
     return new OsmosisError(
       'TARGET_EXITED',
-      'the process ended by itself before it was frozen; nothing is left to move',
+      'the process ended by itself before it was frozen; nothing is left to move.',
       { phase: 'freeze' },
     );
   }
