@@ -100,18 +100,19 @@ describe('under load', () => {
   });
 
   it.each([
-    ["over the host's address", 7603, 'alpha'],
-    ['over loopback', 7604, '127.0.0.1'],
-  ] as const)('a peer on the same host, %s', async (_, port, address) => {
+    ["the same host, over the host's address", 7603, 'alpha', 'alpha'],
+    ['the same host, over loopback', 7604, 'alpha', '127.0.0.1'],
+    ['the host that it is resumed on', 7605, 'beta', 'alpha'],
+  ] as const)('a peer on %s', async (_, port, on, address) => {
     await using server = await startTreeServer('alpha', port);
-    const client = await startMovableLines('alpha', [`${address as string}:${port}`], {
+    const client = await startMovableLines(on, [`${address as string}:${port}`], {
       connections: 5,
       everyMs: 20,
     });
     const cell = await away(String(server.pid), 'alpha', 'beta', 5);
     await away(cell, 'beta', 'alpha', 5);
-    const { stdout } = await execOn('alpha', ['pgrep', '-f', `lines-client.py .*:${port}`]);
-    expect(await client.stop('alpha', Number(stdout))).toMatchObject({ ok: true, faults: [] });
+    const { stdout } = await execOn(on, ['pgrep', '-f', `lines-client.py .*:${port}`]);
+    expect(await client.stop(on, Number(stdout))).toMatchObject({ ok: true, faults: [] });
   });
 });
 
