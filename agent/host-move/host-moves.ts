@@ -173,7 +173,11 @@ export class HostMoves {
   async #readAddresses(): Promise<void> {
     const { kept } = this.#context;
     this.#readAt = performance.now();
-    const { stdout } = await execa('ip', ['-json', 'addr', 'show'], { timeout: COMMAND_MS_MAX });
+    const { stdout, failed, shortMessage } = await execa('ip', ['-json', 'addr', 'show'], {
+      reject: false,
+      timeout: COMMAND_MS_MAX,
+    });
+    if (failed) throw new Error(shortMessage);
     this.#usable = parseUsable(stdout, kept.all);
     const lanes = [...this.#lanes.values()].filter(({ cell }) => this.#cellOf(cell)?.link === undefined);
     const bound = lanes.flatMap(({ flows }) => [...flows.values()]).filter(({ isLoose }) => !isLoose);
