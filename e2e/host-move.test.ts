@@ -23,7 +23,7 @@ import { leftSince, type Traces, traces } from './traces.ts';
 type Network = 1 | 6 | 7;
 /** Time with traffic in each of them. */
 const THERE_MS = 1_500;
-const MOVED_MS_MAX = 15_000;
+const MOVED_MS_MAX = 30_000;
 
 const v4 = (network: Network, number: number) => `10.77.${network}.${number}`;
 const v6 = (network: Network, number: number) => `fd77:0:0:${network}::${number}`;
