@@ -96,6 +96,7 @@ export function createHandlers(
     inspect: async ({ target, name, learn_ms = LEARN_MS, forward_lease_s }, { signal }) => {
       const resolved = registry.resolve(target, name);
       registry.checkFree(resolved.id);
+      hostMoves.checkSettled(resolved.id);
       const found = await inspectTree(resolved.pid);
       const cell = await adoptNewFlows(context, resolved);
       const tree = withFlows(found, await learnFlows(context, cell, found, learn_ms, signal));
@@ -153,6 +154,7 @@ export function createHandlers(
       { migration: id, cell, drop, relay, datagrams = [], forward_lease_s, key },
       { signal, gone },
     ) => {
+      hostMoves.checkSettled(cell);
       const migration = coordinator.beginSource(id, cell, gone);
       coordinator.remember(migration);
       const tree = await migration.prepare({ key, drop, relay, datagrams, forward_lease_s }, signal);

@@ -6,7 +6,7 @@ import { execa } from 'execa';
 import { endpointKey, flowKey, type Protocol } from '../address.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
-import { messageOf } from '../error.ts';
+import { messageOf, OsmosisError } from '../error.ts';
 import { Turns } from '../h2o/turns.ts';
 import { type Route, routeTo } from '../host/routes.ts';
 import { socketIndex } from '../proc/socket-index.ts';
@@ -77,6 +77,18 @@ export class HostMoves {
     this.#watch.stop();
     this.#registration.stop();
     await this.#turns.idle();
+  }
+
+  /** @throws OsmosisError BUSY while a peer has not acknowledged this host's address: the cell's flows are held back so long. */
+  checkSettled(id: string): void {
+    const moving = this.#lanesOf(id).find(({ isMoving }) => isMoving);
+    if (moving === undefined) return;
+    throw new OsmosisError(
+      'BUSY',
+      `this host has another address, and the peer ${moving.peer} has not acknowledged it yet; nothing was touched. ` +
+        'Try again in a moment; osmosis keep says when it has.',
+      { phase: 'plan' },
+    );
   }
 
   /** What is kept of one cell, and what not, by peer. */
@@ -173,7 +185,11 @@ export class HostMoves {
   async #readAddresses(): Promise<void> {
     const { kept } = this.#context;
     this.#readAt = performance.now();
-    const { stdout } = await execa('ip', ['-json', 'addr', 'show'], { timeout: COMMAND_MS_MAX });
+    const { stdout, failed, shortMessage } = await execa('ip', ['-json', 'addr', 'show'], {
+      reject: false,
+      timeout: COMMAND_MS_MAX,
+    });
+    if (failed) throw new Error(shortMessage);
     this.#usable = parseUsable(stdout, kept.all);
     const lanes = [...this.#lanes.values()].filter(({ cell }) => this.#cellOf(cell)?.link === undefined);
     const bound = lanes.flatMap(({ flows }) => [...flows.values()]).filter(({ isLoose }) => !isLoose);

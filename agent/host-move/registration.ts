@@ -28,10 +28,10 @@ import { Waits } from './waits.ts';
 const REFUSED_MS_FIRST = 2_000;
 const REFUSED_MS_LAST = 300_000;
 /** A peer that did not answer is asked again after this, doubled each time: most hosts of the world run no agent. */
-const SILENT_MS_FIRST = 30_000;
+const SILENT_MS_FIRST = 5_000;
 const SILENT_MS_LAST = 3_600_000;
 /** In the background nobody waits for the answer. */
-const PATIENCE = { triesMax: 3, retryMsMax: 800 } as const;
+const PATIENCE = { triesMax: 4, retryMsMax: 1_600 } as const;
 /** Peers that are asked at once. */
 const ASKING_MAX = 16;
 /** What of one cell is asked of one peer at a time: some twenty datagrams. */

@@ -1,4 +1,7 @@
-/** Tells when addresses, links or routes of this host have changed: ip-monitor(8), and now and then without being told. */
+/**
+ * Tells when addresses or routes of this host have changed: ip-monitor(8). Links come and go with cells, so they are not
+ * asked for; whoever listens looks now and then besides.
+ */
 import { createInterface } from 'node:readline';
 import { execa } from 'execa';
 
@@ -21,17 +24,13 @@ export class AddressWatch {
   start(): void {
     if (this.#stop.signal.aborted) return;
     // It must not outlive an agent that is killed.
-    const monitor = execa(
-      'setpriv',
-      ['--pdeathsig', 'KILL', 'ip', '-o', 'monitor', 'address', 'link', 'route'],
-      {
-        buffer: false,
-        reject: false,
-        stdin: 'ignore',
-        stderr: 'ignore',
-        cancelSignal: this.#stop.signal,
-      },
-    );
+    const monitor = execa('setpriv', ['--pdeathsig', 'KILL', 'ip', '-o', 'monitor', 'address', 'route'], {
+      buffer: false,
+      reject: false,
+      stdin: 'ignore',
+      stderr: 'ignore',
+      cancelSignal: this.#stop.signal,
+    });
     createInterface({ input: monitor.stdout }).on('line', () => this.#note());
     void monitor.then(() => {
       if (!this.#stop.signal.aborted) setTimeout(() => this.start(), RESTART_MS).unref();
