@@ -291,13 +291,14 @@ export class PeerSide {
       message.type === 'hold' ||
       message.type === 'bye' ||
       message.type === 'follow';
-    if (!forUs || (message.type === 'hello' && !this.#isHeard(from))) return;
+    if (!forUs || (message.type === 'hello' && !this.#isHeard(message, from))) return;
     if (this.#waiting.add(message, from)) void this.#inTurn(() => this.#serveNext());
   }
 
   /** Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it. */
-  #isHeard({ address, port }: Sender): boolean {
-    return port === H2O_PORT && this.#hellosOf.take(address) && this.#hellos.take();
+  #isHeard(hello: Hello, from: Sender): boolean {
+    if (from.port !== H2O_PORT || this.#waiting.hasPart(hello, from)) return false;
+    return this.#hellosOf.take(from.address) && this.#hellos.take();
   }
 
   async #serveNext(): Promise<void> {

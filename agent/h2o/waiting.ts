@@ -30,6 +30,11 @@ export class WaitingMessages {
     return this.#hellos > 0;
   }
 
+  /** Whether this part waits already. */
+  hasPart(hello: Hello, from: Sender): boolean {
+    return this.#queues.get(from.address)?.others.has(partKey(hello, from)) === true;
+  }
+
   /** False where it was dropped: there is one take for each that was added. */
   add(message: Hello | Sealed, from: Sender): boolean {
     const queue: Queue = this.#queues.get(from.address) ?? { moves: [], others: new Map() };
