@@ -118,7 +118,9 @@ export class Coordinator {
     if (migration.suspends && migration.isCommitted) {
       migration.mark();
       this.remember(migration);
-      void this.#letGoOfHeld(migration);
+      const letGo = this.#letGoOfHeld(migration);
+      // A peer that is silent must not keep the operator waiting.
+      if (migration.isHeld) await letGo;
       return;
     }
     if (migration.isCommitted) await migration.release();

@@ -588,6 +588,11 @@ export class SourceMigration {
     return (await this.#holding?.within(limit_ms, NEVER)) ?? [];
   }
 
+  /** All of them have. */
+  get isHeld(): boolean {
+    return this.#holding?.silent.length === 0;
+  }
+
   /** Until they have, or are given up. */
   async held(): Promise<void> {
     await this.#holding?.run(NEVER);
