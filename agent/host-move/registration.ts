@@ -13,13 +13,13 @@ import {
 } from '../address.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { claimsOf, exchangeHello } from '../h2o/cell-side.ts';
+import { sayHello } from '../h2o/cell-side.ts';
 import type { PeerSide } from '../h2o/peer-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isOwnAddress } from '../host/routes.ts';
+import { withSources } from '../migration/placed.ts';
 import { currentSockets } from '../proc/inspect.ts';
 import type { Trust } from '../trust/trust.ts';
-import { newTransaction } from '../wire/h2o.ts';
 import { Correspondents } from './correspondents.ts';
 import type { KeptFlow } from './places.ts';
 import { Waits } from './waits.ts';
@@ -142,22 +142,14 @@ export class Registration {
   }
 
   async #ask(cell: Cell, peer: string, flows: readonly (PlacedFlow & KeptFlow)[]): Promise<void> {
-    const { registry } = this.#needs;
+    const { registry, datapath } = this.#needs;
     const keys = registry.keysWith(cell, peer);
-    const hello = {
-      cell: Buffer.from(cell.id, 'hex'),
-      transaction: newTransaction(),
-      epoch: keys.epoch,
-      publicKey: keys.publicKey,
-      claims: claimsOf(flows, []),
-    };
-    const { silent, claimable, peerPublicKey } = await exchangeHello(
-      this.#needs,
-      peer,
-      hello,
-      this.#stop.signal,
-      PATIENCE,
-    );
+    const { epoch, publicKey } = keys;
+    const about = { cell: Buffer.from(cell.id, 'hex'), epoch, publicKey };
+    const sourced = await withSources(datapath, cell, flows);
+    const { signal } = this.#stop;
+    const asked = await sayHello(this.#needs, peer, about, sourced, [], signal, PATIENCE);
+    const { silent, claimable, peerPublicKey } = asked;
     // The cell has gone, or has told this peer of a move meanwhile.
     if (!registry.isRegistered(cell.id) || registry.keysWith(cell, peer) !== keys) return;
     if (silent) this.#silent.failed(`${cell.id} ${peer}`);

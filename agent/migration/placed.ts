@@ -35,11 +35,11 @@ export async function withSources(
   flows: readonly PlacedFlow[],
 ): Promise<SourcedFlow[]> {
   const own = new Set(ownInterfaceAddresses().map(({ address }) => address));
-  const inside = cell.link === undefined ? [] : await datapath.locals(flowIds(cell, flows));
+  const locals = await datapath.locals(flowIds(cell, flows));
   return flows.map((flow, index) => {
-    const address = cell.link === undefined ? flow.local.address : inside[index]?.wireLocal.address;
-    const isNamed =
-      address !== undefined && own.has(address) && !isLoopback(address) && !isLinkLocal(address);
+    // Without an entry it is where it began.
+    const address = locals[index]?.wireLocal.address ?? flow.local.address;
+    const isNamed = own.has(address) && !isLoopback(address) && !isLinkLocal(address);
     return isNamed ? { ...flow, source: address } : flow;
   });
 }
