@@ -191,7 +191,9 @@ export class HostMoves {
     });
     if (failed) throw new Error(shortMessage);
     this.#usable = parseUsable(stdout, kept.all);
-    const lanes = [...this.#lanes.values()].filter(({ cell }) => this.#cellOf(cell)?.link === undefined);
+    // A cell that has just gone was perhaps one with addresses of another host.
+    const isOfHost = (cell: Cell | undefined) => cell !== undefined && cell.link === undefined;
+    const lanes = [...this.#lanes.values()].filter(({ cell }) => isOfHost(this.#cellOf(cell)));
     const bound = lanes.flatMap(({ flows }) => [...flows.values()]).filter(({ isLoose }) => !isLoose);
     await kept.keep(new Set(bound.map(({ local }) => local.address)), this.#usable);
   }
