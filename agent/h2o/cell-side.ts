@@ -76,7 +76,7 @@ export type Asked = HelloResult & {
   readonly transaction: Uint8Array;
 };
 
-type About = Pick<Hello, 'cell' | 'epoch' | 'publicKey'>;
+type About = Pick<Hello, 'cell' | 'epoch' | 'publicKey' | 'keeps'>;
 
 /**
  * HELLO for all these flows: they count only from where their other ends take them to be, so a transaction for each such

@@ -38,6 +38,8 @@ export type PeerRecord = {
   active: 0 | 1;
   /** By keyOf. */
   readonly flows: Map<string, PeerFlow>;
+  /** The cell wants its claims kept. */
+  keeps?: true | undefined;
   /** By keyOf: what a MOVE may take along although nothing was armed. A flow is in the claims of one record at most. */
   readonly claims: Map<string, ClaimedFlow>;
   armedAt: number | undefined;

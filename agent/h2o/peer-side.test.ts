@@ -127,13 +127,16 @@ class FakeCell {
   epoch = 0;
   transaction = newTransaction();
   readonly trust = trustOf();
+  /** Asks the peer to keep its claims. */
+  keeps = false;
 
   hello(flows: readonly Flow[], labels: readonly Label[] = []): Uint8Array {
     this.transaction = newTransaction();
     const { cell, transaction, epoch, keys } = this;
     const offer = { cell, transaction, epoch, publicKey: keys.publicKey };
     const signed = this.trust.offer(offer);
-    const [part, ...more] = splitHello({ ...offer, ...signed, claims: claimsOf(flows, labels) });
+    const keeps = this.keeps ? ({ keeps: true } as const) : {};
+    const [part, ...more] = splitHello({ ...offer, ...signed, ...keeps, claims: claimsOf(flows, labels) });
     if (part === undefined || more.length > 0) throw new Error('not one part');
     return encodeHello(part);
   }
@@ -557,7 +560,7 @@ describe.skipIf(!hasIp)('peer side', () => {
 
     test('a MOVE takes along what was only claimed, and the next one needs no HELLO', async () => {
       const peer = await withPeer();
-      const cell = new FakeCell();
+      const cell = keptCell();
       const session = await claimed(peer, cell);
       const ack = await peer.say(cell.move(session, to(peer, AWAY)), AWAY);
       const done = peer.datapath.calls.filter(([name]) => name !== 'attachDevice');
@@ -576,9 +579,16 @@ describe.skipIf(!hasIp)('peer side', () => {
       expect(peer.peer.list()).toMatchObject([{ state: 'home', epoch: 2, flows: 2, wire: [HOME] }]);
     });
 
+    test('what is claimed in passing, as by a plan, is not kept', async () => {
+      const peer = await withPeer();
+      await claimed(peer, new FakeCell());
+      const second = peer.start();
+      expect(second.list()).toEqual([]);
+    });
+
     test('what it did not claim, or claimed from elsewhere, stays', async () => {
       const peer = await withPeer();
-      const cell = new FakeCell();
+      const cell = keptCell();
       const session = cell.session(welcomeOf(await peer.say(cell.hello(peer.flows.slice(0, 1)))).publicKey);
       await peer.say(cell.hello(peer.flows), AWAY);
       await peer.say(cell.move(session, to(peer, AWAY)), AWAY);
@@ -587,7 +597,7 @@ describe.skipIf(!hasIp)('peer side', () => {
 
     test('a flow that another cell has moved with is not taken', async () => {
       const peer = await withPeer();
-      const [cell, thief] = [new FakeCell(), new FakeCell()];
+      const [cell, thief] = [keptCell(), keptCell()];
       const stolen = await claimed(peer, thief);
       await peer.say(cell.move(await claimed(peer, cell), to(peer, AWAY)), AWAY);
       await peer.say(thief.move(stolen, to(peer, '127.0.0.3')), '127.0.0.3');
@@ -596,7 +606,7 @@ describe.skipIf(!hasIp)('peer side', () => {
 
     test('it is remembered by an agent that was restarted', async () => {
       const peer = await withPeer();
-      const cell = new FakeCell();
+      const cell = keptCell();
       const session = await claimed(peer, cell);
       await peer.peer.stop();
       const second = peer.start();
@@ -607,7 +617,7 @@ describe.skipIf(!hasIp)('peer side', () => {
 
     test('a MOVE that failed half way is made whole when it comes again', async () => {
       const peer = await withPeer();
-      const cell = new FakeCell();
+      const cell = keptCell();
       const datagram = cell.move(await claimed(peer, cell), to(peer, AWAY));
       peer.datapath.fails = true;
       expect(await peer.say(datagram, AWAY)).toBeUndefined();
@@ -617,6 +627,10 @@ describe.skipIf(!hasIp)('peer side', () => {
     });
   });
 });
+
+function keptCell(): FakeCell {
+  return Object.assign(new FakeCell(), { keeps: true });
+}
 
 function decodedOf(datagram: Uint8Array): Sealed {
   const decoded = decode(datagram);

@@ -367,7 +367,8 @@ export class PeerSide {
       if (this.#unanswered.length === 0) await this.#sweeper.dropEnded(1);
       await this.#cells.arm(record, claimed, wires);
     }
-    this.#records.claim(record, claimed);
+    record.keeps ||= hello.keeps;
+    if (record.keeps) this.#records.claim(record, claimed);
     const claimable = ids.map((id) => id !== undefined);
     this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
   }

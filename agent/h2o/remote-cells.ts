@@ -258,10 +258,11 @@ export class RemoteCells {
     const still =
       record.heldAt === undefined ? [...record.flows.values()].filter((flow) => !isAway(flow, record)) : [];
     await this.dropFlows(record, still);
-    this.#needs.records.claim(
-      record,
-      still.map(({ id }) => id),
-    );
+    if (record.keeps)
+      this.#needs.records.claim(
+        record,
+        still.map(({ id }) => id),
+      );
     if (record.flows.size === 0) return;
     for (const flow of record.flows.values()) flow.wireRemote = onlySlot(flow.wireRemote, record.active);
     await this.#switch(record, record.heldAt === undefined ? 'moved' : 'held');

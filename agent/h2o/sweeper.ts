@@ -71,10 +71,11 @@ export class Sweeper {
     const flows = [...record.flows.values()];
     await this.#needs.cells.dropFlows(record, flows);
     // The cell has shown that they are its own, and may move again without a word.
-    this.#needs.records.claim(
-      record,
-      flows.map(({ id }) => id),
-    );
+    if (record.keeps)
+      this.#needs.records.claim(
+        record,
+        flows.map(({ id }) => id),
+      );
     this.#needs.records.save(record);
   }
 

@@ -145,7 +145,7 @@ export class Registration {
     const { registry, datapath } = this.#needs;
     const keys = registry.keysWith(cell, peer);
     const { epoch, publicKey } = keys;
-    const about = { cell: Buffer.from(cell.id, 'hex'), epoch, publicKey };
+    const about = { cell: Buffer.from(cell.id, 'hex'), epoch, publicKey, keeps: true } as const;
     const sourced = await withSources(datapath, cell, flows);
     const { signal } = this.#stop;
     const asked = await sayHello(this.#needs, peer, about, sourced, [], signal, PATIENCE);

@@ -95,13 +95,17 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   3b: magic "H2O"
  *   1b: version (1)
  *   1b: type
- *   1b: detail (WELCOME: 1 if untrusted; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
+ *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
  *   2b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
  */
+/** What a HELLO wants of its claims: forgotten in a minute unless they are armed, or kept for as long as their flows live. */
+export const HELLO_KINDS = { once: 0, kept: 1 } as const;
+
 /** Types whose detail says something. */
 const DETAILS: Partial<Record<MessageType, Readonly<Record<string, number>>>> = {
   ack: ACKNOWLEDGED,
+  hello: HELLO_KINDS,
   bye: BYE_REASONS,
   verdict: VERDICTS,
   welcome: WELCOME_ANSWERS,

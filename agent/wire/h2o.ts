@@ -46,6 +46,7 @@ import {
   decodeHeader,
   encodeHeader,
   HEADER_BYTES,
+  HELLO_KINDS,
   type Header,
   ID_BYTES,
   IDENTITY_BYTES,
@@ -82,6 +83,8 @@ export type Hello = {
   /** 0 to parts - 1. */
   readonly part: number;
   readonly parts: number;
+  /** Its claims are to be kept: the cell may move one day without a word before. */
+  readonly keeps?: true;
   readonly claims: readonly Claim[];
 };
 
@@ -172,7 +175,7 @@ function decodeBody(header: Header, reader: ByteReader, datagram: Uint8Array): M
  */
 export function encodeHello(hello: Hello): Uint8Array {
   const datagram = concatBytes(
-    encodeHeader({ type: 'hello', detail: 0, id: hello.cell }),
+    encodeHeader({ type: 'hello', detail: HELLO_KINDS[hello.keeps ? 'kept' : 'once'], id: hello.cell }),
     encodePart(hello),
     u8(groupCount(hello.claims)),
     u8(0),
@@ -182,7 +185,7 @@ export function encodeHello(hello: Hello): Uint8Array {
   return datagram;
 }
 
-function decodeHello({ id }: Header, reader: ByteReader): Hello | Drop {
+function decodeHello({ id, detail }: Header, reader: ByteReader): Hello | Drop {
   const prefix = decodePart(reader);
   const [groups, reserved] = [reader.u8(), reader.u8()];
   if (reader.overrun()) return { drop: 'too-short' };
@@ -192,7 +195,8 @@ function decodeHello({ id }: Header, reader: ByteReader): Hello | Drop {
   const claims = decodeClaims(reader, groups);
   if ('drop' in claims) return claims;
   if (reader.remaining() > 0) return { drop: 'trailing' };
-  return { type: 'hello', cell: id, ...prefix, claims };
+  const hello = { type: 'hello', cell: id, ...prefix, claims } as const;
+  return detail === HELLO_KINDS.kept ? { ...hello, keeps: true } : hello;
 }
 
 /**
