@@ -20,9 +20,10 @@ import { decodeFollow } from './wire/h2o-follow.ts';
 import { decodeLabels, resolveLabels } from './wire/h2o-labels.ts';
 import { DATAGRAM_BYTES_MAX, DROP_REASONS, isDrop, SEALED_HEADER_BYTES } from './wire/h2o-layout.ts';
 import { arm, consumeFromCell, type PeerState, pairFor } from './wire/h2o-peer.ts';
-import { consumeAck, openBytes, type Session, sealBytes } from './wire/h2o-session.ts';
+import { consumeAck, type Session } from './wire/h2o-session.ts';
 import { consumeQuery, consumeVerdict } from './wire/h2o-verdict.ts';
 import { decodeImagePiece, encodeImageRecord, IMAGE_PIECE_BYTES, ImageError } from './wire/image.ts';
+import { openBytes, sealBytes } from './wire/seal.ts';
 
 const SEED = Number(process.env.OSMOSIS_SEED ?? randomInt(2 ** 31));
 const CASE_MS_MAX = 60_000;

@@ -10,7 +10,7 @@ import type { Snapshot } from './control/protocol.ts';
 import { imageSummarySchema } from './control/protocol.ts';
 import type { Call, Handlers } from './control/server.ts';
 import { OsmosisError } from './error.ts';
-import { sayHello } from './h2o/cell-side.ts';
+import { aboutOf, sayHello } from './h2o/cell-side.ts';
 import type { PeerSide } from './h2o/peer-side.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
@@ -115,8 +115,7 @@ export function createHandlers(
       const peers = await Promise.all(
         [...byPeer].map(async ([address, its]) => {
           const keys = registry.keysWith(cell, address);
-          const { epoch, publicKey } = keys;
-          const about = { cell: Buffer.from(id, 'hex'), epoch, publicKey };
+          const about = aboutOf(id, keys);
           const { silent, claimable, peerPublicKey } = await sayHello(
             context,
             address,

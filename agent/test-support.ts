@@ -1,13 +1,17 @@
 /** What unit tests share; nothing of the product imports it. */
+import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onTestFinished, vi } from 'vitest';
-import type { PlacedFlow } from './address.ts';
+import type { Flow, PlacedFlow } from './address.ts';
 import type { HostFacts, Snapshot } from './control/protocol.ts';
 import { KnownIdentities } from './trust/known-identities.ts';
 import { Trust } from './trust/trust.ts';
 import { identityOf, newIdentitySeed } from './wire/h2o-identity.ts';
+
+const LOOPBACK = '127.0.0.1';
 
 /** A directory of this test's own, gone when the test is over. */
 export function temporaryDirectory(): string {
@@ -22,6 +26,22 @@ export function trustOf(log = { warn: vi.fn() }): Trust {
   // Before its directory goes.
   onTestFinished(() => known.flush());
   return new Trust(identityOf(newIdentitySeed()), known, log);
+}
+
+/** Connections of this process with a server of this process, at 127.0.0.1, as the server's side sees them. */
+export async function connectedFlows(count: number): Promise<Flow[]> {
+  const server = createServer().listen(0, LOOPBACK);
+  onTestFinished(() => void server.close());
+  await once(server, 'listening');
+  const local = { address: LOOPBACK, port: (server.address() as AddressInfo).port };
+  const clients = Array.from({ length: count }, () => connect(local.port, LOOPBACK));
+  onTestFinished(() => clients.forEach((client) => void client.destroy()));
+  await Promise.all(clients.map((client) => once(client, 'connect')));
+  return clients.map(({ localPort = 0 }) => ({
+    protocol: 'tcp',
+    local,
+    remote: { address: LOOPBACK, port: localPort },
+  }));
 }
 
 /** Until `check` no longer throws; patient, for processes start slowly on a busy machine. */

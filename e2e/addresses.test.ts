@@ -1,22 +1,16 @@
 /** Hosts with several addresses, and connections of each. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, type LabHost } from '../fixtures/lab/hosts.ts';
 import { startStreamClient, startStreamServer } from '../fixtures/load/control.ts';
 import { move } from './cli.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { leavesNothing } from './traces.ts';
 
 const PORT = 7150;
 const BETWEEN_MS = 400;
 const SECOND = { alpha: '10.77.1.9', peer: '10.77.4.9' } as const;
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-});
+leavesNothing();
 
 async function ip(host: LabHost, ...argv: string[]): Promise<AsyncDisposable> {
   const undo = argv.map((word) => (word === 'add' ? 'del' : word));

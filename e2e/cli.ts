@@ -71,3 +71,11 @@ export async function move(
     throw new Error(`migrate ${from} → ${to} exited with ${exitCode}: ${JSON.stringify(object)} ${stderr}`);
   return object as unknown as Moved;
 }
+
+/** What `osmosis ps` says of a host, of which the caller knows the shape. */
+export async function statusOf<Status>(host: LabHost): Promise<Status> {
+  const { object } = await osmosis(['ps', `ssh://${host}`, '--json']);
+  const [status] = object.hosts as Status[];
+  if (status === undefined) throw new Error(`no status of ${host}`);
+  return status;
+}

@@ -1,24 +1,18 @@
 /** Endpoints that are wanted twice: what has moved is never in the way of what is there, and the other way round. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { execOn, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 import { startStreamClient, startStreamServer, untilListening } from '../fixtures/load/control.ts';
 import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { leavesNothing, leftSince, traces } from './traces.ts';
 
 const BETWEEN_MS = 400;
 /** As in agent/cell/labels.ts. */
 const LABELS = { first: 40_000, count: 12_000 };
 const INTACT = { ok: true, faults: [] };
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-});
+leavesNothing();
 
 it('one port of a peer serves it towards the old host, the new one, and on the connection that has moved', async () => {
   await using server = await startTreeServer('alpha', 7540);

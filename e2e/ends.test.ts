@@ -1,20 +1,14 @@
 /** The two ends of a connection, wherever they are: on one host or two, in cells or not, one moving after the other or both. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
 import { startMovableLines, startTreeServer } from '../fixtures/load/lines.ts';
 import { type Moved, move } from './cli.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { leavesNothing } from './traces.ts';
 
 const BETWEEN_MS = 400;
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-});
+leavesNothing();
 
 /** Lines and back between a client and a server, both of which can move. */
 async function withPair(

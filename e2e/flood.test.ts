@@ -1,10 +1,10 @@
 /** A host without an agent floods the H2O port of those that take part in a move: the move and its traffic go on. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 import { startStreamClient, startStreamServer } from '../fixtures/load/control.ts';
 import { move } from './cli.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { leavesNothing } from './traces.ts';
 
 const FLOODER = '/opt/osmosis/fixtures/load/flood.py';
 const LOG = '/tmp/flood.log';
@@ -49,13 +49,7 @@ function expectBounded(before: AgentSize, after: AgentSize): void {
 }
 
 describe('under a flood from one source', () => {
-  let before: Traces;
-  beforeAll(async () => {
-    before = await traces();
-  });
-  afterAll(async () => {
-    expect(await leftSince(before)).toEqual({});
-  });
+  leavesNothing();
 
   it('a cell moves while its peer is flooded, and back while its host is', async () => {
     await using server = await startStreamServer('alpha', { port: PORT });

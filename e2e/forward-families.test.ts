@@ -1,21 +1,16 @@
 /** migrate --forward-new for what is not TCP over IPv4: datagrams, IPv6, and servers of both families at once. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { LAB_HOSTS, LAB_HOSTS6 } from '../fixtures/lab/hosts.ts';
 import { startDatagramClient, startDatagramServer } from '../fixtures/load/control.ts';
 import { startLines, startTreeServer, type Target } from '../fixtures/load/lines.ts';
 import { move } from './cli.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { expectAllAnswered } from './datagrams.ts';
+import { leavesNothing } from './traces.ts';
 
 const BETWEEN_MS = 500;
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-}, 120_000);
+leavesNothing();
 
 describe('what is new follows a server of both families', () => {
   it('connections: from a peer straight, from a host without an agent by way of the old home, where it comes back to', async () => {
@@ -51,13 +46,7 @@ describe('what is new follows a server of both families', () => {
     await sleep(BETWEEN_MS);
     for (const client of [...old, ...first]) {
       const summary = await client.stop();
-      expect(summary, summary.faults.join('\n')).toMatchObject({
-        ok: true,
-        duplicated: 0,
-        misrouted: 0,
-        refused: 0,
-        unanswered: 0,
-      });
+      expectAllAnswered(summary);
     }
   }, 120_000);
 });

@@ -1,11 +1,11 @@
 /** The lease of --forward-new: renewed while the cell's host says so, over by itself when nobody does, and ended on demand. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, type LabHost } from '../fixtures/lab/hosts.ts';
 import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
-import { migrateArgs, move, osmosis } from './cli.ts';
+import { migrateArgs, move, osmosis, statusOf } from './cli.ts';
 import { signalAgent } from './inject.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { leavesNothing } from './traces.ts';
 
 const LEASE_S = 3;
 const LEASE_MS = LEASE_S * 1_000;
@@ -15,13 +15,7 @@ const OVER_MS_MAX = LEASE_MS + 15_000;
 const AGAIN_MS_MAX = 20_000;
 const GOOD = { ok: true, faults: [] };
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-}, 120_000);
+leavesNothing();
 
 type Status = {
   cells: {
@@ -30,12 +24,7 @@ type Status = {
   remote_cells: { follow?: { until: number; labels: { virtual: object; wire: object }[] } }[];
 };
 
-async function ps(host: LabHost): Promise<Status> {
-  const { object } = await osmosis(['ps', `ssh://${host}`, '--json']);
-  const [status] = object.hosts as Status[];
-  if (status === undefined) throw new Error(`no status of ${host}`);
-  return status;
-}
+const ps = (host: LabHost) => statusOf<Status>(host);
 
 /** Until when this host sends new connections after the cell; undefined: it does not. */
 async function followsUntil(host: LabHost): Promise<number | undefined> {

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { LabHost } from '../fixtures/lab/hosts.ts';
 import { type LinesSummary, startLines, startTreeServer } from '../fixtures/load/lines.ts';
-import { move, osmosis } from './cli.ts';
+import { move, osmosis, statusOf } from './cli.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const BETWEEN_MS = 500;
@@ -19,12 +19,7 @@ type Status = {
   remote_cells: { follow?: { until: number; labels: unknown[] } }[];
 };
 
-async function ps(host: LabHost): Promise<Status> {
-  const { object } = await osmosis(['ps', `ssh://${host}`, '--json']);
-  const [status] = object.hosts as Status[];
-  if (status === undefined) throw new Error(`no status of ${host}`);
-  return status;
-}
+const ps = (host: LabHost) => statusOf<Status>(host);
 
 async function forward(cell: string, on: LabHost, ...more: string[]): Promise<Record<string, unknown>> {
   const { object, exitCode } = await osmosis(['forward', cell, '--on', `ssh://${on}`, '--json', ...more]);

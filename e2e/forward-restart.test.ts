@@ -1,11 +1,11 @@
 /** Agents that are killed while new connections follow a cell and come to where it is published: nothing is forgotten. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, type LabHost } from '../fixtures/lab/hosts.ts';
 import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
 import { move, osmosis } from './cli.ts';
-import { signalAgent } from './inject.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { KILL_AGENT } from './inject.ts';
+import { leavesNothing } from './traces.ts';
 
 const PORT = 7480;
 const PUBLISHED = 7481;
@@ -17,13 +17,7 @@ const FORGOTTEN_MS_MAX = 20_000;
 const RELAY = 0xffffffff;
 const GOOD = { ok: true, faults: [] };
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-}, 120_000);
+leavesNothing();
 
 async function relayedBy(host: LabHost): Promise<number> {
   const { object } = await osmosis(['datapath', `ssh://${host}`, '--json']);
@@ -46,7 +40,7 @@ it("the agents of the cell's host, the old home and a peer at once", async () =>
   expect(await relayedBy('alpha')).toBe(5);
 
   const hosts = ['alpha', 'beta', 'peer'] as const;
-  await Promise.all(hosts.map((host) => execOn(host, ['sh', '-c', signalAgent('KILL')])));
+  await Promise.all(hosts.map((host) => execOn(host, ['sh', '-c', KILL_AGENT])));
   // Connections end and begin while nobody looks.
   expect(await brief.stop()).toMatchObject(GOOD);
   const meanwhile = await started();

@@ -1,10 +1,10 @@
 /** Move after move: what is kept for a connection does not grow, and at home nothing of it is left. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { LAB_HOSTS, LAB_HOSTS6 } from '../fixtures/lab/hosts.ts';
 import { startStreamClient, startStreamServer } from '../fixtures/load/control.ts';
 import { move, osmosis } from './cli.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { leavesNothing } from './traces.ts';
 
 const ROUND = ['alpha', 'beta', 'gamma'] as const;
 /** The last one leads home. */
@@ -13,13 +13,7 @@ const BETWEEN_MS = 100;
 /** A move takes a second or two, on a busy machine five. */
 const ALL_MS_MAX = 240_000;
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-});
+leavesNothing();
 
 it(
   `a dual-stack server moves ${MOVES} times in a row and is at home then, its connections plain`,

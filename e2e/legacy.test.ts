@@ -1,6 +1,6 @@
 /** Peers without an agent: the host that the process leaves carries their connections on. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, LAB_HOSTS6, type LabHost } from '../fixtures/lab/hosts.ts';
 import {
   startDatagramClient,
@@ -11,7 +11,7 @@ import {
 import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
 import { KILL_AGENT, replaceProgram } from './inject.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { leavesNothing } from './traces.ts';
 
 const BETWEEN_MS = 500;
 const FLOWS = 5;
@@ -21,13 +21,7 @@ const SILENT_MS = 60_000;
 const AGENT_BACK_MS = 3_000;
 const INTACT = { ok: true, resets: 0, out_of_order: 0 };
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-});
+leavesNothing();
 
 describe.each([
   ['IPv4', LAB_HOSTS.alpha, '0.0.0.0', 7500],

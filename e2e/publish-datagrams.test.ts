@@ -1,23 +1,17 @@
 /** A datagram server that is published where it has moved to, and clients of it that come and go. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, LAB_HOSTS6, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 import { startDatagramClient, startDatagramServer } from '../fixtures/load/control.ts';
 import { endEverywhere } from '../fixtures/load/processes.ts';
 import { move } from './cli.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { leavesNothing } from './traces.ts';
 
 const BETWEEN_MS = 500;
 const PORT = 7490;
 const GOOD = { ok: true, duplicated: 0, misrouted: 0, refused: 0, unanswered: 0 };
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-}, 120_000);
+leavesNothing();
 
 const client = (on: LabHost, server: string, port: number) =>
   startDatagramClient({ server, on, port, connected: 2, unconnected: 2 });

@@ -1,22 +1,17 @@
 /** What is new after a move: clients that come to where a server is published, and connections that a process opens itself. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, LAB_HOSTS6, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 import { untilListening } from '../fixtures/load/control.ts';
-import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
+import { startLines, startTreeServer, untilSaid } from '../fixtures/load/lines.ts';
 import { endEverywhere, MOVE_HOSTS } from '../fixtures/load/processes.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
-import { leftSince, type Traces, traces } from './traces.ts';
+import { leavesNothing } from './traces.ts';
 
 const BETWEEN_MS = 400;
+const SAID_MS_MAX = 10_000;
 
-let before: Traces;
-beforeAll(async () => {
-  before = await traces();
-});
-afterAll(async () => {
-  expect(await leftSince(before)).toEqual({});
-});
+leavesNothing();
 
 type Published = { published: { protocol: string; wire: { address: string; port: number } }[] };
 
@@ -93,12 +88,6 @@ describe('a published server', () => {
   });
 });
 
-/** The line of a file that matches, as soon as there is one; 10 s at most. */
-async function untilLine(host: LabHost, file: string, pattern: string): Promise<string> {
-  const wait = 'i=0; until grep -s "$1" "$0"; do i=$((i + 1)); [ $i -lt 200 ] || exit 1; sleep 0.05; done';
-  return (await execOn(host, ['sh', '-c', wait, file, pattern])).stdout;
-}
-
 describe('a process that has moved', () => {
   const LOG = '/var/log/opener.log';
   const ECHO = `
@@ -139,10 +128,10 @@ while True: s.sendto(*s.recvfrom(2048))`;
         await execOn(to, ['kill', '-USR1', String(moved.pid)]);
         flows += 2;
         opened += 7;
-        await untilLine(to, `${LOG}.opened`, `^${opened}$`);
+        await untilSaid(to, `${LOG}.opened`, `^${opened}$`, SAID_MS_MAX);
       }
       await execOn('beta', ['kill', '-TERM', String(at.pid)]);
-      const summary = await untilLine('beta', LOG, 'faults');
+      const summary = await untilSaid('beta', LOG, 'faults', SAID_MS_MAX);
       expect(JSON.parse(summary)).toMatchObject({ ok: true, faults: [], opened });
     });
   }

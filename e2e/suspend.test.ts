@@ -14,6 +14,7 @@ import {
 } from '../fixtures/load/control.ts';
 import { startMovableLines, startTreeServer } from '../fixtures/load/lines.ts';
 import { move, type Outcome, osmosis } from './cli.ts';
+import { expectAllAnswered } from './datagrams.ts';
 import { KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram, untilMarked } from './inject.ts';
 import { imageDirectory, resume, resumeArgs, suspend, suspendArgs } from './suspending.ts';
 import { leftSince, type Traces, traces, tracesOn } from './traces.ts';
@@ -90,13 +91,7 @@ describe('under load', () => {
     });
     await away(String(server.pid), 'alpha', 'beta', 20);
     const summary = await client.stop();
-    expect(summary, summary.faults.join('\n')).toMatchObject({
-      ok: true,
-      duplicated: 0,
-      misrouted: 0,
-      refused: 0,
-      unanswered: 0,
-    });
+    expectAllAnswered(summary);
   });
 
   it.each([

@@ -1,5 +1,6 @@
 /** Everything of ours that a host could be left with: compared before and after, on every host. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect } from 'vitest';
 import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
 
 export const AGENT_HOSTS = ['alpha', 'beta', 'gamma', 'peer'] as const satisfies LabHost[];
@@ -46,4 +47,15 @@ export async function leftSince(before: Traces): Promise<Record<string, string[]
     await sleep(POLL_MS);
   }
   return left;
+}
+
+/** For a file, or a group of its tests: once they are over, no host has anything of ours that it had not before. */
+export function leavesNothing(): void {
+  let before: Traces;
+  beforeAll(async () => {
+    before = await traces();
+  });
+  afterAll(async () => {
+    expect(await leftSince(before)).toEqual({});
+  });
 }

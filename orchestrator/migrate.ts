@@ -2,9 +2,10 @@
 import { randomBytes } from 'node:crypto';
 import type { PlacedFlow } from '../agent/address.ts';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
-import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
-import { isCommitted, PHASE_TABLE, type Phase } from '../agent/phases.ts';
+import { messageOf, OsmosisError, type Owner } from '../agent/error.ts';
+import { PHASE_TABLE, type Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
+import { firstError, SLOW_MS_MAX, told, UNDO_MS_MAX, warnOfOutside } from './attempt.ts';
 import type { MigrationEvent } from './events.ts';
 import { relayImage } from './image-relay.ts';
 import { PhaseClock } from './phase-clock.ts';
@@ -12,8 +13,6 @@ import { checkPlan, type Legacy, makePlan, type Plan } from './plan.ts';
 import { withTries } from './tries.ts';
 
 /** Both agents undo within this, or the failure says that they go on undoing alone. */
-const UNDO_MS_MAX = 45_000;
-const SLOW_MS_MAX = 600_000;
 
 export type MigrationResult = {
   readonly ok: true;
@@ -84,13 +83,7 @@ async function migrateOnce({
       datagrams,
     } = await makePlan(target, name, from, to, { ...until, learnMs, forwardLeaseS, publish });
     checkPlan(plan, legacy);
-    for (const { what } of seen.outside) {
-      emit({
-        event: 'note',
-        level: 'warn',
-        message: `${what} has its other end outside of the tree: it becomes /dev/null`,
-      });
-    }
+    warnOfOutside(seen, emit);
     const without = plan.peers.filter(({ agent }) => !agent);
     const [drop, relay] = legacy === 'relay' ? [[], without] : [without, []];
     for (const { address, flows } of relay) {
@@ -213,36 +206,25 @@ async function recover(
   destination: Host,
   signal: AbortSignal,
 ): Promise<OsmosisError> {
-  const first =
-    signal.aborted && !isCommitted(phase)
-      ? new OsmosisError('INTERRUPTED', 'interrupted')
-      : asOsmosisError(error, 'INTERNAL');
+  const first = firstError(error, phase, signal);
   switch (PHASE_TABLE[phase].recovery) {
     case 'refuse':
-      return told(first, phase, 'source', '', []);
+      return told(first, { phase, owner: 'source', state: '' });
     case 'finish':
-      return told(
-        first,
+      return told(first, {
         phase,
-        'destination',
-        ' The process runs, or will run, at the destination: its agent finishes without us; see osmosis ps there.',
-        [],
-      );
+        owner: 'destination',
+        state:
+          ' The process runs, or will run, at the destination: its agent finishes without us; see osmosis ps there.',
+      });
     case 'undo': {
       const { owner, cleanup } = await undoBoth(migration, phase, source, destination);
       const state =
         owner === 'source'
           ? ` ${leftAtSource(first)}; nothing was left at the destination.`
           : ' It had been decided already: the destination finishes the move.';
-      return told(
-        first,
-        phase,
-        owner,
-        cleanup.length === 0
-          ? state
-          : ` Undoing is not complete: ${cleanup.join('; ')}. The agents go on by themselves.`,
-        cleanup,
-      );
+      const incomplete = ` Undoing is not complete: ${cleanup.join('; ')}. The agents go on by themselves.`;
+      return told(first, { phase, owner, state: cleanup.length === 0 ? state : incomplete, cleanup });
     }
   }
 }
@@ -277,19 +259,4 @@ async function undoBoth(
   if (undone !== undefined && aborted !== undefined)
     await attempt('source', () => source.control.call('source.confirm', { migration }, limit));
   return { owner: 'source', cleanup };
-}
-
-function told(
-  first: OsmosisError,
-  phase: Phase,
-  owner: Owner,
-  state: string,
-  cleanup: readonly string[],
-): OsmosisError {
-  return new OsmosisError(first.code, first.message + state, {
-    phase,
-    owner,
-    cause: first,
-    cleanup: [...first.cleanup, ...cleanup],
-  });
 }

@@ -2,9 +2,10 @@
 import { randomBytes } from 'node:crypto';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
 import type { PeerSession, Snapshot } from '../agent/control/protocol.ts';
-import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
-import { isCommitted, type Phase } from '../agent/phases.ts';
+import { messageOf, OsmosisError, type Owner } from '../agent/error.ts';
+import type { Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
+import { firstError, SLOW_MS_MAX, told, UNDO_MS_MAX } from './attempt.ts';
 import type { MigrationEvent } from './events.ts';
 import type { Host } from './migrate.ts';
 import { PhaseClock } from './phase-clock.ts';
@@ -14,9 +15,6 @@ import type { ImageState } from './stored/format.ts';
 import type { SealedMetadata } from './stored/metadata.ts';
 import type { ImageFileReader, UnlockedImage } from './stored/reader.ts';
 import { setState } from './stored/writer.ts';
-
-const UNDO_MS_MAX = 45_000;
-const SLOW_MS_MAX = 600_000;
 
 export const RESUMPTION_PHASES = [
   'plan',
@@ -296,22 +294,18 @@ async function recover(
   error: unknown,
   { migration, phase, decided, mark, host, signal, reader }: Failed,
 ): Promise<OsmosisError> {
-  const first =
-    signal.aborted && !isCommitted(phase)
-      ? new OsmosisError('INTERRUPTED', 'interrupted')
-      : asOsmosisError(error, 'INTERNAL');
-  const told = (owner: Owner, state: string, cleanup: readonly string[] = []) =>
-    new OsmosisError(first.code, `${first.message.replace(/\.$/, '')}.${state}`, {
-      phase,
-      owner,
-      cause: first,
-      cleanup: [...first.cleanup, ...cleanup],
-    });
+  const first = firstError(error, phase, signal);
+  const message = `${first.message.replace(/\.$/, '')}.`;
+  const toldOf = (owner: Owner, state: string, cleanup: readonly string[] = []) =>
+    told(first, { phase, owner, state, cleanup, message });
   if (phase === 'plan')
-    return told(first.owner ?? 'file', first.message.includes('Nothing was') ? '' : ' Nothing was touched.');
+    return toldOf(
+      first.owner ?? 'file',
+      first.message.includes('Nothing was') ? '' : ' Nothing was touched.',
+    );
   if (decided === 'yes') {
     await mark('resumed').catch(() => undefined);
-    return told(
+    return toldOf(
       'destination',
       ' The process runs, or will run: its agent finishes without us; see osmosis ps there.',
     );
@@ -322,20 +316,20 @@ async function recover(
   } catch (thrown) {
     const why = messageOf(thrown);
     if (decided === 'perhaps')
-      return told(
+      return toldOf(
         'file',
         ` Whether it was resumed is not known: see osmosis ps there before ${reader.path} is tried again.`,
         [why],
       );
-    return told(
+    return toldOf(
       'file',
       ` ${reader.path} is as it was. Undoing is not complete: ${why}; the agent goes on by itself.`,
       [why],
     );
   }
   if (decided === 'perhaps') await mark('stored').catch(() => undefined);
-  if (first.owner === 'destination') return told('destination', ' Nothing was changed.');
-  return told(
+  if (first.owner === 'destination') return toldOf('destination', ' Nothing was changed.');
+  return toldOf(
     'file',
     ` ${reader.path} is as it was${first.code === 'IMAGE_STALE' ? '' : ', and can be resumed'}.`,
   );

@@ -2,10 +2,11 @@
 import { randomBytes } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { imageSummarySchema, type Snapshot } from '../agent/control/protocol.ts';
-import { asOsmosisError, messageOf, OsmosisError } from '../agent/error.ts';
+import { messageOf, OsmosisError } from '../agent/error.ts';
 import type { Phase } from '../agent/phases.ts';
 import { VERSION } from '../agent/version.ts';
 import { decodeMessage } from '../agent/wire/frame.ts';
+import { firstError, SLOW_MS_MAX, told, UNDO_MS_MAX, warnOfOutside } from './attempt.ts';
 import type { MigrationEvent } from './events.ts';
 import { type Host, leftoverText } from './migrate.ts';
 import { PhaseClock } from './phase-clock.ts';
@@ -15,9 +16,6 @@ import type { NewSecret } from './stored/secret.ts';
 import { storeImage } from './stored/store.ts';
 import { ImageFileWriter, setState } from './stored/writer.ts';
 import { withTries } from './tries.ts';
-
-const UNDO_MS_MAX = 45_000;
-const SLOW_MS_MAX = 600_000;
 
 export const SUSPENSION_PHASES = [
   'plan',
@@ -80,7 +78,7 @@ async function suspendOnce(options: SuspensionOptions): Promise<SuspensionResult
       learnMs,
     });
     checkSuspensionPlan(plan, legacy);
-    warnOfLosses(seen, emit);
+    warnOfOutside(seen, emit);
     const drop = plan.peers.filter(({ agent }) => !agent);
     const published = await publishedOf(source, seen.cell);
 
@@ -137,13 +135,6 @@ async function suspendOnce(options: SuspensionOptions): Promise<SuspensionResult
   }
 }
 
-function warnOfLosses({ outside }: Snapshot, emit: SuspensionOptions['emit']): void {
-  for (const { what } of outside) {
-    const message = `${what} has its other end outside of the tree: it becomes /dev/null`;
-    emit({ event: 'note', level: 'warn', message });
-  }
-}
-
 async function publishedOf({ control }: Host, id: string) {
   const { cells } = await control.call('status', {});
   return cells.find((cell) => cell.id === id)?.published ?? [];
@@ -185,30 +176,22 @@ type Failed = SuspensionOptions & {
 /** The first error is kept, and says who owns the process now. */
 async function recover(error: unknown, failed: Failed): Promise<OsmosisError> {
   const { phase, file, signal, source, migration, finished, writer } = failed;
-  const first =
-    signal.aborted && phase !== 'confirm'
-      ? new OsmosisError('INTERRUPTED', 'interrupted')
-      : asOsmosisError(error, 'INTERNAL');
-  const told = (owner: 'source' | 'file', state: string, cleanup: readonly string[] = []) =>
-    new OsmosisError(first.code, first.message + state, {
-      phase,
-      owner,
-      cause: first,
-      cleanup: [...first.cleanup, ...cleanup],
-    });
-  if (phase === 'plan') return told('source', '');
+  const first = firstError(error, phase, signal);
+  const toldOf = (owner: 'source' | 'file', state: string, cleanup: readonly string[] = []) =>
+    told(first, { phase, owner, state, cleanup });
+  if (phase === 'plan') return toldOf('source', '');
   if (phase === 'confirm')
-    return told('file', ` The process is suspended in ${file}; the source's agent finishes without us.`);
+    return toldOf('file', ` The process is suspended in ${file}; the source's agent finishes without us.`);
   const limit = { timeoutMs: UNDO_MS_MAX };
   const aborted = await source.control
     .call('source.abort', { migration }, limit)
     .catch((thrown: unknown) => messageOf(thrown));
   if (typeof aborted === 'object' && aborted.committed) {
     await marked(file, failed.emit);
-    return told('file', ` It had been decided already: the process is suspended in ${file}.`);
+    return toldOf('file', ` It had been decided already: the process is suspended in ${file}.`);
   }
   if (typeof aborted === 'string' && finished && phase === 'commit')
-    return told(
+    return toldOf(
       'source',
       ` Whether the process was given up for ${file} is not known: see osmosis ps there. If it is not there any more, resume the file, which asks the source's agent.`,
       [`source: ${aborted}`],
@@ -216,9 +199,9 @@ async function recover(error: unknown, failed: Failed): Promise<OsmosisError> {
   await writer?.discard();
   if (finished) await rm(file, { force: true });
   if (typeof aborted === 'string')
-    return told('source', ` Undoing is not complete: source: ${aborted}. The agent goes on by itself.`, [
+    return toldOf('source', ` Undoing is not complete: source: ${aborted}. The agent goes on by itself.`, [
       `source: ${aborted}`,
     ]);
   await source.control.call('source.confirm', { migration }, limit).catch(() => undefined);
-  return told('source', ' The process runs at the source with its connections; no file was left.');
+  return toldOf('source', ' The process runs at the source with its connections; no file was left.');
 }

@@ -7,6 +7,7 @@
  */
 import { type Endpoint, endpointText } from '../address.ts';
 import { OsmosisError } from '../error.ts';
+import { Turns } from '../turns.ts';
 import { attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
 import { deleteLine, type ProgramName, updateLine } from './bpftool.ts';
@@ -89,11 +90,11 @@ export class Datapath {
   /** Calls that are under way and count on the programs being loaded. */
   #users = 0;
   /** Watches of UDP ports: one at a time, for they share a map. */
-  #watching: Promise<unknown> = Promise.resolve();
+  readonly #watching = new Turns();
   /** Loading, attaching, removing: one at a time. */
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
   /** Removing what no flow has: one at a time, for each removes what it has read. */
-  #removal: Promise<unknown> = Promise.resolve();
+  readonly #removing = new Turns();
 
   private constructor(options: DatapathOptions) {
     this.#options = options;
@@ -126,7 +127,7 @@ export class Datapath {
 
   /** Ends the helper process; everything in the kernel stays and works on. */
   async close(): Promise<void> {
-    await this.#turn.catch(() => {});
+    await this.#turns.idle();
     await this.#batch.close();
   }
 
@@ -177,7 +178,7 @@ export class Datapath {
       await this.#write([updateLine(pinDir, 'cells', encodeId(inside.id), encodeCell(inside))]);
       await put(run, pinDir, inside, signal);
     };
-    await this.#use((mirror) => this.#exclusive(() => enter(mirror)));
+    await this.#use((mirror) => this.#turns.run(() => enter(mirror)));
   }
 
   /** When the cell, or the last of those flows, is gone: packets for them stay inside from now on. */
@@ -332,9 +333,7 @@ export class Datapath {
    * first where no flow is to come back.
    */
   async removeCreated(which: (flow: FlowEntry) => boolean, signal?: AbortSignal): Promise<DrawnLabel[]> {
-    const labels = this.#removal.then(() => this.#removeCreated(which, signal));
-    this.#removal = labels.catch(() => {});
-    return await labels;
+    return await this.#removing.run(() => this.#removeCreated(which, signal));
   }
 
   /** The flip: one element, so all flows of the side switch between two packets. */
@@ -409,7 +408,7 @@ export class Datapath {
     ms: number,
     signal: AbortSignal,
   ): Promise<Tuple[]> {
-    const turn = this.#watching.then(async () => {
+    return await this.#watching.run(async () => {
       signal.throwIfAborted();
       let seen: Tuple[] = [];
       await this.#use(async () => {
@@ -418,13 +417,11 @@ export class Datapath {
       });
       return seen;
     });
-    this.#watching = turn.catch(() => {});
-    return await turn;
   }
 
   /** What the kernel has, read afresh; all empty where nothing is loaded. */
   async entries(signal?: AbortSignal): Promise<Snapshot> {
-    return await this.#exclusive(async () => {
+    return await this.#turns.run(async () => {
       if (!(await isPinned(this.#options.pinDir))) return EMPTY;
       return await this.#snapshot(signal);
     });
@@ -436,7 +433,7 @@ export class Datapath {
    */
   async removeIfEmpty(signal?: AbortSignal): Promise<boolean> {
     const { pinDir } = this.#options;
-    return await this.#exclusive(async () => {
+    return await this.#turns.run(async () => {
       if (await isPinned(pinDir)) {
         const mirror = this.#mirror ?? (await this.#adopt());
         if (!isEmpty(mirror) || (mirror.ruled && !(await this.#isFlowless(signal)))) return false;
@@ -468,7 +465,7 @@ export class Datapath {
 
   async #attach(name: string, programs: readonly ProgramName[], signal?: AbortSignal): Promise<void> {
     await this.#use(() =>
-      this.#exclusive(() => attach(this.#run, this.#options.pinDir, name, programs, signal)),
+      this.#turns.run(() => attach(this.#run, this.#options.pinDir, name, programs, signal)),
     );
   }
 
@@ -480,16 +477,10 @@ export class Datapath {
   async #use(action: (mirror: Mirror) => Promise<void>): Promise<void> {
     this.#users += 1;
     try {
-      await action(this.#mirror ?? (await this.#exclusive(() => this.#load())));
+      await action(this.#mirror ?? (await this.#turns.run(() => this.#load())));
     } finally {
       this.#users -= 1;
     }
-  }
-
-  async #exclusive<T>(action: () => Promise<T>): Promise<T> {
-    const result = this.#turn.then(action);
-    this.#turn = result.catch(() => {});
-    return await result;
   }
 
   async #load(): Promise<Mirror> {

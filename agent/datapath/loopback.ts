@@ -5,6 +5,7 @@
  */
 import { mkdir, readdir, rm, rmdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Turns } from '../turns.ts';
 import type { Run } from './run.ts';
 
 /** Below the pins, for as long as they live: a directory `NAME=VALUE` for each setting as it was. */
@@ -20,7 +21,7 @@ export class Loopback {
   #entering = 0;
   /** An earlier agent may have left it so. */
   #isOpen = true;
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #turns = new Turns();
 
   constructor(run: Run, pinDir: string) {
     this.#run = run;
@@ -34,12 +35,12 @@ export class Loopback {
   async around(enters: boolean, change: () => Promise<void>, isNeeded: () => boolean): Promise<void> {
     this.#entering += enters ? 1 : 0;
     try {
-      if (enters) await this.#exclusive(() => this.#open());
+      if (enters) await this.#turns.run(() => this.#open());
       await change();
     } finally {
       this.#entering -= enters ? 1 : 0;
       if (this.#isOpen) {
-        await this.#exclusive(async () => {
+        await this.#turns.run(async () => {
           if (this.#entering === 0 && !isNeeded()) await this.restore();
         });
       }
@@ -70,12 +71,6 @@ export class Loopback {
 
   async #noted(): Promise<string[]> {
     return await readdir(this.#notes).catch(() => []);
-  }
-
-  async #exclusive(action: () => Promise<void>): Promise<void> {
-    const done = this.#turn.then(action);
-    this.#turn = done.catch(() => {});
-    await done;
   }
 }
 

@@ -1,6 +1,7 @@
 /** The cell side of H2O: HELLO and its WELCOMEs while the process runs, MOVE and BYE until they are acknowledged. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Flow, flowKey, knownFlow, type PlacedFlow } from '../address.ts';
+import { endpointKey, type Flow, flowKey, knownFlow, type PlacedFlow } from '../address.ts';
+import type { PeerKeys } from '../cell/registry.ts';
 import type { Trust } from '../trust/trust.ts';
 import { answers, encodeHello, type Hello, newTransaction, splitHello, type Welcome } from '../wire/h2o.ts';
 import { type Claim, claimedFlows } from '../wire/h2o-claims.ts';
@@ -39,18 +40,16 @@ export function claimsOf(
   flows: readonly (Flow & Pick<PlacedFlow, 'known'>)[],
   labels: readonly Label[],
 ): Claim[] {
-  const wires = new Map(
-    labels.map(({ protocol, virtual, wire }) => [`${protocol} ${virtual.address} ${virtual.port}`, wire]),
-  );
+  const wires = new Map(labels.map(({ protocol, virtual, wire }) => [endpointKey(protocol, virtual), wire]));
   const groups = Map.groupBy(
     flows.map(knownFlow),
-    ({ protocol, local, remote }) => `${protocol} ${local.address} ${local.port} ${remote.address}`,
+    ({ protocol, local, remote }) => `${endpointKey(protocol, local)} ${remote.address}`,
   );
   return [...groups.values()].flatMap((same) => {
     const [first] = same;
     if (first === undefined) return [];
     const { protocol, local, remote } = first;
-    const arm = wires.get(`${protocol} ${local.address} ${local.port}`);
+    const arm = wires.get(endpointKey(protocol, local));
     return [
       {
         protocol,
@@ -77,6 +76,11 @@ export type Asked = HelloResult & {
 };
 
 type About = Pick<Hello, 'cell' | 'epoch' | 'publicKey' | 'keeps'>;
+
+/** What a HELLO says of a cell (hex) and of its pair with the peer. */
+export function aboutOf(cell: string, { epoch, publicKey }: Pick<PeerKeys, 'epoch' | 'publicKey'>): About {
+  return { cell: Buffer.from(cell, 'hex'), epoch, publicKey };
+}
 
 /**
  * HELLO for all these flows: they count only from where their other ends take them to be, so a transaction for each such

@@ -6,6 +6,7 @@ import { flowKey } from '../address.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { giveTimeoutsBack, liftTimeouts } from '../datapath/socket-timeouts.ts';
 import { messageOf } from '../error.ts';
+import { Turns } from '../turns.ts';
 import type { NetworkView } from './kernel-flows.ts';
 import type { PeerFlow, PeerRecord, PeerRecords } from './peer-records.ts';
 
@@ -25,7 +26,7 @@ export class HeldSockets {
   readonly #needs: Needs;
   /** When it was first seen that a cell is back. */
   readonly #backSince = new WeakMap<PeerRecord, number>();
-  #turn: Promise<void> = Promise.resolve();
+  readonly #turns = new Turns();
   #liftedAt = 0;
 
   constructor(needs: Needs) {
@@ -64,7 +65,7 @@ export class HeldSockets {
   }
 
   async idle(): Promise<void> {
-    await this.#turn;
+    await this.#turns.idle();
   }
 
   #giveBackLater(record: PeerRecord, now: number): void {
@@ -107,7 +108,7 @@ export class HeldSockets {
 
   /** In order: what is lifted is given back after that. */
   #next(step: () => Promise<void>): void {
-    this.#turn = this.#turn.then(step).catch((error: unknown) => {
+    void this.#turns.run(step).catch((error: unknown) => {
       const message =
         'not all could be done for connections with a suspended cell, such as lifting TCP_USER_TIMEOUT';
       this.#needs.log.warn({ error: messageOf(error) }, message);

@@ -1,14 +1,11 @@
-/** How long keys live: no shared secret before a migration, one for each cell and peer then, and none of use after it. */
-import { once } from 'node:events';
 import { readdirSync, readFileSync } from 'node:fs';
-import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
 import { execaSync } from 'execa';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { Flow } from '../address.ts';
 import { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { temporaryDirectory, trustOf } from '../test-support.ts';
+import { connectedFlows, temporaryDirectory, trustOf } from '../test-support.ts';
 import { decode, encodeHello, newCellId, newTransaction, type Sealed, splitHello } from '../wire/h2o.ts';
 import { identityOf, newIdentitySeed, signHello } from '../wire/h2o-identity.ts';
 import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
@@ -40,22 +37,6 @@ const FLOWS_PER_CELL = 10;
 const TEST_MS_MAX = 60_000;
 const hasIp = !execaSync('ip', ['-Version'], { reject: false }).failed;
 if (!hasIp) console.warn('SKIPPED: the life of keys is not tested, this machine has no ip(8)');
-
-/** Connections of this process with a server of this process, as the server's side sees them. */
-async function connectedFlows(count: number): Promise<Flow[]> {
-  const server = createServer().listen(0, HOME);
-  onTestFinished(() => void server.close());
-  await once(server, 'listening');
-  const local = { address: HOME, port: (server.address() as AddressInfo).port };
-  const clients = Array.from({ length: count }, () => connect(local.port, HOME));
-  onTestFinished(() => clients.forEach((client) => void client.destroy()));
-  await Promise.all(clients.map((client) => once(client, 'connect')));
-  return clients.map(({ localPort = 0 }) => ({
-    protocol: 'tcp',
-    local,
-    remote: { address: HOME, port: localPort },
-  }));
-}
 
 /** A peer's agent whose datapath agrees to everything. */
 function startPeer() {

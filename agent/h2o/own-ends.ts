@@ -8,9 +8,9 @@ import type { Datapath } from '../datapath/datapath.ts';
 import { type FlowId, LOOPBACK, type LocalHalf, RELAY } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { ownAddressLike } from '../host/routes.ts';
+import type { Turns } from '../turns.ts';
 import { needsLabel, otherView } from './peer-flows.ts';
 import type { PeerRecord, PeerRecords } from './peer-records.ts';
-import type { Turns } from './turns.ts';
 import type { WireSlots } from './wire-slots.ts';
 
 type Needs = {

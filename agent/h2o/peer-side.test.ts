@@ -1,14 +1,13 @@
 /** The peer side against real loopback connections of this process, a scripted cell and a datapath that takes notes. */
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
-import { type AddressInfo, connect, createServer } from 'node:net';
 import { execaSync } from 'execa';
 import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import type { Flow } from '../address.ts';
 import { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId, RemoteHalf, Side } from '../datapath/model.ts';
-import { temporaryDirectory, trustOf } from '../test-support.ts';
+import { connectedFlows, temporaryDirectory, trustOf } from '../test-support.ts';
 import {
   decode,
   encodeHello,
@@ -65,23 +64,6 @@ class FakeDatapath {
   removeLocals = async () => undefined;
   removeRemotes = (ids: readonly FlowId[]) => this.#note('removeRemotes', ids);
   removeIfEmpty = () => this.#note('removeIfEmpty');
-}
-
-/** Connections of this process with a server of this process; as flows from the view of the server, which plays the cell. */
-async function connectedFlows(count: number): Promise<Flow[]> {
-  const server = createServer().listen(0, HOME);
-  onTestFinished(() => void server.close());
-  await once(server, 'listening');
-  const local = { address: HOME, port: (server.address() as AddressInfo).port };
-  const flows: Flow[] = [];
-  for (let index = 0; index < count; index++) {
-    const accepted = once(server, 'connection');
-    const client = connect(local.port, HOME);
-    onTestFinished(() => void client.destroy());
-    await Promise.all([accepted, once(client, 'connect')]);
-    flows.push({ protocol: 'tcp', local, remote: { address: HOME, port: client.localPort ?? 0 } });
-  }
-  return flows;
 }
 
 /** One host with a peer side, and one cell that talks to it. */

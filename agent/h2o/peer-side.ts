@@ -12,6 +12,7 @@ import type { FlowId } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { messageOf } from '../error.ts';
 import type { Trust } from '../trust/trust.ts';
+import { Turns } from '../turns.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed, type Welcome } from '../wire/h2o.ts';
 import type { FollowBody } from '../wire/h2o-follow.ts';
 import {
@@ -45,7 +46,6 @@ import type { H2oSocket, Sender } from './socket.ts';
 import { SourceBudgets } from './source-budgets.ts';
 import { Sweeper } from './sweeper.ts';
 import { TokenBucket } from './token-bucket.ts';
-import { Turns } from './turns.ts';
 import { WaitingMessages } from './waiting.ts';
 import { WireSlots } from './wire-slots.ts';
 

@@ -4,6 +4,7 @@ import type { Datapath } from '../datapath/datapath.ts';
 import { acceptOf, type FlowId, type RemoteHalf, type WireSlot } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { OsmosisError } from '../error.ts';
+import type { Turns } from '../turns.ts';
 import type { Ended } from '../wire/h2o-follow.ts';
 import type { Label } from '../wire/h2o-layout.ts';
 import { Follows } from './follows.ts';
@@ -11,7 +12,6 @@ import type { HeldSockets } from './held-sockets.ts';
 import type { OwnEnds } from './own-ends.ts';
 import { isAway, isPlain, onlySlot } from './peer-flows.ts';
 import { type PeerFlow, type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
-import type { Turns } from './turns.ts';
 import type { WireSlots } from './wire-slots.ts';
 
 /** A flow that arrives with a cell gets this many looks more: its process has to be restored first. */

@@ -13,7 +13,7 @@ import {
 } from '../address.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { sayHello } from '../h2o/cell-side.ts';
+import { aboutOf, sayHello } from '../h2o/cell-side.ts';
 import type { PeerSide } from '../h2o/peer-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isOwnAddress } from '../host/routes.ts';
@@ -144,8 +144,7 @@ export class Registration {
   async #ask(cell: Cell, peer: string, flows: readonly (PlacedFlow & KeptFlow)[]): Promise<void> {
     const { registry, datapath } = this.#needs;
     const keys = registry.keysWith(cell, peer);
-    const { epoch, publicKey } = keys;
-    const about = { cell: Buffer.from(cell.id, 'hex'), epoch, publicKey, keeps: true } as const;
+    const about = { ...aboutOf(cell.id, keys), keeps: true } as const;
     const sourced = await withSources(datapath, cell, flows);
     const { signal } = this.#stop;
     const asked = await sayHello(this.#needs, peer, about, sourced, [], signal, PATIENCE);

@@ -1,4 +1,5 @@
 /** What a cell can be published at: when it arrives at this host, and while it is here. */
+import { endpointKey } from '../address.ts';
 import { CELL_SOURCES } from '../cell/namespaces.ts';
 import { placeOf } from '../cell/openings.ts';
 import { type Publication, type Published, type PublishSpec, publicationsOf } from '../cell/publication.ts';
@@ -56,8 +57,8 @@ export async function changePublished(
   const published = cell.published ?? [];
   const { changed, problems } = end ? ending(specs, published) : await adding(specs, cell);
   if (problems.length > 0) throw refused(problems.join('; '));
-  const keys = new Set(changed.map(textOf));
-  const rest = published.filter((each) => !keys.has(textOf(each)));
+  const keys = new Set(changed.map(({ protocol, wire }) => endpointKey(protocol, wire)));
+  const rest = published.filter((each) => !keys.has(endpointKey(each.protocol, each.wire)));
   const next = end ? rest : [...rest, ...changed];
   if (!dry_run) {
     if (end) await openings.unpublish(changed);
@@ -94,10 +95,6 @@ function ending(specs: readonly PublishSpec[], published: readonly Publication[]
         `it is not published at ${address === undefined ? '' : `${address} `}port ${port}`,
     );
   return { changed: [...new Set(found.flat())], problems };
-}
-
-function textOf({ protocol, wire }: Publication): string {
-  return `${protocol} ${wire.address} ${wire.port}`;
 }
 
 function refused(why: string): OsmosisError {

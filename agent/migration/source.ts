@@ -23,7 +23,7 @@ import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run
 import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
-import { ARMING, type HelloResult, type SourcedFlow, sayHello } from '../h2o/cell-side.ts';
+import { ARMING, aboutOf, type HelloResult, type SourcedFlow, sayHello } from '../h2o/cell-side.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
@@ -359,8 +359,7 @@ export class SourceMigration {
     const { registry } = this.#context;
     this.#cell = registry.get(this.#cell.id) ?? this.#cell;
     const its = labels.filter((label) => label.peer === peer);
-    const { epoch, publicKey } = keys;
-    const about = { cell: Buffer.from(this.#cell.id, 'hex'), epoch, publicKey };
+    const about = aboutOf(this.#cell.id, keys);
     // Known since it was asked: it may arm although we do not hear of it, and is to be told of the undoing then.
     if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
     const result = await sayHello(this.#context, peer, about, flows, its, signal, ARMING);

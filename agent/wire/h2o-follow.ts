@@ -21,10 +21,10 @@ import {
   type Label,
   nameOf,
   PROTOCOL_NUMBERS,
-  SEAL_BYTES,
   SEALED_HEADER_BYTES,
   sameFamily,
 } from './h2o-layout.ts';
+import { SEAL_BYTES } from './seal.ts';
 
 const PREFIX_BYTES = 4 + 1 + 1 + 2;
 const ENDED_BYTES = 1 + 1 + 2;

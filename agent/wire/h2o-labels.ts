@@ -24,11 +24,11 @@ import {
   type Label,
   nameOf,
   PROTOCOL_NUMBERS,
-  SEAL_BYTES,
   SEALED_HEADER_BYTES,
   sameFamily,
   TRANSACTION_BYTES,
 } from './h2o-layout.ts';
+import { SEAL_BYTES } from './seal.ts';
 
 const GROUP_HEAD_BYTES = 1 + 1 + 2 + 2 * ADDRESS_BYTES;
 const PAIR_BYTES = 4;

@@ -14,7 +14,6 @@ export const SIGNATURE_BYTES = 64;
 export const FINGERPRINT_BYTES = 32;
 export const TRANSACTION_BYTES = 8;
 export const TAG_BYTES = 8;
-export const SEAL_BYTES = 16;
 export const QUERY_NONCE_BYTES = 8;
 
 const MAGIC = Uint8Array.of(0x48, 0x32, 0x4f);

@@ -8,8 +8,9 @@ import vectors from '../../fixtures/vectors/h2o.json' with { type: 'json' };
 import { concatBytes } from './bytes.ts';
 import { decode, type Message } from './h2o.ts';
 import { DROP_REASONS, isDrop, SEALED_HEADER_BYTES } from './h2o-layout.ts';
-import { open, openBytes, type Session, sealBytes } from './h2o-session.ts';
+import { open, type Session } from './h2o-session.ts';
 import { consumeQuery, consumeVerdict } from './h2o-verdict.ts';
+import { openBytes, sealBytes } from './seal.ts';
 
 const CHECK = join(import.meta.dirname, '../../fixtures/h2o-reference/check.py');
 const VECTORS = join(import.meta.dirname, '../../fixtures/vectors/h2o.json');

@@ -18,7 +18,7 @@
  * peer side keeps the ACK that it made. So both MUST be written down before they are first sent.
  */
 import assert from 'node:assert/strict';
-import { createCipheriv, createDecipheriv, createHash, hkdfSync } from 'node:crypto';
+import { createHash, hkdfSync } from 'node:crypto';
 import { x25519 } from '@noble/curves/ed25519.js';
 import { byteReader, concatBytes, equalBytes, u8, u32 } from './bytes.ts';
 import type { Sealed } from './h2o.ts';
@@ -38,14 +38,13 @@ import {
   type Label,
   MESSAGE_TYPES,
   nameOf,
-  SEAL_BYTES,
   SEALED_HEADER_BYTES,
   TAG_BYTES,
   TRANSACTION_BYTES,
 } from './h2o-layout.ts';
+import { openBytes, sealBytes } from './seal.ts';
 
 const DOMAIN = new TextEncoder().encode('osmosis h2o 1');
-const AEAD = 'chacha20-poly1305';
 
 export type KeyPair = { readonly secretKey: Uint8Array; readonly publicKey: Uint8Array };
 export type Role = 'cell' | 'peer';
@@ -202,38 +201,6 @@ function seal(
   const datagram = concatBytes(header, sealBytes(key, nonceOf(legible), header, plaintext));
   assert(datagram.length <= DATAGRAM_BYTES_MAX);
   return datagram;
-}
-
-/** Ciphertext and 16 bytes of authentication tag. */
-export function sealBytes(
-  key: Uint8Array,
-  nonce: Uint8Array,
-  aad: Uint8Array,
-  plaintext: Uint8Array,
-): Uint8Array {
-  const cipher = createCipheriv(AEAD, key, nonce, { authTagLength: SEAL_BYTES });
-  cipher.setAAD(aad, { plaintextLength: plaintext.length });
-  return concatBytes(cipher.update(plaintext), cipher.final(), cipher.getAuthTag());
-}
-
-/** The plaintext, or undefined if anything about it is not what was sealed. */
-export function openBytes(
-  key: Uint8Array,
-  nonce: Uint8Array,
-  aad: Uint8Array,
-  sealed: Uint8Array,
-): Uint8Array | undefined {
-  const ciphertext = sealed.subarray(0, -SEAL_BYTES);
-  const decipher = createDecipheriv(AEAD, key, nonce, { authTagLength: SEAL_BYTES });
-  decipher.setAAD(aad, { plaintextLength: ciphertext.length });
-  decipher.setAuthTag(sealed.subarray(-SEAL_BYTES));
-  const plaintext = decipher.update(ciphertext);
-  try {
-    decipher.final();
-  } catch {
-    return undefined;
-  }
-  return new Uint8Array(plaintext);
 }
 
 /** Opens what is sealed under this session; says nothing about its epoch being new. Never throws. */

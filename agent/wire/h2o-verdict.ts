@@ -17,11 +17,10 @@ import {
   MESSAGE_TYPES,
   nameOf,
   QUERY_NONCE_BYTES,
-  SEAL_BYTES,
   VERDICTS,
   type Verdict,
 } from './h2o-layout.ts';
-import { openBytes, sealBytes } from './h2o-session.ts';
+import { openBytes, SEAL_BYTES, sealBytes } from './seal.ts';
 
 /** The migration's id (16 bytes) and key (32 bytes). */
 export type MigrationKey = { readonly migration: Uint8Array; readonly key: Uint8Array };

@@ -53,12 +53,12 @@ import {
   isDrop,
   KEY_BYTES,
   QUERY_NONCE_BYTES,
-  SEAL_BYTES,
   SIGNATURE_BYTES,
   TAG_BYTES,
   TRANSACTION_BYTES,
   WELCOME_ANSWERS,
 } from './h2o-layout.ts';
+import { SEAL_BYTES } from './seal.ts';
 
 /** Enough for 10,000 outgoing connections to one peer (82 parts); bounds what a peer keeps of one transaction. */
 export const HELLO_PARTS_MAX = 128;

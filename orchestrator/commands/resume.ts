@@ -1,7 +1,7 @@
 /** `osmosis resume` */
 import { OsmosisError } from '../../agent/error.ts';
 import { startDisplay } from '../display/display.ts';
-import { countText, durationText } from '../display/format.ts';
+import { countText, durationText, unconfirmedLines } from '../display/format.ts';
 import { refuseFailed } from '../plan.ts';
 import { publishSpec } from '../publish-spec.ts';
 import { hostChecks, RESUMPTION_PHASES, type ResumptionResult, resume } from '../resume.ts';
@@ -73,11 +73,7 @@ export function resumedText({ cell, flows, away_ms, pid, unconfirmed }: Resumpti
     `Resumed: ${cell} runs again, as process ${pid}. It was away for ${durationText(away_ms)}.`,
     `${countText(flows.moved + flows.relayed, 'connection')} ${flows.moved + flows.relayed === 1 ? 'goes' : 'go'} on.`,
     ...(flows.lost === 0 ? [] : [`WARNING: ${countText(flows.lost, 'connection')} lost.`]),
-    ...(unconfirmed.length === 0
-      ? []
-      : [
-          `WARNING: ${unconfirmed.join(', ')} has not acknowledged yet; the agent goes on telling it for 10 minutes.`,
-        ]),
+    ...unconfirmedLines(unconfirmed),
   ];
   return lines.map((line) => `${line}\n`).join('');
 }

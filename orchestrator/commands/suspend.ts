@@ -2,7 +2,7 @@
 import { access } from 'node:fs/promises';
 import { OsmosisError } from '../../agent/error.ts';
 import { startDisplay } from '../display/display.ts';
-import { bytesText, countText, durationText } from '../display/format.ts';
+import { bytesText, countText, durationText, unconfirmedLines } from '../display/format.ts';
 import { planText } from '../display/plan.ts';
 import { checkSuspensionPlan, makeSuspensionPlan } from '../plan.ts';
 import { newSecret, type SecretOptions } from '../stored/secret.ts';
@@ -94,11 +94,7 @@ export function suspendedText({
     ...(flows.lost === 0
       ? []
       : [`WARNING: ${countText(flows.lost, 'connection')} of peers without an agent lost.`]),
-    ...(unconfirmed.length === 0
-      ? []
-      : [
-          `WARNING: ${unconfirmed.join(', ')} has not acknowledged yet; the agent goes on telling it for 10 minutes.`,
-        ]),
+    ...unconfirmedLines(unconfirmed),
   ];
   return lines.map((line) => `${line}\n`).join('');
 }

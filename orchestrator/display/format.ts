@@ -38,3 +38,10 @@ function threeDigits(value: number): string {
   if (value < 9.995) return value.toFixed(2);
   return value < 99.95 ? value.toFixed(1) : value.toFixed(0);
 }
+
+/** A warning, if there are any. */
+export function unconfirmedLines(peers: readonly string[]): string[] {
+  return peers.length === 0
+    ? []
+    : [`WARNING: ${peers.join(', ')} has not acknowledged yet; the agent goes on telling it for 10 minutes.`];
+}

@@ -15,17 +15,16 @@
  * head and clear metadata, and the chunk's first 4 bytes. Of the sealed metadata: nonce zero, associated data the digest and the
  * fields of the tail. The salt is drawn for each file, so no key ever seals two things under one nonce.
  */
-import { createCipheriv, createDecipheriv, hkdfSync, scryptSync } from 'node:crypto';
+import { hkdfSync, scryptSync } from 'node:crypto';
 import { concatBytes, u8, u32 } from '../../agent/wire/bytes.ts';
+import { openBytes, SEAL_BYTES, sealBytes } from '../../agent/wire/seal.ts';
 import { damaged, KEY_CHECK_BYTES, type KeySource, tailFields } from './format.ts';
 
 export const KEY_BYTES = 32;
-export const TAG_BYTES = 16;
 /** A piece of an image, packed, has room; agent/wire/compression.ts. */
 export const CHUNK_BYTES_MAX = 2 * 1024 * 1024;
 export const CHUNK_HEAD_BYTES = 4;
 const LAST = 2 ** 31;
-const AEAD = 'chacha20-poly1305';
 /** 128 MiB and about half a second: RFC 9106 and OWASP ask for no less. */
 export const SCRYPT = { kind: 'passphrase', log2N: 17, r: 8, p: 1 } as const satisfies KeySource;
 /** A file may ask for this much at most: what it says of its costs is not to be believed. */
@@ -73,7 +72,7 @@ export class ChunkSealer {
     if (plaintext.length > CHUNK_BYTES_MAX) throw new RangeError(`a chunk of ${plaintext.length} bytes`);
     const head = u32(plaintext.length + (last ? LAST : 0));
     const aad = concatBytes(this.#digest, head);
-    return concatBytes(head, seal(this.#key, chunkNonce(this.chunks++, last), aad, plaintext));
+    return concatBytes(head, sealBytes(this.#key, chunkNonce(this.chunks++, last), aad, plaintext));
   }
 }
 
@@ -91,7 +90,7 @@ export class ChunkOpener {
   open(head: Uint8Array, box: Uint8Array): { readonly plaintext: Uint8Array; readonly last: boolean } {
     const { last } = chunkHead(head);
     const number = this.#chunks++;
-    const plaintext = open(this.#key, chunkNonce(number, last), concatBytes(this.#digest, head), box);
+    const plaintext = openBytes(this.#key, chunkNonce(number, last), concatBytes(this.#digest, head), box);
     if (plaintext === undefined) throw damaged(`chunk ${number} of its data does not open`);
     return { plaintext, last };
   }
@@ -103,7 +102,7 @@ export function chunkHead(head: Uint8Array): { readonly boxBytes: number; readon
   const last = value >= LAST;
   const length = last ? value - LAST : value;
   if (length > CHUNK_BYTES_MAX) throw damaged('the length of a chunk');
-  return { boxBytes: length + TAG_BYTES, last };
+  return { boxBytes: length + SEAL_BYTES, last };
 }
 
 function chunkNonce(number: number, last: boolean): Uint8Array {
@@ -116,10 +115,10 @@ export function sealMetadata(
   plaintext: Uint8Array,
   chunks: number,
 ): Uint8Array {
-  return seal(
+  return sealBytes(
     keys.metadata,
     new Uint8Array(12),
-    metadataAad(digest, plaintext.length + TAG_BYTES, chunks),
+    metadataAad(digest, plaintext.length + SEAL_BYTES, chunks),
     plaintext,
   );
 }
@@ -131,32 +130,16 @@ export function openMetadata(
   box: Uint8Array,
   chunks: number,
 ): Uint8Array {
-  const plaintext = open(keys.metadata, new Uint8Array(12), metadataAad(digest, box.length, chunks), box);
+  const plaintext = openBytes(
+    keys.metadata,
+    new Uint8Array(12),
+    metadataAad(digest, box.length, chunks),
+    box,
+  );
   if (plaintext === undefined) throw damaged('its metadata do not open');
   return plaintext;
 }
 
 function metadataAad(digest: Uint8Array, metadataBytes: number, chunks: number): Uint8Array {
   return concatBytes(digest, tailFields({ metadataBytes, chunks }));
-}
-
-function seal(key: Uint8Array, nonce: Uint8Array, aad: Uint8Array, plaintext: Uint8Array): Uint8Array {
-  const cipher = createCipheriv(AEAD, key, nonce, { authTagLength: TAG_BYTES });
-  cipher.setAAD(aad, { plaintextLength: plaintext.length });
-  return Buffer.concat([cipher.update(plaintext), cipher.final(), cipher.getAuthTag()]);
-}
-
-function open(key: Uint8Array, nonce: Uint8Array, aad: Uint8Array, box: Uint8Array): Uint8Array | undefined {
-  if (box.length < TAG_BYTES) return undefined;
-  const ciphertext = box.subarray(0, -TAG_BYTES);
-  const decipher = createDecipheriv(AEAD, key, nonce, { authTagLength: TAG_BYTES });
-  decipher.setAAD(aad, { plaintextLength: ciphertext.length });
-  decipher.setAuthTag(box.subarray(-TAG_BYTES));
-  const plaintext = decipher.update(ciphertext);
-  try {
-    decipher.final();
-  } catch {
-    return undefined;
-  }
-  return plaintext;
 }

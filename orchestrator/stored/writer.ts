@@ -3,6 +3,7 @@ import { createHash, type Hash, randomBytes } from 'node:crypto';
 import { type FileHandle, link, open, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { OsmosisError } from '../../agent/error.ts';
+import { SEAL_BYTES } from '../../agent/wire/seal.ts';
 import { fileFailure } from './failure.ts';
 import {
   encodeHead,
@@ -16,7 +17,7 @@ import {
   tailFields,
 } from './format.ts';
 import { type ClearMetadata, encodeMetadata, type SealedMetadata } from './metadata.ts';
-import { ChunkSealer, type ImageKeys, keysOf, sealMetadata, TAG_BYTES } from './sealing.ts';
+import { ChunkSealer, type ImageKeys, keysOf, sealMetadata } from './sealing.ts';
 import type { NewSecret } from './secret.ts';
 
 export class ImageFileWriter {
@@ -78,7 +79,7 @@ export class ImageFileWriter {
     const { chunks } = this.#sealer;
     const plaintext = encodeMetadata(sealed);
     await this.#append(sealMetadata(this.#keys, this.#digest, plaintext, chunks));
-    const fields = { metadataBytes: plaintext.length + TAG_BYTES, chunks };
+    const fields = { metadataBytes: plaintext.length + SEAL_BYTES, chunks };
     this.#checksum.update(tailFields(fields));
     const checksum = new Uint8Array(this.#checksum.digest());
     await this.#append(encodeTail({ ...fields, checksum }), false);

@@ -1,9 +1,9 @@
 /** Steps that must not meet half done: one after the other, in the order in which they were asked for. */
 export class Turns {
-  #last: Promise<void> = Promise.resolve();
+  #last: Promise<unknown> = Promise.resolve();
 
   /** Settles as the step does. A step that fails does not stop those behind it. */
-  run(step: () => Promise<void>): Promise<void> {
+  run<T>(step: () => Promise<T>): Promise<T> {
     const done = this.#last.then(step);
     this.#last = done.catch(() => undefined);
     return done;
