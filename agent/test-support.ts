@@ -28,13 +28,13 @@ export function trustOf(log = { warn: vi.fn() }): Trust {
   return new Trust(identityOf(newIdentitySeed()), known, log);
 }
 
-/** Connections of this process with a server of this process, at 127.0.0.1, as the server's side sees them. */
-export async function connectedFlows(count: number): Promise<Flow[]> {
-  const server = createServer().listen(0, LOOPBACK);
+/** Connections of this process with a server of this process, at `address`, as the server's side sees them. */
+export async function connectedFlows(count: number, address = LOOPBACK): Promise<Flow[]> {
+  const server = createServer().listen(0, address);
   onTestFinished(() => void server.close());
   await once(server, 'listening');
-  const local = { address: LOOPBACK, port: (server.address() as AddressInfo).port };
-  const clients = Array.from({ length: count }, () => connect(local.port, LOOPBACK));
+  const local = { address, port: (server.address() as AddressInfo).port };
+  const clients = Array.from({ length: count }, () => connect(local.port, address));
   onTestFinished(() => clients.forEach((client) => void client.destroy()));
   await Promise.all(clients.map((client) => once(client, 'connect')));
   return clients.map(({ localPort = 0 }) => ({

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import type { Label } from '../control/protocol.ts';
 import type { LocalHalf } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
+import type { HeldReceipts } from '../h2o/shown-receipt.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { generateKeyPair } from '../wire/h2o-session.ts';
@@ -26,6 +27,8 @@ export type PeerKeys = {
   secretKey: Uint8Array;
   publicKey: Uint8Array;
   peerPublicKey: Uint8Array | undefined;
+  /** That the peer has sent for these keys. */
+  receipts?: HeldReceipts;
 };
 
 /** A flow of a cell that has moved, with its own end's place at this host. */

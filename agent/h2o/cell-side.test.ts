@@ -3,13 +3,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, test, vi } from 'vitest';
 import { flowKey } from '../address.ts';
 import { flowWith, trustOf } from '../test-support.ts';
+import { equalBytes } from '../wire/bytes.ts';
 import { encodeWelcome, type Hello, newCellId, newTransaction } from '../wire/h2o.ts';
 import { claimedFlows } from '../wire/h2o-claims.ts';
 import { identityOf, newIdentitySeed, parseFingerprint } from '../wire/h2o-identity.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { createAck, createHold, deriveSession, generateKeyPair } from '../wire/h2o-session.ts';
 import { claimsOf, exchangeHello, HELLO_TRIES_MAX, sayHello, sendUntilAcknowledged } from './cell-side.ts';
-import { FakeSocket } from './fake-socket.ts';
+import { FakeSocket, withoutReceipt } from './fake-socket.ts';
 import { WELCOMES_CHECKED_MAX } from './welcome-reading.ts';
 
 const PEER = '10.77.4.2';
@@ -124,6 +125,68 @@ test('a HELLO ends with its signal', async () => {
   expect(socket.listeners).toBe(0);
 });
 
+describe('receipts', () => {
+  const RECEIPT = new Uint8Array(16).fill(5);
+  /** Answers HELLOs that show `wanted()` and hands it out to the others. */
+  function demanding(socket: FakeSocket, wanted: () => Uint8Array) {
+    answering(socket, { isTaken: ({ receipt }) => equalBytes(receipt, wanted()) });
+    socket.onSend(({ message, address, port }) => {
+      if (message.type !== 'hello' || equalBytes(message.receipt, wanted())) return;
+      const claimable = claimedFlows(message.claims).map(() => false);
+      const none = {
+        identity: new Uint8Array(32),
+        signature: new Uint8Array(64),
+        publicKey: new Uint8Array(32),
+      };
+      const said = { ...message, ...none, type: 'welcome', claimable, receipt: wanted() } as const;
+      socket.receive(encodeWelcome(said), { address, port });
+    });
+  }
+  const shownIn = (socket: FakeSocket) =>
+    socket.sent.map(({ message }) => (message.type === 'hello' ? message.receipt[0] : undefined));
+
+  test('it is asked for with one part, shown in all, and in the next HELLO from there at once', async () => {
+    const socket = new FakeSocket();
+    demanding(socket, () => RECEIPT);
+    const receipts = {};
+    const ask = (source?: string) =>
+      exchangeHello(voiceOf(socket), PEER, { ...helloWith(1_100).hello, receipts }, live, undefined, source);
+    expect(await ask()).toMatchObject({ silent: false });
+    const [first, ...others] = shownIn(socket);
+    expect([first, new Set(others)]).toEqual([0, new Set([5])]);
+    expect(others.length).toBeGreaterThan(1);
+    socket.sent.length = 0;
+    await ask();
+    expect(shownIn(socket)).toEqual(others);
+    socket.sent.length = 0;
+    await ask('10.77.1.9');
+    expect(shownIn(socket)).toEqual([0, ...others]);
+  });
+
+  test('one that has run out is replaced by another', async () => {
+    const socket = new FakeSocket();
+    demanding(socket, () => RECEIPT);
+    const receipts = { '': new Uint8Array(16).fill(4) };
+    const result = await exchangeHello(voiceOf(socket), PEER, { ...helloWith(1).hello, receipts }, live);
+    expect(result).toMatchObject({ silent: false });
+    expect(shownIn(socket)).toEqual([4, 5]);
+    expect(receipts['']).toEqual(RECEIPT);
+  });
+
+  test('whoever sends another one each time is not heard for ever', async () => {
+    const socket = new FakeSocket();
+    let each = 0;
+    demanding(socket, () => new Uint8Array(16).fill((each++ % 200) + 1));
+    const result = await exchangeHello(voiceOf(socket), PEER, helloWith(1).hello, live, {
+      triesMax: 2,
+      retryMsMax: 10,
+    });
+    expect(result.silent).toBe(true);
+    expect(socket.sent.length).toBeLessThan(15);
+    expect(socket.listeners).toBe(0);
+  });
+});
+
 describe('identities', () => {
   const hello = () => helloWith(600).hello;
 
@@ -180,7 +243,12 @@ describe('identities', () => {
   test('a WELCOME to another HELLO answers nothing: an older one can not be used again', async () => {
     const [socket, own, peer] = [new FakeSocket(), trustOf(), trustOf()];
     const old = helloWith(2).hello;
-    const offer = { ...old, identity: own.offer(old).identity, signature: new Uint8Array(64) };
+    const offer = {
+      ...old,
+      identity: own.offer(old).identity,
+      signature: new Uint8Array(64),
+      receipt: new Uint8Array(16),
+    };
     const key = generateKeyPair().publicKey;
     const older = peer.answer({ ...offer, type: 'hello', part: 0, parts: 1 }, { publicKey: key });
     answering(socket, { key, change: older });
@@ -201,7 +269,14 @@ describe('identities', () => {
       const publicKey = new Uint8Array(32);
       const claimable = claimedFlows(message.claims).map(() => false);
       const signed = peer.answer(message, { publicKey, untrusted });
-      const said = { ...message, type: 'welcome', publicKey, claimable, untrusted, ...signed } as const;
+      const said = {
+        ...withoutReceipt(message),
+        type: 'welcome',
+        publicKey,
+        claimable,
+        untrusted,
+        ...signed,
+      } as const;
       socket.receive(encodeWelcome(said), { address, port });
     });
     const refused = exchangeHello(voiceOf(socket, own), PEER, hello(), live);
@@ -219,7 +294,7 @@ describe('identities', () => {
       for (let more = 0; more < 100; more++) {
         if (message.type !== 'hello') return;
         const claimable = claimedFlows(message.claims).map(() => true);
-        const forged = { ...message, type: 'welcome', claimable } as const;
+        const forged = { ...withoutReceipt(message), type: 'welcome', claimable } as const;
         socket.receive(encodeWelcome(forged), { address: PEER, port: 1 });
       }
     });

@@ -7,6 +7,7 @@ import { answers, encodeHello, type Hello, newTransaction, splitHello, type Welc
 import { type Claim, claimedFlows } from '../wire/h2o-claims.ts';
 import { type Acknowledged, H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
 import { type Ack, consumeAck, type Session } from '../wire/h2o-session.ts';
+import { type HeldReceipts, ShownReceipt } from './shown-receipt.ts';
 import type { H2oSocket } from './socket.ts';
 import { WelcomeReading } from './welcome-reading.ts';
 
@@ -65,7 +66,8 @@ export function claimsOf(
 /** How this agent is heard, and whom it believes. */
 export type Voice = { readonly socket: H2oSocket; readonly trust: Trust };
 /** A HELLO without what its sender signs, and before it is cut into parts. */
-export type Unsigned = Omit<Hello, 'type' | 'part' | 'parts' | 'identity' | 'signature'>;
+export type Unsigned = Omit<Hello, 'type' | 'part' | 'parts' | 'identity' | 'signature' | 'receipt'> &
+  Pick<About, 'receipts'>;
 
 /** A flow, and the address of this host that its other end takes it to be at, where the route prefers another. */
 export type SourcedFlow = PlacedFlow & { readonly source?: string | undefined };
@@ -75,11 +77,16 @@ export type Asked = HelloResult & {
   readonly transaction: Uint8Array;
 };
 
-type About = Pick<Hello, 'cell' | 'epoch' | 'publicKey' | 'keeps'>;
+type About = Pick<Hello, 'cell' | 'epoch' | 'publicKey' | 'keeps'> & {
+  /** Of the peer for this pair, by source; what it hands out is put there. */
+  readonly receipts?: HeldReceipts;
+};
 
 /** What a HELLO says of a cell (hex) and of its pair with the peer. */
-export function aboutOf(cell: string, { epoch, publicKey }: Pick<PeerKeys, 'epoch' | 'publicKey'>): About {
-  return { cell: Buffer.from(cell, 'hex'), epoch, publicKey };
+export function aboutOf(cell: string, keys: Pick<PeerKeys, 'epoch' | 'publicKey' | 'receipts'>): About {
+  keys.receipts ??= {};
+  const { epoch, publicKey, receipts } = keys;
+  return { cell: Buffer.from(cell, 'hex'), epoch, publicKey, receipts };
 }
 
 /**
@@ -116,18 +123,23 @@ export async function sayHello(
 }
 
 /**
- * Exchanges one HELLO transaction with the peer at `address`. Ends silently after `triesMax` tries without an answer.
+ * Exchanges one HELLO transaction with the peer at `address`. Ends silently after `triesMax` tries without an answer. Where
+ * the peer has given no receipt for this source yet, or wants another one, that takes one exchange of a part more.
  * @throws OsmosisError PEER_UNTRUSTED where the peer's identity is not to be believed, or it does not believe ours.
  */
 export async function exchangeHello(
   { socket, trust }: Voice,
   address: string,
-  hello: Unsigned,
+  { receipts = {}, ...hello }: Unsigned,
   signal: AbortSignal,
   { triesMax, retryMsMax }: Patience = ASKING,
   source?: string,
 ): Promise<HelloResult> {
-  const offer = { ...hello, ...trust.offer(hello) };
+  const shown = new ShownReceipt(receipts, source);
+  const offer = { ...hello, ...trust.offer(hello), receipt: shown.bytes };
+  // Without a receipt nothing is looked at: one part is enough to get it.
+  let isHeard = shown.isHeld;
+  let isAgain = false;
   const waiting = new Map(splitHello(offer).map((part) => [part.part, part]));
   const reading = new WelcomeReading(trust, address, offer);
   const claimable = new Set<string>();
@@ -137,24 +149,29 @@ export async function exchangeHello(
     if (message.type !== 'welcome') return;
     const part = waiting.get(message.part);
     if (part === undefined || !answers(message, part)) return;
-    const read = reading.read(message);
+    const read = message.receipt === undefined ? reading.read(message) : 'receipt';
+    isAgain ||= message.receipt !== undefined && shown.take(message.receipt);
     if (read === 'unsigned') socket.drop('unsigned');
     if (read === 'believed') {
       waiting.delete(part.part);
       addClaimable(message, part, claimable);
     }
-    if (waiting.size === 0 || reading.error !== undefined) wake?.();
+    isAgain ||= !isHeard && read === 'believed';
+    isHeard ||= isAgain;
+    if (waiting.size === 0 || isAgain || reading.error !== undefined) wake?.();
   });
   try {
     // A peer that answers part by part has much to look up: only one that has answered none for so long is silent.
     for (let tries = 0, left = waiting.size; tries < triesMax && waiting.size > 0; tries++) {
       signal.throwIfAborted();
-      if (waiting.size < left) tries = 0;
+      if (waiting.size < left || isAgain) tries = 0;
       left = waiting.size;
+      isAgain = false;
       const answered = new Promise<void>((resolve) => {
         wake = resolve;
       });
-      for (const part of waiting.values()) socket.send(encodeHello(part), address, H2O_PORT, source);
+      for (const part of [...waiting.values()].slice(0, isHeard ? undefined : 1))
+        socket.send(encodeHello({ ...part, receipt: shown.bytes }), address, H2O_PORT, source);
       const wait = Math.min(HELLO_RETRY_MS * 2 ** tries, retryMsMax);
       await Promise.race([answered, sleep(wait, undefined, { signal })]);
       if (reading.error !== undefined) throw reading.error;

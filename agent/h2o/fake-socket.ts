@@ -1,5 +1,5 @@
 /** For tests: the shape of H2oSocket without a port, so that any address can be played. */
-import { decode, type Message } from '../wire/h2o.ts';
+import { decode, encodeHello, type Hello, type Message } from '../wire/h2o.ts';
 import { type DropReason, isDrop } from '../wire/h2o-layout.ts';
 import type { H2oSocket, Receive, Sender } from './socket.ts';
 
@@ -51,6 +51,19 @@ export class FakeSocket {
   receive(datagram: Uint8Array, from: Sender): void {
     for (const receive of this.#receivers) receive(messageOf(datagram), from);
   }
+}
+
+/** A HELLO with the receipt that was sent in answer to it, if one was: as said by whoever reads what is sent there. */
+export function withReceipt(hello: Uint8Array, answer: Sent | undefined): Uint8Array | undefined {
+  const [asked, answered] = [messageOf(hello), answer?.message];
+  if (asked.type !== 'hello' || answered?.type !== 'welcome' || answered.receipt === undefined)
+    return undefined;
+  return encodeHello({ ...asked, receipt: answered.receipt });
+}
+
+/** What a WELCOME to it repeats, where that has no receipt. */
+export function withoutReceipt({ receipt: _, ...hello }: Hello): Omit<Hello, 'receipt'> {
+  return hello;
 }
 
 function messageOf(datagram: Uint8Array): Message {

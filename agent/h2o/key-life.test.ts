@@ -1,14 +1,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { execaSync } from 'execa';
-import { describe, expect, onTestFinished, test } from 'vitest';
-import type { Flow } from '../address.ts';
-import { Labels } from '../cell/labels.ts';
-import type { Datapath } from '../datapath/datapath.ts';
-import { connectedFlows, temporaryDirectory, trustOf } from '../test-support.ts';
-import { decode, encodeHello, newCellId, newTransaction, type Sealed, splitHello } from '../wire/h2o.ts';
-import { identityOf, newIdentitySeed, signHello } from '../wire/h2o-identity.ts';
-import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
+import { describe, expect, test } from 'vitest';
+import { newCellId, newTransaction } from '../wire/h2o.ts';
+import { isDrop } from '../wire/h2o-layout.ts';
 import {
   consumeAck,
   createBye,
@@ -17,18 +12,22 @@ import {
   createMove,
   deriveSession,
   generateKeyPair,
-  type KeyPair,
   open,
   type Pair,
   type Session,
   sharedSecretCount,
 } from '../wire/h2o-session.ts';
-import { claimsOf } from './cell-side.ts';
-import { FakeSocket } from './fake-socket.ts';
-import { PeerSide } from './peer-side.ts';
+import {
+  type Cell,
+  hello,
+  labelsOf,
+  newCell,
+  peerKey,
+  sealedOf,
+  sessionOf,
+  startPeer,
+} from './scripted-cell.ts';
 
-/** Of the agent of all cells. */
-const IDENTITY = identityOf(newIdentitySeed());
 const HOME = '127.0.0.1';
 const AWAY = '127.0.0.2';
 const FURTHER = '127.0.0.3';
@@ -37,73 +36,6 @@ const FLOWS_PER_CELL = 10;
 const TEST_MS_MAX = 60_000;
 const hasIp = !execaSync('ip', ['-Version'], { reject: false }).failed;
 if (!hasIp) console.warn('SKIPPED: the life of keys is not tested, this machine has no ip(8)');
-
-/** A peer's agent whose datapath agrees to everything. */
-function startPeer() {
-  const socket = new FakeSocket();
-  const directory = temporaryDirectory();
-  const agreed = async () => undefined;
-  const datapath = new Proxy({}, { get: (_, name) => (name === 'isRuled' ? false : agreed) }) as Datapath;
-  const log = { info: () => undefined, warn: () => undefined };
-  const trust = trustOf();
-  const peer = new PeerSide(socket.asH2o(), trust, datapath, directory, { all: () => [] }, new Labels(), log);
-  peer.start(() => false);
-  onTestFinished(() => peer.stop());
-  /** What is answered to each of `datagrams`. */
-  const say = async (from: string, ...datagrams: Uint8Array[]) => {
-    socket.sent.length = 0;
-    for (const datagram of datagrams) socket.receive(datagram, { address: from, port: H2O_PORT });
-    await peer.stop();
-    return socket.sent.map(({ datagram }) => datagram);
-  };
-  return { peer, socket, directory, say };
-}
-
-/** A cell, and what its host knows of its pair with the peer. */
-type Cell = {
-  readonly id: Uint8Array;
-  readonly flows: readonly Flow[];
-  readonly keys: KeyPair;
-  readonly epoch: number;
-};
-
-async function newCell(flows: number): Promise<Cell> {
-  return { id: newCellId(), flows: await connectedFlows(flows), keys: generateKeyPair(), epoch: 0 };
-}
-
-const labelsOf = ({ flows }: Cell, address: string): Label[] =>
-  flows
-    .slice(0, 1)
-    .map(({ protocol, local }) => ({ protocol, virtual: local, wire: { address, port: 40_001 } }));
-
-function hello(
-  { id, flows, keys, epoch }: Cell,
-  labels: readonly Label[],
-  transaction = newTransaction(),
-): Uint8Array {
-  const claims = claimsOf(flows, labels);
-  const offer = { cell: id, transaction, epoch, publicKey: keys.publicKey, identity: IDENTITY.publicKey };
-  const parts = splitHello({ ...offer, signature: signHello(IDENTITY, offer), claims });
-  expect(parts).toHaveLength(1);
-  return encodeHello(parts[0] ?? expect.fail());
-}
-
-function peerKey(welcome: Uint8Array | undefined): Uint8Array {
-  const decoded = welcome === undefined ? expect.fail('no WELCOME') : decode(welcome);
-  if (isDrop(decoded) || decoded.message.type !== 'welcome') return expect.fail('no WELCOME');
-  return decoded.message.publicKey;
-}
-
-function sessionOf({ id, keys, epoch }: Cell, peerPublicKey: Uint8Array): Session {
-  const { secretKey, publicKey: cellPublicKey } = keys;
-  const session = deriveSession({ cell: id, epoch, cellPublicKey, peerPublicKey, secretKey, role: 'cell' });
-  return isDrop(session) ? expect.fail(session.drop) : session;
-}
-
-function sealedOf(datagram: Uint8Array | undefined): Sealed {
-  const decoded = datagram === undefined ? expect.fail('no answer') : decode(datagram);
-  return isDrop(decoded) || !('tag' in decoded.message) ? expect.fail('not sealed') : decoded.message;
-}
 
 /** Announces, moves and is acknowledged; then the cell as its new host knows it, and all that was said. */
 async function moved(say: ReturnType<typeof startPeer>['say'], cell: Cell, from: string, to: string) {

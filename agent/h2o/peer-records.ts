@@ -48,10 +48,8 @@ export type PeerRecord = {
   touchedAt: number;
   /** Suspended since: it is known to be so until it is back, also where its last flow here has ended. */
   heldAt?: number | undefined;
-  /** Who announced the cell last, and from where: known here once something is sealed with the keys of that. */
+  /** Who has shown the keys of the pair last, and from where: known here once something is sealed with them. */
   by?: { readonly address: string; readonly identity: Uint8Array } | undefined;
-  /** The one address that this side's key of the pair was sent to; `several` if there were more. */
-  keyAt?: string | undefined;
   /** Endpoints of the cell that it was seen at from here. */
   endpoints?: readonly string[] | undefined;
   /** New flows follow the cell. */

@@ -30,7 +30,7 @@ import {
   type Session,
 } from '../wire/h2o-session.ts';
 import { claimsOf } from './cell-side.ts';
-import { FakeSocket } from './fake-socket.ts';
+import { FakeSocket, withReceipt } from './fake-socket.ts';
 import { PeerSide } from './peer-side.ts';
 
 const HOME = '127.0.0.1';
@@ -97,6 +97,11 @@ async function withPeer(flowCount = 2) {
     datapath.calls.length = 0;
     socket.receive(datagram, { address: from, port });
     await peer.stop();
+    const again = withReceipt(datagram, socket.sent[0]);
+    if (again === undefined) return socket.sent[0];
+    socket.sent.length = 0;
+    socket.receive(again, { address: from, port });
+    await peer.stop();
     return socket.sent[0];
   };
   return { flows, socket, datapath, log, peer, trust, labels, say, start };
@@ -118,7 +123,9 @@ class FakeCell {
     const offer = { cell, transaction, epoch, publicKey: keys.publicKey };
     const signed = this.trust.offer(offer);
     const keeps = this.keeps ? ({ keeps: true } as const) : {};
-    const [part, ...more] = splitHello({ ...offer, ...signed, ...keeps, claims: claimsOf(flows, labels) });
+    const receipt = new Uint8Array(16);
+    const claims = claimsOf(flows, labels);
+    const [part, ...more] = splitHello({ ...offer, ...signed, ...keeps, receipt, claims });
     if (part === undefined || more.length > 0) throw new Error('not one part');
     return encodeHello(part);
   }
@@ -459,27 +466,52 @@ describe.skipIf(!hasIp)('peer side', () => {
     expect(peer.trust.known.all()).toMatchObject([{ address: HOME, fingerprint, how: 'first-use' }]);
   });
 
-  test('whose key was sent to more than one address is not known at any: one of them may not be theirs', async () => {
+  test('who claims from an address and reads nothing there is not known there, whatever it seals', async () => {
     const peer = await withPeer(3);
     const [, , other] = peer.flows;
     const its = peer.flows.slice(0, 2);
     const cell = new FakeCell();
     const session = cell.session(welcomeOf(await peer.say(cell.hello(its, peer.labels))).publicKey);
     await peer.say(cell.move(session, peer.labels), AWAY);
-    const { publicKey } = welcomeOf(await peer.say(cell.hello(its), AWAY));
-    // It is claimable too, from where it is.
-    const { claimable } = welcomeOf(await peer.say(cell.hello(other === undefined ? [] : [other]), HOME));
-    expect(claimable).toEqual([true]);
     peer.trust.known.revoke(cell.trust.fingerprint, false);
-    peer.trust.known.pin([{ address: 'fd77::1', fingerprint: cell.trust.fingerprint }], {
+    peer.trust.known.pin([{ address: AWAY, fingerprint: cell.trust.fingerprint }], {
       replace: true,
       dryRun: false,
     });
-    for (const epoch of [2, 3]) {
-      expect((await peer.say(createHold(cell.session(publicKey), epoch), AWAY))?.message.type).toBe('ack');
-      expect(peer.trust.known.all().map(({ address }) => address)).toEqual(['fd77::1']);
-      await peer.say(cell.hello(its), AWAY);
-    }
+    const { publicKey } = welcomeOf(await peer.say(cell.hello(its), AWAY));
+    const spoofed = cell.hello(other === undefined ? [] : [other]);
+    peer.socket.receive(spoofed, { address: HOME, port: H2O_PORT });
+    expect((await peer.say(createHold(cell.session(publicKey), 2), AWAY))?.message.type).toBe('ack');
+    expect(peer.trust.known.all().map(({ address }) => address)).toEqual([AWAY]);
+  });
+
+  test('a HELLO without a receipt is answered with one, not longer than it is, and nothing is looked at', async () => {
+    const peer = await withPeer();
+    const judged = vi.spyOn(peer.trust, 'admit');
+    const hello = new FakeCell().hello(peer.flows, peer.labels);
+    peer.socket.receive(hello, { address: HOME, port: H2O_PORT });
+    // At once: it waits for nobody's turn.
+    const [sent] = peer.socket.sent;
+    expect(sent).toMatchObject({ address: HOME, port: H2O_PORT });
+    expect(welcomeOf(sent).receipt).toHaveLength(16);
+    expect(sent?.datagram.length).toBeLessThanOrEqual(hello.length);
+    expect([peer.datapath.calls, peer.peer.list()]).toEqual([[], []]);
+    expect(judged).not.toHaveBeenCalled();
+  });
+
+  test('whoever floods with the address of another, and shows no receipt, uses up nothing of what that one may ask', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    const { receipt } = welcomeOf(await firstAnswer(peer, cell.hello(peer.flows)));
+    const spoofed = helloOf(cell.hello(peer.flows.slice(1)));
+    for (let each = 0; each < 2_000; each++)
+      peer.socket.receive(encodeHello({ ...spoofed, transaction: newTransaction() }), {
+        address: HOME,
+        port: H2O_PORT,
+      });
+    peer.socket.sent.length = 0;
+    const shown = { ...helloOf(cell.hello(peer.flows)), receipt: receipt ?? new Uint8Array(16) };
+    expect(welcomeOf(await peer.say(encodeHello(shown))).claimable).toEqual([true, true]);
   });
 
   test('a host that a cell has moved to is known once the cell has been sealed away from there', async () => {
@@ -609,6 +641,13 @@ describe.skipIf(!hasIp)('peer side', () => {
     });
   });
 });
+
+async function firstAnswer(peer: Peer, hello: Uint8Array) {
+  peer.socket.sent.length = 0;
+  peer.socket.receive(hello, { address: HOME, port: H2O_PORT });
+  await peer.peer.stop();
+  return peer.socket.sent[0];
+}
 
 function keptCell(): FakeCell {
   return Object.assign(new FakeCell(), { keeps: true });

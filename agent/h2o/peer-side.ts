@@ -14,6 +14,7 @@ import { messageOf } from '../error.ts';
 import type { Trust } from '../trust/trust.ts';
 import { Turns } from '../turns.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed, type Welcome } from '../wire/h2o.ts';
+import { claimedFlows } from '../wire/h2o-claims.ts';
 import type { FollowBody } from '../wire/h2o-follow.ts';
 import {
   DROP_REASONS,
@@ -41,6 +42,7 @@ import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { OwnEnds } from './own-ends.ts';
 import { relayedOf, relaysOf } from './peer-flows.ts';
 import { type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
+import { Receipts } from './receipts.ts';
 import { RemoteCells } from './remote-cells.ts';
 import type { H2oSocket, Sender } from './socket.ts';
 import { SourceBudgets } from './source-budgets.ts';
@@ -54,10 +56,13 @@ const UNANSWERED_MS_MAX = 250;
 /** Datagrams that wait for their turn, and those of one source; more are dropped, and their senders send again. */
 const QUEUE_MAX = 1_024;
 const QUEUE_PER_SOURCE_MAX = 256;
+/** Receipts a second, and the burst: each is a hash. One source has a share of its own in what is decoded. */
+const RECEIPTS_PER_SECOND_MAX = 5_000;
+const RECEIPTS_BURST_MAX = 5_000;
 /** HELLO parts a second that are looked at, and the burst: each may cost a look at the kernel's socket table. */
 const HELLO_PER_SECOND_MAX = 2_000;
 const HELLO_BURST_MAX = 4_000;
-/** The same for one source: a cell of 10,000 connections, announced and armed. */
+/** The same for one source, which has shown that it is there: a cell of 10,000 connections, announced and armed. */
 const HELLO_PER_SOURCE_SECOND_MAX = 100;
 const HELLO_PER_SOURCE_BURST_MAX = 200;
 /** Messages are served for this long before the socket is looked at again: what it can't hold is lost. */
@@ -76,7 +81,7 @@ type Unanswered = {
   readonly at: number;
 };
 
-type Answered = Pick<Welcome, 'publicKey' | 'claimable' | 'untrusted' | 'identity' | 'signature'>;
+type Answered = Pick<Welcome, 'publicKey' | 'claimable' | 'untrusted' | 'receipt' | 'identity' | 'signature'>;
 const UNSIGNED = { identity: new Uint8Array(IDENTITY_BYTES), signature: new Uint8Array(SIGNATURE_BYTES) };
 
 type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
@@ -89,6 +94,8 @@ export class PeerSide {
   readonly #turns = new Turns();
   readonly #waiting = new WaitingMessages(QUEUE_MAX, QUEUE_PER_SOURCE_MAX);
   readonly #unanswered: Unanswered[] = [];
+  readonly #receipts = new Receipts();
+  readonly #receiptsLeft = new TokenBucket(RECEIPTS_PER_SECOND_MAX, RECEIPTS_BURST_MAX);
   readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
   readonly #hellosOf = new SourceBudgets(HELLO_PER_SOURCE_SECOND_MAX, HELLO_PER_SOURCE_BURST_MAX);
   readonly #refusals = new TokenBucket(REFUSALS_LOGGED_PER_SECOND_MAX, REFUSALS_LOGGED_BURST_MAX);
@@ -298,7 +305,19 @@ export class PeerSide {
   /** Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it. */
   #isHeard(hello: Hello, from: Sender): boolean {
     if (from.port !== H2O_PORT || this.#waiting.hasPart(hello, from)) return false;
+    if (!this.#receipts.isShown(hello, from.address)) {
+      this.#handReceipt(hello, from);
+      return false;
+    }
     return this.#hellosOf.take(from.address) && this.#hellos.take();
+  }
+
+  /** Nothing is looked at, and nothing kept, for whoever may not be where the HELLO seems to come from. */
+  #handReceipt(hello: Hello, from: Sender): void {
+    if (!this.#receiptsLeft.take()) return;
+    const receipt = this.#receipts.of(hello, from.address);
+    const claimable = claimedFlows(hello.claims).map(() => false);
+    this.#answer(hello, { publicKey: new Uint8Array(KEY_BYTES), claimable, receipt, ...UNSIGNED }, from);
   }
 
   async #serveNext(): Promise<void> {
@@ -323,7 +342,6 @@ export class PeerSide {
     for (const { hello, claimable, record, from } of answered) {
       if (record.state === undefined) continue;
       this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
-      sentKeyTo(record, from);
     }
     for (const { record, arms } of answered) if (arms) this.#makeReady(record);
   }
@@ -433,19 +451,14 @@ export class PeerSide {
     }
     this.#socket.send(consumed.ack, from.address, from.port);
     if (consumed.outcome === 'accepted') this.#recognize(record, consumed.message.type);
-    if (sealed.type === 'move') sentKeyTo(record, from);
   }
 
-  /**
-   * What opened was sealed by whoever has read this side's key. If that was sent to one address only, and a HELLO came from
-   * there, then so did its identity.
-   */
+  /** What opened was sealed for whoever has shown this identity, and a receipt for its address, with the pair's key. */
   #recognize(record: PeerRecord, type: Accepted['type']): void {
-    const { by, keyAt } = record;
-    if (by !== undefined && by.address === keyAt) this.#trust.prove(by.address, by.identity);
-    record.by = undefined;
-    // A MOVE makes new keys.
-    if (type === 'move') record.keyAt = undefined;
+    const { by } = record;
+    if (by !== undefined) this.#trust.prove(by.address, by.identity);
+    // A MOVE makes new keys: whose they are, the next HELLO says.
+    if (type === 'move') record.by = undefined;
   }
 
   #takeKeys(record: PeerRecord): KeyPair {
@@ -468,10 +481,6 @@ export class PeerSide {
         return message.reason === 'aborted' ? this.#cells.disarm(record) : this.#cells.forget(record);
     }
   }
-}
-
-function sentKeyTo(record: PeerRecord, { address }: Sender): void {
-  record.keyAt = (record.keyAt ?? address) === address ? address : 'several';
 }
 
 /** Where the endpoints of the cell will be, by endpointKey. */

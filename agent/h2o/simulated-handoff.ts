@@ -16,7 +16,14 @@ import {
   splitHello,
 } from '../wire/h2o.ts';
 import { armedLabels, type Claim, claimedFlows } from '../wire/h2o-claims.ts';
-import { IDENTITY_BYTES, isDrop, KEY_BYTES, type Label, SIGNATURE_BYTES } from '../wire/h2o-layout.ts';
+import {
+  IDENTITY_BYTES,
+  isDrop,
+  KEY_BYTES,
+  type Label,
+  RECEIPT_BYTES,
+  SIGNATURE_BYTES,
+} from '../wire/h2o-layout.ts';
 import { arm, consumeFromCell, isPast, type PeerState, pairFor, stateFor } from '../wire/h2o-peer.ts';
 import {
   consumeAck,
@@ -34,11 +41,15 @@ import {
   createVerdict,
   newQueryNonce,
 } from '../wire/h2o-verdict.ts';
+import { Receipts } from './receipts.ts';
 
 const HOSTS = ['10.77.1.2', '10.77.2.2', '10.77.3.2'] as const;
 export type Host = (typeof HOSTS)[number];
 const PEER = '10.77.4.2';
+/** Of a host that takes no part in it, and sends with others' addresses. */
+const STRANGER = '10.77.9.9';
 /** Whom to believe is decided before what is simulated here. */
+const NO_RECEIPT = new Uint8Array(RECEIPT_BYTES);
 const UNSIGNED = { identity: new Uint8Array(IDENTITY_BYTES), signature: new Uint8Array(SIGNATURE_BYTES) };
 /** What is under way at once: more is lost, oldest first. */
 const IN_FLIGHT_MAX = 12;
@@ -56,6 +67,8 @@ type Keys = {
   readonly epoch: number;
   last: number;
   peerPublicKey: Uint8Array | undefined;
+  /** For this pair, from this host. */
+  receipt?: Uint8Array;
 };
 
 type Stage = 'announcing' | 'armed' | 'frozen' | 'restored' | 'redirecting' | 'confirmed' | 'undone';
@@ -109,6 +122,7 @@ export class SimulatedHandoff {
   /** Everything that was ever sent. */
   readonly sent: Flight[] = [];
   readonly #heard = new Set<string>();
+  readonly #receipts = new Receipts();
   #peer: Peer = { state: undefined, active: 0, slots: [HOSTS[0], undefined] };
   /** In the kernel: it outlives the peer's agent. */
   #understood: { active: string; other: string | undefined } = { active: HOSTS[0], other: undefined };
@@ -159,6 +173,7 @@ export class SimulatedHandoff {
     );
     steps.push(...flights.map((flight) => ({ name: 'lose', take: () => this.#remove(flight) })));
     for (const host of this.#running) steps.push({ name: 'say something', take: () => this.#say(host) });
+    steps.push({ name: 'spoof', take: () => this.#spoof() });
     return steps;
   }
 
@@ -259,6 +274,7 @@ export class SimulatedHandoff {
       transaction,
       epoch: this.#keys.epoch,
       publicKey: this.#keys.pair.publicKey,
+      receipt: NO_RECEIPT,
       claims,
     };
     this.#migration = {
@@ -279,7 +295,33 @@ export class SimulatedHandoff {
   }
 
   #announce({ parts }: Migration): void {
-    for (const part of parts.values()) this.#send(this.#home, PEER, encodeHello(part));
+    const { receipt } = this.#keys;
+    const said = [...parts.values()].slice(0, receipt === undefined ? 1 : undefined);
+    for (const part of said)
+      this.#send(this.#home, PEER, encodeHello({ ...part, receipt: receipt ?? NO_RECEIPT }));
+  }
+
+  /**
+   * Another host claims the flows from the address where they are: with keys of its own, and with those that it has seen
+   * there. It has receipts for both, which were sent to its own address.
+   */
+  #spoof(): void {
+    const claims = this.#endpoints.map((local, index): Claim => {
+      const arm = { address: STRANGER, port: 40_000 + index };
+      return { protocol: 'tcp', local, peerAddress: PEER, peerPorts: [51_000], arm };
+    });
+    const { epoch, pair } = this.#keys;
+    const before = this.peerText;
+    for (const its of [
+      { cell: new Uint8Array(16).fill(0xee), epoch: 0, publicKey: nextKeyPair().publicKey },
+      { cell: this.#cell, epoch, publicKey: pair.publicKey },
+    ]) {
+      const offer = { ...UNSIGNED, ...its, transaction: newTransaction() };
+      const receipt = this.#receipts.of(offer, STRANGER);
+      for (const part of splitHello({ ...offer, receipt, claims }))
+        this.#atPeer({ from: this.#home, to: PEER, bytes: encodeHello(part) }, 'nothing');
+    }
+    assert.equal(this.peerText, before, 'whoever is elsewhere claims nothing');
   }
 
   #freeze(migration: Migration): void {
@@ -378,6 +420,10 @@ export class SimulatedHandoff {
     if (message.type === 'welcome') {
       const part = migration?.parts.get(message.part);
       if (migration?.stage !== 'announcing' || part === undefined || !answers(message, part)) return;
+      if (message.receipt !== undefined) {
+        this.#keys.receipt = message.receipt;
+        return;
+      }
       if (!message.claimable.every(Boolean)) {
         this.#decide(migration, 'abort');
         return;
@@ -426,6 +472,10 @@ export class SimulatedHandoff {
     const { cell, transaction, epoch, part, parts, claims } = hello;
     const welcome = { ...UNSIGNED, type: 'welcome', cell, transaction, epoch, part, parts } as const;
     const none = claimedFlows(claims).map(() => false);
+    if (!this.#receipts.isShown(hello, from)) {
+      const receipt = this.#receipts.of(hello, from);
+      return encodeWelcome({ ...welcome, claimable: none, publicKey: new Uint8Array(KEY_BYTES), receipt });
+    }
     if (found === undefined || isPast(found, hello))
       return encodeWelcome({ ...welcome, claimable: none, publicKey: new Uint8Array(KEY_BYTES) });
     const [label] = armedLabels(claims);

@@ -23,7 +23,7 @@ const parameters = {
 };
 
 /** What goes wrong, or leads nowhere, is less likely than what goes on. */
-const RARE = /^(abort|the orchestrator dies|lose|say something)/;
+const RARE = /^(abort|the orchestrator dies|lose|say something|spoof)/;
 const OFTEN = 12;
 
 function picked(choices: readonly Choice[], pick: number): Choice | undefined {

@@ -6,6 +6,7 @@ const FROM = { address: '10.0.0.1', port: 18_018 };
 const cell = new Uint8Array(16);
 const hello = (part: number, transaction = 1): Hello => ({
   type: 'hello',
+  receipt: new Uint8Array(16),
   cell,
   transaction: new Uint8Array(8).fill(transaction),
   epoch: 0,

@@ -1,6 +1,6 @@
 /** Who resumes asks the peers: one that waits, one that waits for another image, one that is not there. */
 import { describe, expect, test } from 'vitest';
-import { FakeSocket } from '../h2o/fake-socket.ts';
+import { FakeSocket, withoutReceipt } from '../h2o/fake-socket.ts';
 import { trustOf } from '../test-support.ts';
 import { encodeWelcome, newTransaction } from '../wire/h2o.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
@@ -36,7 +36,7 @@ function network(keys: Session, lost = 0): FakeSocket {
     if (message.type === 'hello' && address !== GONE)
       socket.receive(
         encodeWelcome({
-          ...message,
+          ...withoutReceipt(message),
           type: 'welcome',
           // Who is not where a flow is is told nothing, and nothing is signed for that.
           publicKey: new Uint8Array(32),

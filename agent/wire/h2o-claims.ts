@@ -1,7 +1,7 @@
 /**
  * The claims of a HELLO: which flows the cell side says it holds with this peer, and under which label each of its
- * endpoints will appear. Claims that share their addresses share a group, so that 10,000 flows fit 19 datagrams (one
- * listening endpoint) or 75 (10,000 outgoing connections).
+ * endpoints will appear. Claims that share their addresses share a group, so that 10,000 flows fit 21 datagrams (one
+ * listening endpoint) or 84 (10,000 outgoing connections).
  *
  * Group:
  *

@@ -13,6 +13,8 @@ export const IDENTITY_BYTES = 32;
 export const SIGNATURE_BYTES = 64;
 export const FINGERPRINT_BYTES = 32;
 export const TRANSACTION_BYTES = 8;
+/** What only whoever reads what is sent to an address can show. */
+export const RECEIPT_BYTES = 16;
 export const TAG_BYTES = 8;
 export const QUERY_NONCE_BYTES = 8;
 
@@ -52,8 +54,11 @@ export type ByeReason = keyof typeof BYE_REASONS;
 export const VERDICTS = { undecided: 1, commit: 2, abort: 3 } as const;
 export type Verdict = keyof typeof VERDICTS;
 
-/** `untrusted`: the HELLO's sender is not whom the peer side knows at its address. */
-export const WELCOME_ANSWERS = { answered: 0, untrusted: 1 } as const;
+/**
+ * `untrusted`: the HELLO's sender is not whom the peer side knows at its address. `receipt`: it has yet to show that it
+ * reads what is sent there.
+ */
+export const WELCOME_ANSWERS = { answered: 0, untrusted: 1, receipt: 2 } as const;
 
 /** Why a datagram does nothing. The text is what `osmosis` shows beside the counter. */
 export const DROP_REASONS = {
@@ -94,7 +99,7 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   3b: magic "H2O"
  *   1b: version (1)
  *   1b: type
- *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
+ *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted, 2 if a receipt; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
  *   2b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
  */

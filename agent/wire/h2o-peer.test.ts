@@ -38,7 +38,11 @@ type Prepared = { keys: KeyPair; transaction: Uint8Array; state: PeerState; sess
 
 function hellos(keys: KeyPair, cell: Uint8Array, epoch: number, wire: string, count = 1): Hello[] {
   const { publicKey } = keys;
-  const unsigned = { identity: new Uint8Array(32), signature: new Uint8Array(64) };
+  const unsigned = {
+    identity: new Uint8Array(32),
+    signature: new Uint8Array(64),
+    receipt: new Uint8Array(16),
+  };
   const offer = { cell, epoch, publicKey, transaction: newTransaction(), ...unsigned };
   return splitHello({ ...offer, claims: claims(wire, count) });
 }

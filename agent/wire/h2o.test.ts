@@ -72,7 +72,12 @@ const part = {
   parts: fc.integer({ min: 3, max: HELLO_PARTS_MAX }),
 };
 const hello: fc.Arbitrary<Hello> = fc.record(
-  { type: fc.constant('hello' as const), ...part, claims: fc.array(claim, { minLength: 1, maxLength: 12 }) },
+  {
+    type: fc.constant('hello' as const),
+    ...part,
+    receipt: fixed(16),
+    claims: fc.array(claim, { minLength: 1, maxLength: 12 }),
+  },
   { noNullPrototype: true },
 );
 const answered: fc.Arbitrary<Welcome> = fc.record(
@@ -93,6 +98,13 @@ const welcome: fc.Arbitrary<Welcome> = fc.oneof(
   fc
     .tuple(answered, fc.oneof(fixed(32), fc.constant(zeros(32))))
     .map(([each, known]) => ({ ...each, ...none(each), untrusted: { known } })),
+  fc.tuple(answered, fixed(16)).map(([each, receipt]) => ({
+    ...each,
+    ...none(each),
+    identity: zeros(32),
+    signature: zeros(64),
+    receipt: receipt.with(0, 9),
+  })),
 );
 
 test('what was encoded decodes to itself', () => {
@@ -146,6 +158,7 @@ const offer = {
   identity: new Uint8Array(32).fill(8),
   signature: new Uint8Array(64).fill(7),
 };
+const receipt = new Uint8Array(16).fill(6);
 
 function everyFlow(claims: readonly Claim[]): string[] {
   return claimedFlows(claims).map(flowKey).toSorted();
@@ -157,7 +170,11 @@ test('a HELLO in parts claims the same flows, one datagram each, and no WELCOME 
   );
   fc.assert(
     fc.property(fc.array(fc.oneof(claim, long), { minLength: 1, maxLength: 40 }), (claims) => {
-      const parts = splitHello({ ...offer, claims: claims.map(({ arm: _, ...unarmed }) => unarmed) });
+      const parts = splitHello({
+        ...offer,
+        receipt,
+        claims: claims.map(({ arm: _, ...unarmed }) => unarmed),
+      });
       expect(everyFlow(parts.flatMap((each) => each.claims))).toEqual(everyFlow(claims));
       for (const each of parts) {
         const datagram = encodeHello(each);
@@ -189,9 +206,9 @@ const outgoing: Claim[] = ports.map((each) => ({
 
 test.each([
   ['incoming', incoming, 21],
-  ['outgoing', outgoing, 82],
+  ['outgoing', outgoing, 84],
 ])('10,000 %s connections', (_, claims, expected) => {
-  const parts = splitHello({ ...offer, claims });
+  const parts = splitHello({ ...offer, receipt, claims });
   expect(parts).toHaveLength(expected);
   expect(everyFlow(parts.flatMap((each) => each.claims))).toEqual(everyFlow(claims));
   expect(Math.max(...parts.map((each) => encodeHello(each).length))).toBeLessThanOrEqual(DATAGRAM_BYTES_MAX);
@@ -199,7 +216,7 @@ test.each([
 
 function refusal(claims: readonly Claim[]): unknown {
   try {
-    return splitHello({ ...offer, claims });
+    return splitHello({ ...offer, receipt, claims });
   } catch (error) {
     return error instanceof OsmosisError ? error.code : error;
   }
@@ -217,7 +234,7 @@ test('what a HELLO or the MOVE after it cannot say is refused while the process 
 });
 
 test('a WELCOME of another HELLO, part or size answers nothing', () => {
-  const [first] = splitHello({ ...offer, claims: incoming });
+  const [first] = splitHello({ ...offer, receipt, claims: incoming });
   if (first === undefined) throw new Error('no part');
   const claimable = claimedFlows(first.claims).map(() => true);
   const answer: Welcome = { ...offer, type: 'welcome', part: first.part, parts: first.parts, claimable };

@@ -4,7 +4,9 @@
  * Protocol flow:
  *
  *    cell side                                              peer side
- *    source       HELLO part 1..n (public key, claims)  →   has those flows? arms their labels
+ *    source       HELLO part 1                          →   keeps nothing
+ *                                                       ←   WELCOME part 1 (receipt, for the address that it is sent to)
+ *                 HELLO part 1..n (receipt, key, claims) →  has those flows? arms their labels
  *                                                       ←   WELCOME part 1..n (public key, which exist)
  *                 freeze; both can now compute the session; the source gives it to the destination
  *                                         commit
@@ -53,6 +55,7 @@ import {
   isDrop,
   KEY_BYTES,
   QUERY_NONCE_BYTES,
+  RECEIPT_BYTES,
   SIGNATURE_BYTES,
   TAG_BYTES,
   TRANSACTION_BYTES,
@@ -60,11 +63,11 @@ import {
 } from './h2o-layout.ts';
 import { SEAL_BYTES } from './seal.ts';
 
-/** Enough for 10,000 outgoing connections to one peer (82 parts); bounds what a peer keeps of one transaction. */
+/** Enough for 10,000 outgoing connections to one peer (84 parts); bounds what a peer keeps of one transaction. */
 export const HELLO_PARTS_MAX = 128;
-/** Transaction, epoch, public key, identity, signature, part, parts, and the two bytes of the counts. */
+/** Transaction, epoch, public key, identity, signature, part, parts, receipt, and the two bytes of the counts. */
 const HELLO_PREFIX_BYTES =
-  HEADER_BYTES + TRANSACTION_BYTES + 4 + KEY_BYTES + IDENTITY_BYTES + SIGNATURE_BYTES + 2 + 2;
+  HEADER_BYTES + TRANSACTION_BYTES + 4 + KEY_BYTES + IDENTITY_BYTES + SIGNATURE_BYTES + 2 + RECEIPT_BYTES + 2;
 export const CLAIM_BYTES_PER_PART_MAX = DATAGRAM_BYTES_MAX - HELLO_PREFIX_BYTES;
 
 /** The cell side's offer: who it is and which flows it holds with this peer. In clear; its signature is not checked yet. */
@@ -83,6 +86,8 @@ export type Hello = {
   /** 0 to parts - 1. */
   readonly part: number;
   readonly parts: number;
+  /** 16 bytes that the peer side has sent to this HELLO's source for this pair; all zeros where it has sent none. */
+  readonly receipt: Uint8Array;
   /** Its claims are to be kept: the cell may move one day without a word before. */
   readonly keeps?: true;
   readonly claims: readonly Claim[];
@@ -103,6 +108,8 @@ export type Welcome = {
    * it knows none.
    */
   readonly untrusted?: { readonly known: Uint8Array };
+  /** Nothing was looked at: the HELLO has to show this, 16 bytes, not zeros. Not signed. */
+  readonly receipt?: Uint8Array;
   readonly part: number;
   readonly parts: number;
   /** For each flow of the HELLO part, in order: it exists here, and this cell may claim it. */
@@ -169,14 +176,17 @@ function decodeBody(header: Header, reader: ByteReader, datagram: Uint8Array): M
  *   64b: signature
  *    1b: part, from 0
  *    1b: parts
+ *   16b: receipt, or zeros
  *    1b: number of claim groups, at least 1
  *    1b: reserved, zero
  *        claim groups (h2o-claims.ts)
  */
 export function encodeHello(hello: Hello): Uint8Array {
+  assert.equal(hello.receipt.length, RECEIPT_BYTES);
   const datagram = concatBytes(
     encodeHeader({ type: 'hello', detail: HELLO_KINDS[hello.keeps ? 'kept' : 'once'], id: hello.cell }),
     encodePart(hello),
+    hello.receipt,
     u8(groupCount(hello.claims)),
     u8(0),
     encodeClaims(hello.claims),
@@ -187,6 +197,7 @@ export function encodeHello(hello: Hello): Uint8Array {
 
 function decodeHello({ id, detail }: Header, reader: ByteReader): Hello | Drop {
   const prefix = decodePart(reader);
+  const receipt = reader.take(RECEIPT_BYTES);
   const [groups, reserved] = [reader.u8(), reader.u8()];
   if (reader.overrun()) return { drop: 'too-short' };
   if (isDrop(prefix)) return prefix;
@@ -195,7 +206,7 @@ function decodeHello({ id, detail }: Header, reader: ByteReader): Hello | Drop {
   const claims = decodeClaims(reader, groups);
   if ('drop' in claims) return claims;
   if (reader.remaining() > 0) return { drop: 'trailing' };
-  const hello = { type: 'hello', cell: id, ...prefix, claims } as const;
+  const hello = { type: 'hello', cell: id, ...prefix, receipt, claims } as const;
   return detail === HELLO_KINDS.kept ? { ...hello, keeps: true } : hello;
 }
 
@@ -204,7 +215,8 @@ function decodeHello({ id, detail }: Header, reader: ByteReader): Hello | Drop {
  *
  *    8b: transaction
  *    4b: epoch
- *   32b: X25519 public key of the peer side, or zeros; if untrusted: the fingerprint that it knows, or zeros
+ *   32b: X25519 public key of the peer side, or zeros; if untrusted: the fingerprint that it knows, or zeros; a receipt: 16b
+ *        of it, 16b zero
  *   32b: identity, Ed25519 public key, or zeros
  *   64b: signature, or zeros
  *    1b: part
@@ -213,15 +225,16 @@ function decodeHello({ id, detail }: Header, reader: ByteReader): Hello | Drop {
  *        one bit for each, from the highest bit of the first byte; unused bits zero
  */
 export function encodeWelcome(welcome: Welcome): Uint8Array {
-  const { untrusted } = welcome;
+  const { untrusted, receipt } = welcome;
   const bitmap = new Uint8Array(Math.ceil(welcome.claimable.length / 8));
   welcome.claimable.forEach((claimable, index) => {
     if (claimable) bitmap[index >> 3] = (bitmap[index >> 3] ?? 0) | (0x80 >> (index & 7));
   });
-  const detail = WELCOME_ANSWERS[untrusted === undefined ? 'answered' : 'untrusted'];
+  const answer = untrusted ? 'untrusted' : receipt ? 'receipt' : 'answered';
+  const shown = receipt && concatBytes(receipt, new Uint8Array(KEY_BYTES - RECEIPT_BYTES));
   return concatBytes(
-    encodeHeader({ type: 'welcome', detail, id: welcome.cell }),
-    encodePart({ ...welcome, publicKey: untrusted?.known ?? welcome.publicKey }),
+    encodeHeader({ type: 'welcome', detail: WELCOME_ANSWERS[answer], id: welcome.cell }),
+    encodePart({ ...welcome, publicKey: untrusted?.known ?? shown ?? welcome.publicKey }),
     u16(welcome.claimable.length),
     bitmap,
   );
@@ -246,9 +259,13 @@ function decodeWelcome({ id, detail }: Header, reader: ByteReader): Welcome | Dr
     const isSound = !unsigned || (isZero(prefix.identity) && isZero(prefix.signature) && isZero(bitmap));
     return isSound ? answered : { drop: 'value' };
   }
-  const { publicKey: known } = prefix;
+  const { publicKey: said } = prefix;
   if (!isZero(bitmap)) return { drop: 'value' };
-  return { ...answered, publicKey: new Uint8Array(KEY_BYTES), untrusted: { known } };
+  const unkeyed = { ...answered, publicKey: new Uint8Array(KEY_BYTES) };
+  if (detail === WELCOME_ANSWERS.untrusted) return { ...unkeyed, untrusted: { known: said } };
+  const receipt = said.slice(0, RECEIPT_BYTES);
+  const isPlain = isZero(said.slice(RECEIPT_BYTES)) && isZero(prefix.identity) && isZero(prefix.signature);
+  return isPlain && !isZero(receipt) ? { ...unkeyed, receipt } : { drop: 'value' };
 }
 
 function isZero(bytes: Uint8Array): boolean {

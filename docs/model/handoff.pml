@@ -13,6 +13,7 @@
  */
 #define TRIES 2
 #define SOURCE TRIES /* the source's place on the wire; destination k has the place k */
+#define ELSEWHERE (TRIES + 1)
 
 mtype = { undecided, commit, abort };
 mtype decision[TRIES] = undecided; /* one durable file at the source for each try */
@@ -29,6 +30,7 @@ bool runs[TRIES];
 bool orchestrated = true;
 
 /* Datagrams that have been sent. A MOVE's and a BYE's epoch are written down before they are. */
+bool asked, receipt; /* by whoever reads what is sent to the source's address */
 bool hello[TRIES], welcome[TRIES], move[TRIES], ack_of_move[TRIES], bye[TRIES], ack_of_bye[TRIES];
 bool query[TRIES], verdict[TRIES];
 byte epoch[TRIES];
@@ -80,6 +82,8 @@ proctype source_hook(byte k)
 
 active proctype source()
 {
+  asked = true;
+  receipt; /* shown in each HELLO: those without are not looked at */
   do
   :: try == TRIES -> break
   :: try < TRIES ->
@@ -164,6 +168,23 @@ undone:
 }
 
 /* Delivery: each datagram by itself, again and again. */
+
+active proctype deliver_receipt()
+{
+  asked -> receipt = true
+}
+
+/* Another host, with keys of its own, claims the flow with the source's address on its datagrams: it has no receipt. */
+active proctype stranger()
+{
+#ifdef NO_RECEIPT
+  do
+  :: atomic { is_first_pair -> armed = ELSEWHERE }
+  od
+#else
+  skip
+#endif
+}
 
 proctype deliver_hello(byte k)
 {
