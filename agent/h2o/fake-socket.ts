@@ -54,8 +54,8 @@ export class FakeSocket {
 }
 
 /** A HELLO with the receipt that was sent in answer to it, if one was: as said by whoever reads what is sent there. */
-export function withReceipt(hello: Uint8Array, answer: Sent | undefined): Uint8Array | undefined {
-  const [asked, answered] = [messageOf(hello), answer?.message];
+export function withReceipt(hello: Uint8Array, answer: Uint8Array | undefined): Uint8Array | undefined {
+  const [asked, answered] = [messageOf(hello), answer && messageOf(answer)];
   if (asked.type !== 'hello' || answered?.type !== 'welcome' || answered.receipt === undefined)
     return undefined;
   return encodeHello({ ...asked, receipt: answered.receipt });

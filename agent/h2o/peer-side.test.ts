@@ -97,7 +97,7 @@ async function withPeer(flowCount = 2) {
     datapath.calls.length = 0;
     socket.receive(datagram, { address: from, port });
     await peer.stop();
-    const again = withReceipt(datagram, socket.sent[0]);
+    const again = withReceipt(datagram, socket.sent[0]?.datagram);
     if (again === undefined) return socket.sent[0];
     socket.sent.length = 0;
     socket.receive(again, { address: from, port });

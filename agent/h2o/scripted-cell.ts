@@ -35,7 +35,7 @@ export function startPeer() {
   /** What is answered to each of `datagrams`, by whoever reads what is sent to `from`. */
   const say = async (from: string, ...datagrams: Uint8Array[]) => {
     const answers = await tell(from, datagrams);
-    const again = datagrams.map((datagram, index) => withReceipt(datagram, answers[index]));
+    const again = datagrams.map((datagram, index) => withReceipt(datagram, answers[index]?.datagram));
     const shown = again.flatMap((datagram) => datagram ?? []);
     return (shown.length > 0 ? await tell(from, shown) : answers).map(({ datagram }) => datagram);
   };
