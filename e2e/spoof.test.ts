@@ -2,15 +2,16 @@
  * A host with connections and keys of its own writes another host's address on its datagrams, and claims that host's
  * connections: they go on, and move as if nothing had been.
  */
-import { expect, it } from 'vitest';
+import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Flow } from '../agent/address.ts';
 import { withReceipt } from '../agent/h2o/fake-socket.ts';
 import { type Cell, hello, labelsOf, peerKey, sessionOf } from '../agent/h2o/scripted-cell.ts';
 import { newCellId, newTransaction } from '../agent/wire/h2o.ts';
-import { identityOf } from '../agent/wire/h2o-identity.ts';
+import { identityOf, newIdentitySeed } from '../agent/wire/h2o-identity.ts';
 import { createBye, createHold, createMove, generateKeyPair } from '../agent/wire/h2o-session.ts';
 import { execOn, LAB_HOSTS, type LabHost } from '../fixtures/lab/hosts.ts';
 import { startStreamClient, startStreamServer } from '../fixtures/load/control.ts';
+import { TRUST_DIRECTORY, withAgentDown } from './agent-files.ts';
 import { move } from './cli.ts';
 import { leavesNothing } from './traces.ts';
 
@@ -20,8 +21,7 @@ const ANSWERED_S_MAX = 5;
 /** Whoever is not to be answered has not been by then. */
 const UNANSWERED_S = 0.3;
 const EVERY_MS = 20;
-/** The peer learns it at the first run. */
-const IDENTITY = identityOf(new Uint8Array(32).fill(7));
+const IDENTITY = identityOf(newIdentitySeed());
 
 /** The connections of a server with the peer, as the server's host names them. */
 async function flowsOf(server: LabHost, port: number): Promise<Flow[]> {
@@ -67,6 +67,11 @@ async function withKeys(flows: readonly Flow[]) {
 }
 
 leavesNothing();
+
+const KNOWN = `${TRUST_DIRECTORY}/known.json`;
+// Where the victim's identity is known, the attacker's is refused before anything else.
+beforeAll(() => withAgentDown('peer', `mv ${KNOWN} ${KNOWN}.before`));
+afterAll(() => withAgentDown('peer', `mv ${KNOWN}.before ${KNOWN}`));
 
 it('takes, holds and disturbs nothing of that host', async () => {
   await using server = await startStreamServer('alpha', { port: PORT });

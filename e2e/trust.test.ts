@@ -12,14 +12,13 @@ import {
   startStreamClient,
   startStreamServer,
 } from '../fixtures/load/control.ts';
+import { TRUST_DIRECTORY, withAgentDown } from './agent-files.ts';
 import { migrateArgs, move, type Outcome, osmosis } from './cli.ts';
-import { KILL_AGENT } from './inject.ts';
 import { AGENT_HOSTS, leftSince, type Traces, traces } from './traces.ts';
 
 const PORT = 7600;
 const BETWEEN_MS = 500;
-const READY_MS_MAX = 20_000;
-const DIRECTORY = '/var/lib/osmosis/trust';
+const DIRECTORY = TRUST_DIRECTORY;
 const BACKUP = '/var/lib/trust-before-the-test';
 const { alpha: ALPHA, beta: BETA, peer: PEER } = LAB_HOSTS;
 
@@ -48,15 +47,6 @@ async function trust(...args: string[]): Promise<Record<string, unknown>> {
 const list = async (host: LabHost) => (await trust('list', '--on', `ssh://${host}`)) as unknown as Listed;
 const knownAt = async (host: LabHost, address: string) =>
   (await list(host)).known.find((each) => each.address === address);
-
-/** Changes the agent's files, and starts it anew. */
-async function withAgentDown(host: LabHost, script: string): Promise<void> {
-  await execOn(host, ['sh', '-c', `${KILL_AGENT}; ${script}`]);
-  const deadline = Date.now() + READY_MS_MAX;
-  while ((await osmosis(['trust', 'list', '--on', `ssh://${host}`])).exitCode !== 0) {
-    if (Date.now() > deadline) throw new Error(`the agent of ${host} does not come back`);
-  }
-}
 
 const installAnew = (host: LabHost) => withAgentDown(host, `rm ${DIRECTORY}/identity`);
 const there = () => (here === 'alpha' ? 'beta' : 'alpha');

@@ -9,6 +9,13 @@ const fingerprint = z.string().max(64);
 const identity = z.string().max(256);
 const pin = z.object({ address, fingerprint });
 const policy = z.enum(POLICIES);
+const announced = z.object({
+  cell: z.string(),
+  /** That it was announced from. */
+  address,
+  flows: z.int(),
+});
+export type AnnouncedFact = z.infer<typeof announced>;
 const known = z.object({ address, fingerprint, how: policy, since: z.number() });
 
 export const TRUST_METHODS = {
@@ -62,8 +69,12 @@ export const TRUST_METHODS = {
       addresses: z.array(address).max(64).optional(),
       dry_run: z.boolean(),
     }),
-    /** `known`: where they were known. */
-    result: z.object({ revoked: z.array(fingerprint), known: z.array(known) }),
+    /** `known`: where they were known. `dropped`: cells whose moves they had announced here. */
+    result: z.object({
+      revoked: z.array(fingerprint),
+      known: z.array(known),
+      dropped: z.array(announced),
+    }),
   },
   'trust.policy': {
     params: z.object({ policy: policy.optional(), dry_run: z.boolean() }),

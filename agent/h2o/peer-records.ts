@@ -29,6 +29,8 @@ export type ClaimedFlow = {
   missing: number;
 };
 
+export type Announcer = { readonly address: string; readonly identity: Uint8Array };
+
 /** One cell (towards one of this host's own addresses): keys, a side in the datapath, flows. */
 export type PeerRecord = {
   /** Hex; empty while only its place is known, as the host that a flow came from has told it. */
@@ -49,7 +51,7 @@ export type PeerRecord = {
   /** Suspended since: it is known to be so until it is back, also where its last flow here has ended. */
   heldAt?: number | undefined;
   /** Who has shown the keys of the pair last, and from where: known here once something is sealed with them. */
-  by?: { readonly address: string; readonly identity: Uint8Array } | undefined;
+  by?: Announcer | undefined;
   /** Endpoints of the cell that it was seen at from here. */
   endpoints?: readonly string[] | undefined;
   /** New flows follow the cell. */

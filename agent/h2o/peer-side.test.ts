@@ -553,15 +553,93 @@ describe.skipIf(!hasIp)('peer side', () => {
     expect(welcomeOf(await peer.say(cell.hello(peer.flows))).claimable).toEqual([true, true]);
   });
 
-  test('a MOVE asks for no signature: an identity revoked after the announcement does not stop it', async () => {
+  test('a MOVE asks for no signature', async () => {
     const peer = await withPeer();
     const cell = new FakeCell();
     const datagram = cell.move(await arm(peer, cell), peer.labels);
-    peer.trust.known.revoke(cell.trust.fingerprint, false);
     const spent = [vi.spyOn(peer.trust, 'admit'), vi.spyOn(peer.trust, 'answer')];
     expect((await peer.say(datagram, AWAY))?.message.type).toBe('ack');
     for (const each of spent) expect(each).not.toHaveBeenCalled();
-    expect(peer.trust.known.all()).toEqual([]);
+  });
+
+  describe('who is not trusted any more', () => {
+    const distrusted: [string, (peer: Peer, cell: FakeCell) => void][] = [
+      ['revoked', ({ trust }, cell) => void trust.known.revoke(cell.trust.fingerprint, false)],
+      ['not pinned', ({ trust }) => trust.known.setPolicy('pinned')],
+      [
+        'not the one that is pinned',
+        ({ trust }) =>
+          void trust.known.pin([{ address: HOME, fingerprint: trustOf().fingerprint }], {
+            replace: true,
+            dryRun: false,
+          }),
+      ],
+    ];
+
+    test.each(distrusted)(
+      '%s: what it has announced moves nothing, also after a restart',
+      async (_, distrust) => {
+        const peer = await withPeer();
+        const cell = new FakeCell();
+        const session = await arm(peer, cell);
+        const datagrams = [createHold(session, 1), createBye(session, { epoch: 2, reason: 'ended' })];
+        const move = cell.move(session, peer.labels, 3);
+        distrust(peer, cell);
+        await peer.peer.stop();
+        const second = peer.start();
+        for (const datagram of [...datagrams, move]) {
+          peer.socket.sent.length = 0;
+          peer.socket.receive(datagram, { address: AWAY, port: H2O_PORT });
+          await second.stop();
+          expect(peer.socket.sent).toEqual([]);
+        }
+        expect(new Set(peer.socket.drops)).toEqual(new Set(['untrusted']));
+        expect(second.list()).toMatchObject([{ state: 'armed', epoch: 0, flows: 2, wire: [HOME] }]);
+        expect(peer.trust.known.refused()).toMatchObject([{ address: HOME }]);
+      },
+    );
+
+    test('it is undone at once, and what has moved before stays where it is', async () => {
+      const peer = await withPeer();
+      const [cell, moved] = [new FakeCell(), new FakeCell()];
+      const [first, second] = peer.flows.map((flow) => [flow]);
+      const wires = peer.labels;
+      const told = async (one: FakeCell, flows: readonly Flow[] = [], from = HOME) =>
+        one.session(welcomeOf(await peer.say(one.hello(flows, wires), from)).publicKey);
+      const announced = await told(cell, first);
+      await peer.say(moved.move(await told(moved, second), wires), AWAY);
+      const again = await told(moved, second, AWAY);
+      const isDropped = () => true;
+      const facts = [
+        { cell: Buffer.from(cell.cell).toString('hex'), address: HOME, flows: 1 },
+        { cell: Buffer.from(moved.cell).toString('hex'), address: AWAY, flows: 1 },
+      ];
+      expect(await peer.peer.dropAnnounced(isDropped, true)).toEqual(facts);
+      expect(peer.peer.list().map(({ state }) => state)).toEqual(['armed', 'armed']);
+      peer.trust.known.revoke(moved.trust.fingerprint, false);
+      expect(await peer.peer.dropAnnounced(isDropped, false)).toEqual(facts);
+      expect(peer.peer.list()).toMatchObject([{ state: 'moved', epoch: 1, flows: 1, wire: [AWAY] }]);
+      peer.socket.drops.length = 0;
+      expect(await peer.say(cell.move(announced, wires), AWAY)).toBeUndefined();
+      expect(await peer.say(moved.move(again, wires, 2), HOME)).toBeUndefined();
+      expect(peer.socket.drops).toEqual(['session', 'untrusted']);
+      // Trusted again, it goes on.
+      const pins = [{ address: AWAY, fingerprint: moved.trust.fingerprint }];
+      peer.trust.known.pin(pins, { replace: true, dryRun: false });
+      const datagram = createHold(again, 3);
+      expect((await peer.say(datagram, AWAY))?.message.type).toBe('ack');
+      // What was acknowledged before is acknowledged again: whoever asked must come to an end.
+      peer.trust.known.revoke(moved.trust.fingerprint, false);
+      expect((await peer.say(datagram, AWAY))?.message.type).toBe('ack');
+    });
+
+    test('is not whoever was at an address that another host has now', async () => {
+      const peer = await withPeer();
+      const cell = new FakeCell();
+      const session = await arm(peer, cell);
+      peer.trust.known.see(HOME, trustOf().fingerprint);
+      expect((await peer.say(cell.move(session, peer.labels), AWAY))?.message.type).toBe('ack');
+    });
   });
 
   describe('a host that moves', () => {

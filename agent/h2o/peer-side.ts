@@ -7,6 +7,7 @@ import { type Endpoint, endpointKey, type PlacedFlow } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { RelayFact, RemoteCellFact } from '../control/protocol.ts';
+import type { AnnouncedFact } from '../control/trust-protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
@@ -41,7 +42,7 @@ import { HeldSockets } from './held-sockets.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { OwnEnds } from './own-ends.ts';
 import { relayedOf, relaysOf } from './peer-flows.ts';
-import { type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
+import { type Announcer, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
 import { Receipts } from './receipts.ts';
 import { RemoteCells } from './remote-cells.ts';
 import type { H2oSocket, Sender } from './socket.ts';
@@ -291,6 +292,26 @@ export class PeerSide {
     });
   }
 
+  /**
+   * Undoes what `isDropped` identities have announced and not carried out; answers with what that was. Flows that have moved
+   * before stay where they are, and whatever is sealed for them now is refused for as long as nobody trusted announces them.
+   */
+  async dropAnnounced(isDropped: (by: Announcer) => boolean, dryRun: boolean): Promise<AnnouncedFact[]> {
+    const dropped: AnnouncedFact[] = [];
+    await this.#turns.run(async () => {
+      for (const record of this.#records.all()) {
+        const { cell, by, flows, claims } = record;
+        if (by === undefined || !isDropped(by)) continue;
+        const fact = { cell, address: by.address, flows: flows.size + claims.size };
+        dropped.push(fact);
+        if (dryRun) continue;
+        this.#log.warn(fact, 'DROPPED: what was announced by an agent that is not trusted any more');
+        await this.#cells.dropAnnounced(record);
+      }
+    });
+    return dropped;
+  }
+
   #enqueue(message: Message, from: Sender): void {
     const forUs =
       message.type === 'hello' ||
@@ -439,6 +460,11 @@ export class PeerSide {
         'sealed message dropped',
       );
       return this.#socket.drop(consumed.reason);
+    }
+    const { by } = record;
+    if (consumed.outcome === 'accepted' && by !== undefined && !this.#trust.stands(by.address, by.identity)) {
+      this.#trust.refuse(by.address, by.identity);
+      return this.#socket.drop('untrusted');
     }
     if (consumed.outcome === 'accepted') {
       await this.#apply(record, consumed.message);

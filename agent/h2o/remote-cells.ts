@@ -269,6 +269,16 @@ export class RemoteCells {
     await this.#put(record, [...record.flows.values()]);
   }
 
+  /** Whoever has announced it is not trusted any more: it stays where it is, and a first contact is forgotten. */
+  async dropAnnounced(record: PeerRecord): Promise<void> {
+    const { records } = this.#needs;
+    await this.disarm(record);
+    records.unclaim(record, claimedBy(record));
+    const isNothing = record.flows.size === 0 && record.heldAt === undefined;
+    if (isNothing && (record.state?.pair.epoch ?? 0) === 0) await this.forget(record);
+    else records.save(record);
+  }
+
   async forget(record: PeerRecord): Promise<void> {
     await this.#needs.follows.end(record);
     await this.dropFlows(record, [...record.flows.values()]);

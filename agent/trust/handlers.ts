@@ -6,13 +6,16 @@ import type { Handlers } from '../control/server.ts';
 import type { TRUST_METHODS } from '../control/trust-protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { ownAddresses } from '../host/routes.ts';
-import { fingerprintText, parseFingerprint } from '../wire/h2o-identity.ts';
+import { fingerprintOf, fingerprintText, parseFingerprint } from '../wire/h2o-identity.ts';
 
 export function trustHandlers({
   trust,
+  peerSide,
   log,
-}: Pick<AgentContext, 'trust' | 'log'>): Pick<Handlers, keyof typeof TRUST_METHODS> {
+}: Pick<AgentContext, 'trust' | 'peerSide' | 'log'>): Pick<Handlers, keyof typeof TRUST_METHODS> {
   const { known } = trust;
+  const dropUntrusted = () =>
+    peerSide.dropAnnounced(({ address, identity }) => !trust.stands(address, identity), false);
   return {
     'trust.list': async () => ({
       fingerprint: trust.fingerprint,
@@ -29,7 +32,10 @@ export function trustHandlers({
         fingerprint: canonicalFingerprint(identity),
       }));
       const rows = known.pin(wanted, { replace, dryRun: dry_run });
-      if (!dry_run) log.info({ rows }, 'identities to be pinned');
+      if (!dry_run) {
+        log.info({ rows }, 'identities to be pinned');
+        await dropUntrusted();
+      }
       return { rows };
     },
     'trust.revoke': async ({ identity, addresses = [], dry_run }) => {
@@ -48,12 +54,19 @@ export function trustHandlers({
         );
       const gone = revoked.flatMap((each) => known.revoke(each, dry_run));
       if (!dry_run) log.info({ revoked }, 'identities revoked');
-      return { revoked, known: gone };
+      const dropped = await peerSide.dropAnnounced(
+        ({ identity }) => revoked.includes(fingerprintText(fingerprintOf(identity))),
+        dry_run,
+      );
+      return { revoked, known: gone, dropped };
     },
     'trust.policy': async ({ policy, dry_run }) => {
       const before = known.policy;
       if (policy === undefined || policy === before) return { policy: before, before };
-      if (!dry_run) known.setPolicy(policy);
+      if (!dry_run) {
+        known.setPolicy(policy);
+        await dropUntrusted();
+      }
       return { policy, before };
     },
   };

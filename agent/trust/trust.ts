@@ -117,6 +117,21 @@ export class Trust {
     return distrust;
   }
 
+  /**
+   * Whether what this identity has announced from `address` still counts. That another one was learnt there since is no
+   * objection: addresses change hands, and a cell may move before its host says anything from its new one.
+   */
+  stands(address: string, identity: Uint8Array): boolean {
+    const distrust = this.judge(address, identity);
+    return distrust === undefined || (distrust.why === 'mismatch' && distrust.known?.how === 'first-use');
+  }
+
+  /** It does not, and this was sealed under its keys. */
+  refuse(address: string, identity: Uint8Array): void {
+    const distrust = this.judge(address, identity);
+    if (distrust !== undefined) this.#refuse(address, identity, distrust.why);
+  }
+
   judge(address: string, identity: Uint8Array): Distrust | undefined {
     return this.#isOurs(address, identity)
       ? undefined

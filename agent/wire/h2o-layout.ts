@@ -77,6 +77,7 @@ export const DROP_REASONS = {
   stale: 'an epoch that is not newer than the last one',
   unarmed: 'moves labels that were never armed here',
   unsigned: 'its signature is not of the identity that it shows',
+  untrusted: 'announced by an agent that is not trusted any more',
 } as const;
 export type DropReason = keyof typeof DROP_REASONS;
 export type Drop = { readonly drop: DropReason };

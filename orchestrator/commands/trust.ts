@@ -133,11 +133,19 @@ export function pinText(host: string, rows: readonly PinRow[], dryRun: boolean):
   return [`${host}:`, ...lines].join('\n');
 }
 
-function revokedText(host: string, { revoked, known }: Result<'trust.revoke'>, dryRun: boolean): string {
+function revokedText(
+  host: string,
+  { revoked, known, dropped }: Result<'trust.revoke'>,
+  dryRun: boolean,
+): string {
   const would = dryRun ? 'would be ' : '';
   return [
     ...revoked.map((each) => `${host}: ${each} ${would}refused from now on, until it is pinned again`),
     ...known.map((each) => `  it was known as ${knownText(each)}`),
+    ...dropped.map(
+      ({ cell, address, flows }) =>
+        `  what it has announced from ${address} ${would}dropped: cell ${cell}, ${flows} connections`,
+    ),
   ].join('\n');
 }
 
