@@ -10,7 +10,7 @@ import { claimedFlows } from '../wire/h2o-claims.ts';
 import type { Follows } from './follows.ts';
 import type { KernelFlows } from './kernel-flows.ts';
 import type { OwnEnds } from './own-ends.ts';
-import { type PeerRecords, placeOf } from './peer-records.ts';
+import { type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
 
 /** Why a cell may not claim a flow. */
 type Refusal = 'unknown here' | 'of another cell' | 'elsewhere' | 'on the move itself';
@@ -20,6 +20,13 @@ export type Judged = {
   readonly ids: readonly (FlowId | undefined)[];
   /** How many may not, and why. */
   readonly refused: Partial<Record<Refusal, number>>;
+};
+
+/** Who makes the claims: a cell, what this host has of the pair that the HELLO shows, and the address that it came from. */
+export type Claimant = {
+  readonly cell: string;
+  readonly pair: PeerRecord | undefined;
+  readonly from: string;
 };
 
 type Needs = {
@@ -51,14 +58,13 @@ export class Admission {
     this.#adoptNew = adoptNew;
   }
 
-  /** @param from the address that the HELLO came from */
-  async judge(hello: Hello, cell: string, from: string): Promise<Judged> {
+  async judge(hello: Hello, claimant: Claimant): Promise<Judged> {
     const flows = claimedFlows(hello.claims);
-    await this.#readCreated(hello, cell, flows);
+    await this.#readCreated(hello, claimant.cell, flows);
     const names = this.#names();
     const refused: Partial<Record<Refusal, number>> = {};
     const ids = flows.map((flow) => {
-      const id = this.#claimable(flow, cell, from, names);
+      const id = this.#claimable(flow, claimant, names);
       if (typeof id !== 'string') return id;
       refused[id] = (refused[id] ?? 0) + 1;
       return undefined;
@@ -98,15 +104,10 @@ export class Admission {
 
   /**
    * The flow as this host has it, where the cell may claim it: it exists here, its remote end is now where the HELLO came
-   * from, no other cell has moved with it, and its local end is not on the move itself.
+   * from, no other pair has moved with it, and its local end is not on the move itself.
    * @param claimed the cell's view: its remote endpoint is ours
    */
-  #claimable(
-    claimed: Flow,
-    cell: string,
-    from: string,
-    names: ReadonlyMap<string, FlowId>,
-  ): FlowId | Refusal {
+  #claimable(claimed: Flow, { pair, from }: Claimant, names: ReadonlyMap<string, FlowId>): FlowId | Refusal {
     const { local } = claimed;
     let refusal: Refusal = 'unknown here';
     const mine = reversed(claimed);
@@ -122,7 +123,7 @@ export class Admission {
     for (const id of ids) {
       if (id === undefined) continue;
       const owner = this.#needs.records.owner(id);
-      const anothers = owner !== undefined && owner.cell !== cell && (owner.state?.pair.epoch ?? 0) > 0;
+      const anothers = owner !== undefined && owner !== pair && (owner.state?.pair.epoch ?? 0) > 0;
       const flow = owner?.flows.get(keyOf(id));
       const place = owner === undefined || flow === undefined ? undefined : placeOf(flow, owner)?.endpoint;
       // An announced flow that has not moved yet is owned as well, and is still where it began.

@@ -5,9 +5,8 @@ import { keyOf } from '../datapath/table.ts';
 import { Store } from '../state/store.ts';
 import type { PeerState } from '../wire/h2o-peer.ts';
 import type { FollowState } from './follows.ts';
+import { CELLS_MAX } from './room.ts';
 
-/** Cells of other hosts that this host knows at once. */
-const CELLS_MAX = 4_096;
 /** Flows that cells have claimed and not moved, of all cells: as many as the datapath can hold. */
 const CLAIMS_MAX = 65_536;
 
@@ -50,6 +49,8 @@ export type PeerRecord = {
   touchedAt: number;
   /** Suspended since: it is known to be so until it is back, also where its last flow here has ended. */
   heldAt?: number | undefined;
+  /** The address that it was first announced from; undefined where that was this host's own agent. */
+  readonly origin?: string | undefined;
   /** Who has shown the keys of the pair last, and from where: known here once something is sealed with them. */
   by?: Announcer | undefined;
   /** Endpoints of the cell that it was seen at from here. */
@@ -110,11 +111,12 @@ export class PeerRecords {
   }
 
   /** Undefined where there are too many. */
-  create(cell: string, state: PeerState | undefined): PeerRecord | undefined {
+  create(cell: string, state: PeerState | undefined, origin?: string): PeerRecord | undefined {
     if (this.#bySide.size >= CELLS_MAX) return undefined;
     const record: PeerRecord = {
       cell,
       state,
+      origin,
       side: randomInt(1, 2 ** 31),
       active: 0,
       flows: new Map(),

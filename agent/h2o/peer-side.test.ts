@@ -20,6 +20,7 @@ import {
 } from '../wire/h2o.ts';
 import { isWelcomeGenuine, parseFingerprint } from '../wire/h2o-identity.ts';
 import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
+import { PAIRS_PER_CELL_MAX } from '../wire/h2o-peer.ts';
 import {
   createBye,
   createHold,
@@ -35,6 +36,7 @@ import { PeerSide } from './peer-side.ts';
 
 const HOME = '127.0.0.1';
 const AWAY = '127.0.0.2';
+const FURTHER = '127.0.0.3';
 const hasIp = !execaSync('ip', ['-Version'], { reject: false }).failed;
 if (!hasIp) console.warn('SKIPPED: the peer side is not tested, this machine has no ip(8)');
 
@@ -560,6 +562,38 @@ describe.skipIf(!hasIp)('peer side', () => {
     const spent = [vi.spyOn(peer.trust, 'admit'), vi.spyOn(peer.trust, 'answer')];
     expect((await peer.say(datagram, AWAY))?.message.type).toBe('ack');
     for (const each of spent) expect(each).not.toHaveBeenCalled();
+  });
+
+  test('what a pair has moved is claimable by that pair alone, under the same cell id as well', async () => {
+    const peer = await withPeer();
+    const cell = new FakeCell();
+    const old = cell.keys;
+    await peer.say(cell.move(await arm(peer, cell), peer.labels), AWAY);
+    const { keys, epoch } = cell;
+    for (const others of [old, generateKeyPair()]) {
+      Object.assign(cell, { keys: others, epoch: 0 });
+      const refused = welcomeOf(await peer.say(cell.hello(peer.flows, peer.labels), AWAY));
+      expect(refused).toMatchObject({ claimable: [false, false], publicKey: new Uint8Array(32) });
+    }
+    Object.assign(cell, { keys, epoch });
+    expect(welcomeOf(await peer.say(cell.hello(peer.flows), AWAY)).claimable).toEqual([true, true]);
+  });
+
+  test('who has read the id of a cell, and has flows of its own here, is not in the way of its first contact', async () => {
+    const peer = await withPeer();
+    const stranger = new FakeCell();
+    const its = await connectedFlows(1, FURTHER);
+    const labels = peer.labels.map((label) => ({ ...label, virtual: its[0]?.local ?? label.virtual }));
+    // Moved already, with that id; and as many pairs as one source may have.
+    const { publicKey } = welcomeOf(await peer.say(stranger.hello(its, labels), FURTHER));
+    await peer.say(stranger.move(stranger.session(publicKey), labels), AWAY);
+    for (let each = 0; each < PAIRS_PER_CELL_MAX; each++) {
+      Object.assign(stranger, { keys: generateKeyPair(), epoch: 0 });
+      await peer.say(stranger.hello(await connectedFlows(1, FURTHER)), FURTHER);
+    }
+    const cell = Object.assign(new FakeCell(), { cell: stranger.cell });
+    await peer.say(cell.move(await arm(peer, cell), peer.labels), AWAY);
+    expect(peer.peer.list()).toContainEqual(expect.objectContaining({ epoch: 1, flows: 2, wire: [AWAY] }));
   });
 
   describe('who is not trusted any more', () => {

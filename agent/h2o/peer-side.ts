@@ -12,6 +12,7 @@ import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { messageOf } from '../error.ts';
+import { isOwnAddress } from '../host/routes.ts';
 import type { Trust } from '../trust/trust.ts';
 import { Turns } from '../turns.ts';
 import { encodeWelcome, type Hello, type Message, type Sealed, type Welcome } from '../wire/h2o.ts';
@@ -31,7 +32,9 @@ import {
   consumeFromCell,
   type FirstPair,
   firstState,
+  isPairOf,
   isPast,
+  type PeerState,
   pairFor,
   stateFor,
 } from '../wire/h2o-peer.ts';
@@ -45,6 +48,7 @@ import { relayedOf, relaysOf } from './peer-flows.ts';
 import { type Announcer, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
 import { Receipts } from './receipts.ts';
 import { RemoteCells } from './remote-cells.ts';
+import { roomFor } from './room.ts';
 import type { H2oSocket, Sender } from './socket.ts';
 import { SourceBudgets } from './source-budgets.ts';
 import { Sweeper } from './sweeper.ts';
@@ -276,7 +280,9 @@ export class PeerSide {
   ): Promise<void> {
     await this.#turns.run(async () => {
       const state = pair && firstState(cell, pair);
-      const record = state === undefined ? this.#records.of(cell)[0] : this.#records.create(cell, state);
+      const isOurs = ({ origin }: PeerRecord) => origin === undefined || isOwnAddress(origin);
+      const record =
+        state === undefined ? this.#records.of(cell).find(isOurs) : this.#records.create(cell, state);
       if (record === undefined) return;
       Follows.remember(
         record,
@@ -377,8 +383,9 @@ export class PeerSide {
   async #hello(hello: Hello, from: Sender): Promise<void> {
     const cell = hex(hello.cell);
     const at = performance.now();
-    const { ids, refused } = await this.#admission.judge(hello, cell, from.address);
     const known = this.#records.of(cell);
+    const pair = known.find(({ state }) => state !== undefined && isPairOf(hello, state));
+    const { ids, refused } = await this.#admission.judge(hello, { cell, pair, from: from.address });
     if (Object.keys(refused).length > 0 && this.#refusals.take())
       this.#log.info({ cell, from: from.address, flows: ids.length, refused }, 'flows were claimed in vain');
     const none = ids.map(() => false);
@@ -387,11 +394,13 @@ export class PeerSide {
     const admitted = isClaimed ? this.#trust.admit(hello, from.address) : 'trusted';
     if (admitted === 'unsigned') return this.#socket.drop('unsigned');
     if (admitted !== 'trusted') return this.#refuse(hello, none, admitted.refused, from);
-    const states = known.flatMap((record) => record.state ?? []);
-    const state = isClaimed ? pairFor(hello, states) : undefined;
+    const states = (records: readonly PeerRecord[]) => records.flatMap((record) => record.state ?? []);
+    // Whoever has only read a cell's id somewhere makes no difference to its first contact.
+    const fromThere = known.filter(({ origin }) => origin === from.address);
+    const state = isClaimed ? pairFor(hello, states(known), states(fromThere)) : undefined;
     if (state === undefined || isPast(state, hello))
       return this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
-    const record = known.find((each) => each.state === state) ?? this.#records.create(cell, state);
+    const record = known.find((each) => each.state === state) ?? (await this.#create(cell, state, from));
     if (record === undefined) return;
     record.state = arm(state, hello);
     record.by = { address: from.address, identity: hello.identity };
@@ -410,6 +419,15 @@ export class PeerSide {
     if (record.keeps) this.#records.claim(record, claimed);
     const claimable = ids.map((id) => id !== undefined);
     this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
+  }
+
+  async #create(cell: string, state: PeerState, { address }: Sender): Promise<PeerRecord | undefined> {
+    const { isThere, displaces } = roomFor(this.#records.all(), address);
+    if (displaces !== undefined) await this.#cells.forget(displaces);
+    if (isThere) return this.#records.create(cell, state, address);
+    if (this.#refusals.take())
+      this.#log.warn({ cell, from: address }, 'this host follows as many cells as it can');
+    return undefined;
   }
 
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
@@ -455,10 +473,11 @@ export class PeerSide {
     const consumed = consumeFromCell(state, sealed, () => this.#takeKeys(record));
     if (consumed.outcome === 'dropped') {
       record.state = consumed.state;
-      this.#log.warn(
-        { cell: record.cell, from: from.address, reason: DROP_REASONS[consumed.reason] },
-        'sealed message dropped',
-      );
+      if (this.#refusals.take())
+        this.#log.warn(
+          { cell: record.cell, from: from.address, reason: DROP_REASONS[consumed.reason] },
+          'sealed message dropped',
+        );
       return this.#socket.drop(consumed.reason);
     }
     const { by } = record;

@@ -24,7 +24,15 @@ import {
   RECEIPT_BYTES,
   SIGNATURE_BYTES,
 } from '../wire/h2o-layout.ts';
-import { arm, consumeFromCell, isPast, type PeerState, pairFor, stateFor } from '../wire/h2o-peer.ts';
+import {
+  arm,
+  consumeFromCell,
+  isPairOf,
+  isPast,
+  type PeerState,
+  pairFor,
+  stateFor,
+} from '../wire/h2o-peer.ts';
 import {
   consumeAck,
   createBye,
@@ -465,10 +473,12 @@ export class SimulatedHandoff {
     if (crash === 'nothing' && answer !== undefined) this.#send(PEER, from as Host, answer);
   }
 
-  /** As h2o/admission.ts and h2o/remote-cells.ts: from where the flows are, and not of another cell. */
+  /** As h2o/admission.ts and h2o/remote-cells.ts: from where the flows are, and not of another pair. */
   #hello(hello: Hello, from: string): Uint8Array {
     const { state, active, slots } = this.#peer;
-    const found = from === slots[active] ? pairFor(hello, state === undefined ? [] : [state]) : undefined;
+    const known = state === undefined ? [] : [state];
+    const isOthers = (state?.pair.epoch ?? 0) > 0 && !known.some((each) => isPairOf(hello, each));
+    const found = from === slots[active] && !isOthers ? pairFor(hello, known) : undefined;
     const { cell, transaction, epoch, part, parts, claims } = hello;
     const welcome = { ...UNSIGNED, type: 'welcome', cell, transaction, epoch, part, parts } as const;
     const none = claimedFlows(claims).map(() => false);

@@ -34,7 +34,7 @@ import {
   sessionTag,
 } from './h2o-session.ts';
 
-/** Pairs that a peer keeps under one cell id: one for each of its own addresses that the cell talks to. */
+/** Pairs that a peer keeps under one cell id, from one source: one for each of its own addresses that the cell talks to. */
 export const PAIRS_PER_CELL_MAX = 8;
 /** The newest HELLO transactions whose labels a pair keeps: one that is under way, and one that replaces it. */
 export const ARMED_TRANSACTIONS_MAX = 2;
@@ -77,15 +77,15 @@ export type Consumed =
 
 /**
  * The state that a HELLO belongs to: one of `known` (all that are kept under its cell id), or a new one, with a new key
- * pair, at first contact. Undefined if it belongs to none: someone else claims a cell that has already moved here, or
- * there are too many. To be called only for a HELLO that claims a flow which exists here and is at the HELLO's source.
+ * pair, at first contact. Undefined if it belongs to none: it shows keys that are not known here, or there are too many
+ * `fromThere`, those of `known` whose first contact was from the same source. To be called only for a HELLO that claims a
+ * flow which exists here, is at the HELLO's source, and which no other pair has moved with.
  */
-export function pairFor(hello: Hello, known: readonly PeerState[]): PeerState | undefined {
+export function pairFor(hello: Hello, known: readonly PeerState[], fromThere = known): PeerState | undefined {
   const found = known.find((state) => isPairOf(hello, state));
   if (found !== undefined) return found;
-  // Whoever moved here before proves itself with the key that its MOVE announced; a first contact can't replace it.
-  if (hello.epoch > 0 || known.some(({ pair }) => pair.epoch > 0)) return undefined;
-  if (known.length >= PAIRS_PER_CELL_MAX) return undefined;
+  // Whoever moved here before proves itself with the key that its MOVE announced.
+  if (hello.epoch > 0 || fromThere.length >= PAIRS_PER_CELL_MAX) return undefined;
   const { secretKey, publicKey } = generateKeyPair();
   const pair = { cell: hello.cell, epoch: 0, cellPublicKey: hello.publicKey, peerPublicKey: publicKey };
   return { pair, secretKey, epoch: 0, armed: [] };
@@ -104,7 +104,8 @@ export function firstState(cell: string, { secretKey, publicKey, cellPublicKey }
   return { pair, secretKey, epoch, armed: [] };
 }
 
-function isPairOf(hello: Hello, { pair }: PeerState): boolean {
+/** Whether the HELLO shows the keys of this pair. */
+export function isPairOf(hello: Hello, { pair }: PeerState): boolean {
   const samePair = hello.epoch === pair.epoch && equalBytes(hello.publicKey, pair.cellPublicKey);
   return samePair && equalBytes(hello.cell, pair.cell);
 }
