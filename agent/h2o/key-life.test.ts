@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { execaSync } from 'execa';
 import { describe, expect, test } from 'vitest';
 import { newCellId, newTransaction } from '../wire/h2o.ts';
+import { fingerprintOf, fingerprintText } from '../wire/h2o-identity.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import {
   consumeAck,
@@ -91,6 +92,31 @@ describe.skipIf(!hasIp)('the life of keys', { timeout: TEST_MS_MAX }, () => {
     expect(sharedSecretCount() - before).toBe(2 * CELLS);
     expect(peer.list().map(({ flows, state }) => [flows, state])).toEqual(
       cells.map(() => [FLOWS_PER_CELL, 'moved']),
+    );
+  });
+
+  test('as many where the policy changes in between, and for the pairs that the moves have agreed', async () => {
+    const { say, peer, trust } = startPeer();
+    const cells = await Promise.all(Array.from({ length: CELLS }, () => newCell(FLOWS_PER_CELL)));
+    await say(HOME, ...cells.map((cell) => hello(cell, [])));
+    const before = sharedSecretCount();
+    trust.known.setPolicy('pinned');
+    const refused = await say(HOME, ...cells.map((cell) => hello(cell, labelsOf(cell, AWAY))));
+    for (const welcome of refused) expect(peerKey(welcome)).toEqual(new Uint8Array(32));
+    expect(sharedSecretCount() - before).toBe(0);
+
+    const fingerprint = fingerprintText(fingerprintOf(cells[0]?.identity.publicKey ?? expect.fail()));
+    const pins = [HOME, AWAY].map((address) => ({ address, fingerprint }));
+    trust.known.pin(pins, { replace: false, dryRun: false });
+    const arrived: Cell[] = [];
+    for (const cell of cells) arrived.push((await moved(say, cell, HOME, AWAY)).now);
+    expect(sharedSecretCount() - before).toBe(2 * CELLS);
+    await say(AWAY, ...arrived.map((cell) => hello(cell, [])));
+    expect(sharedSecretCount() - before).toBe(2 * CELLS);
+    for (const cell of arrived) await moved(say, cell, AWAY, FURTHER);
+    expect(sharedSecretCount() - before).toBe(4 * CELLS);
+    expect(peer.list().map(({ flows, epoch, wire }) => [flows, epoch, wire])).toEqual(
+      cells.map(() => [FLOWS_PER_CELL, 2, [FURTHER]]),
     );
   });
 

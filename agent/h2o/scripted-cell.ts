@@ -41,7 +41,7 @@ export function startPeer() {
   };
   /** What is answered goes to `from`, and whoever sends does not see it. */
   const spoof = async (from: string, datagram: Uint8Array) => void (await tell(from, [datagram]));
-  return { peer, socket, directory, say, spoof };
+  return { peer, trust, socket, directory, say, spoof };
 }
 
 /** A cell, and what its host knows of its pair with the peer. */
