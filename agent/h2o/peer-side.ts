@@ -48,7 +48,7 @@ import { relayedOf, relaysOf } from './peer-flows.ts';
 import { type Announcer, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
 import { Receipts } from './receipts.ts';
 import { RemoteCells } from './remote-cells.ts';
-import { roomFor } from './room.ts';
+import { hasRoomFor, roomFor } from './room.ts';
 import type { H2oSocket, Sender } from './socket.ts';
 import { SourceBudgets } from './source-budgets.ts';
 import { Sweeper } from './sweeper.ts';
@@ -401,12 +401,13 @@ export class PeerSide {
     if (state === undefined || isPast(state, hello))
       return this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
     const record = known.find((each) => each.state === state) ?? (await this.#create(cell, state, from));
-    if (record === undefined) return;
+    const claimed = ids.flatMap((id) => id ?? []);
+    if (record === undefined || !hasRoomFor(record, claimed, this.#records.all()))
+      return this.#crowded(hello, none, from);
     record.state = arm(state, hello);
     record.by = { address: from.address, identity: hello.identity };
     record.touchedAt = Date.now();
     const wires = wiresOf(hello);
-    const claimed = ids.flatMap((id) => id ?? []);
     // Whose cell is about to move, and where to: their next messages are those that must not be lost.
     for (const address of new Set([from.address, ...[...wires.values()].map((wire) => wire.address)]))
       this.#socket.expect(address);
@@ -424,10 +425,17 @@ export class PeerSide {
   async #create(cell: string, state: PeerState, { address }: Sender): Promise<PeerRecord | undefined> {
     const { isThere, displaces } = roomFor(this.#records.all(), address);
     if (displaces !== undefined) await this.#cells.forget(displaces);
-    if (isThere) return this.#records.create(cell, state, address);
+    return isThere ? this.#records.create(cell, state, address) : undefined;
+  }
+
+  /** Its sender can't be followed, or not with so many flows: it goes without. */
+  #crowded(hello: Hello, none: boolean[], from: Sender): void {
     if (this.#refusals.take())
-      this.#log.warn({ cell, from: address }, 'this host follows as many cells as it can');
-    return undefined;
+      this.#log.warn(
+        { cell: hex(hello.cell), from: from.address, flows: none.length },
+        'REFUSED: this host follows as many cells, or flows of that host, as it can',
+      );
+    this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
   }
 
   /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */

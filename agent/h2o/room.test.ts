@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import type { FlowId } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import type { PeerRecord } from './peer-records.ts';
-import { CELLS_MAX, CELLS_PER_SOURCE_MAX, roomFor } from './room.ts';
+import { CELLS_MAX, CELLS_PER_SOURCE_MAX, FLOWS_PER_SOURCE_MAX, hasRoomFor, roomFor } from './room.ts';
 
 const [ATTACKER, OTHER] = ['10.77.3.2', '10.77.1.2'];
 const id: FlowId = {
@@ -17,7 +17,8 @@ function recordOf(origin: string, flows: number, changes: Partial<PeerRecord> = 
   const side = ++sides;
   const own = Array.from({ length: flows }, (_, index) => ({
     ...id,
-    remote: { address: origin, port: 1 + side * 7 + index },
+    local: { ...id.local, port: 1 + index },
+    remote: { address: origin, port: side },
   }));
   return {
     cell: String(side),
@@ -66,4 +67,18 @@ test('where all is taken, the one of whoever has most that are of no use goes: a
 test('what has flows is never displaced', () => {
   const rest = Array.from({ length: 4 }, (_, index) => many(CELLS_PER_SOURCE_MAX, `10.9.0.${index}`, 1));
   expect(roomFor(rest.flat(), OTHER)).toEqual({ isThere: false });
+});
+
+test('one source has room for so many flows, of all its cells', () => {
+  const first = recordOf(ATTACKER, FLOWS_PER_SOURCE_MAX - 1);
+  const second = recordOf(ATTACKER, 0);
+  const all = [first, second, recordOf(OTHER, 10)];
+  const [one, two] = [4, 5].map((port) => ({ ...id, local: { ...id.local, port } }));
+  if (one === undefined || two === undefined) throw new Error('no flow');
+  expect(hasRoomFor(second, [one], all)).toBe(true);
+  expect(hasRoomFor(second, [one, two], all)).toBe(false);
+  expect(hasRoomFor(recordOf(OTHER, 0), [one, two], all)).toBe(true);
+  // What it has already is nothing more.
+  const its = [...first.flows.values()].map((flow) => flow.id);
+  expect(hasRoomFor(first, its, all)).toBe(true);
 });

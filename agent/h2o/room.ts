@@ -1,9 +1,17 @@
 /** Room for the cells of other hosts: whoever shows a new cell id each time crowds out itself first, and nobody who has flows. */
+import type { FlowId } from '../datapath/model.ts';
+import { keyOf } from '../datapath/table.ts';
 import type { PeerRecord } from './peer-records.ts';
 
 /** Cells of other hosts that this host knows at once; and of those that were first announced from one address. */
 export const CELLS_MAX = 4_096;
 export const CELLS_PER_SOURCE_MAX = 1_024;
+
+/**
+ * Flows, claimed or armed, of all cells that were first announced from one address: half of what the datapath holds. A UDP
+ * socket for anybody has a flow with every port of every host, so that it is not the kernel that bounds them.
+ */
+export const FLOWS_PER_SOURCE_MAX = 32_768;
 
 /** `displaces`: what is to be forgotten first. */
 export type Room = { readonly isThere: boolean; readonly displaces?: PeerRecord };
@@ -32,4 +40,13 @@ function leastNeeded(records: readonly PeerRecord[]): PeerRecord | undefined {
 
 function isEmpty({ flows, claims, follow, lapsedAt }: PeerRecord): boolean {
   return flows.size === 0 && claims.size === 0 && follow === undefined && lapsedAt === undefined;
+}
+
+/** Whether these of its flows may be kept as well. */
+export function hasRoomFor(record: PeerRecord, ids: readonly FlowId[], all: readonly PeerRecord[]): boolean {
+  const keys = ids.map(keyOf);
+  const news = keys.filter((key) => !record.flows.has(key) && !record.claims.has(key)).length;
+  const its = all.filter(({ origin }) => origin === record.origin);
+  const kept = its.reduce((sum, { flows, claims }) => sum + flows.size + claims.size, 0);
+  return kept + news <= FLOWS_PER_SOURCE_MAX;
 }
