@@ -14,6 +14,7 @@ import {
 } from '../fixtures/load/control.ts';
 import { TRUST_DIRECTORY, withAgentDown } from './agent-files.ts';
 import { migrateArgs, move, type Outcome, osmosis } from './cli.ts';
+import { imageDirectory, resume, resumeArgs, suspend } from './suspending.ts';
 import { AGENT_HOSTS, leftSince, type Traces, traces } from './traces.ts';
 
 const PORT = 7600;
@@ -163,6 +164,27 @@ describe('identities', () => {
     }
     await moves();
     expect((await osmosis(['trust', 'list', '--on', 'ssh://peer'])).stdout).toContain('policy pinned');
+  });
+
+  it('that are revoked have announced in vain: a cell that one has suspended does not come back until it is pinned', async () => {
+    using images = imageDirectory();
+    const file = images.file('revoked');
+    await suspend(target, here, file);
+    const { fingerprint } = await list(here);
+    const peer = ['--on', 'ssh://peer'];
+    const { dropped } = await trust('revoke', fingerprint, ...peer);
+    expect(dropped).toMatchObject([{ address: LAB_HOSTS[here], flows: 6 }]);
+    const refused = await osmosis(resumeArgs(file, there()));
+    expect(refused.object).toMatchObject({ ok: false, code: 'IMAGE_STALE' });
+    expect(refused.object.message).toContain('osmosis trust list');
+    expect((await list('peer')).refused).toContainEqual(
+      expect.objectContaining({ address: LAB_HOSTS[here], fingerprint, why: 'revoked' }),
+    );
+    await trust('pin', LAB_HOSTS[here], fingerprint, '--replace', ...peer);
+    const { cell, flows } = await resume(file, there());
+    expect(flows).toMatchObject({ moved: 6, lost: 0 });
+    [here, target] = [there(), cell];
+    await sleep(BETWEEN_MS);
   });
 
   it('that are no identities, addresses or policies are refused, and change nothing', async () => {

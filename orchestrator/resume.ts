@@ -241,7 +241,7 @@ function refused(
   if (others.length > 0)
     return new OsmosisError(
       'IMAGE_STALE',
-      `${others.join(', ')} does not wait for the cell in ${path}: it runs, or has run, elsewhere since; or that host has been restarted. ` +
+      `${others.join(', ')} does not wait for the cell in ${path}: it runs, or has run, elsewhere since; or that host has been restarted, or does not trust any more who has suspended it (osmosis trust list there). ` +
         'If you know that it runs nowhere: --drop-gone goes on without those connections',
       { phase: 'prepare' },
     );

@@ -667,6 +667,20 @@ describe.skipIf(!hasIp)('peer side', () => {
       expect((await peer.say(datagram, AWAY))?.message.type).toBe('ack');
     });
 
+    test('what it has claimed in the background is as good as before once it is trusted again', async () => {
+      const peer = await withPeer();
+      const cell = keptCell();
+      const session = cell.session(welcomeOf(await peer.say(cell.hello(peer.flows))).publicKey);
+      const { fingerprint } = cell.trust;
+      peer.trust.known.revoke(fingerprint, false);
+      expect(await peer.peer.dropAnnounced(() => true, false)).toMatchObject([{ address: HOME, flows: 2 }]);
+      const move = cell.move(session, peer.labels);
+      expect(await peer.say(move, AWAY)).toBeUndefined();
+      peer.trust.known.pin([{ address: HOME, fingerprint }], { replace: true, dryRun: false });
+      expect((await peer.say(move, AWAY))?.message.type).toBe('ack');
+      expect(peer.peer.list()).toMatchObject([{ state: 'moved', flows: 2, wire: [AWAY] }]);
+    });
+
     test('is not whoever was at an address that another host has now', async () => {
       const peer = await withPeer();
       const cell = new FakeCell();

@@ -269,14 +269,16 @@ export class RemoteCells {
     await this.#put(record, [...record.flows.values()]);
   }
 
-  /** Whoever has announced it is not trusted any more: it stays where it is, and a first contact is forgotten. */
+  /**
+   * Whoever has announced it is not trusted any more: it stays where it is, and a first contact is forgotten. Claims in the
+   * background move nothing meanwhile, and are as good as before once it is trusted again: nobody tells it of this.
+   */
   async dropAnnounced(record: PeerRecord): Promise<void> {
-    const { records } = this.#needs;
     await this.disarm(record);
-    records.unclaim(record, claimedBy(record));
-    const isNothing = record.flows.size === 0 && record.heldAt === undefined;
-    if (isNothing && (record.state?.pair.epoch ?? 0) === 0) await this.forget(record);
-    else records.save(record);
+    const { flows, claims, heldAt, state } = record;
+    const isNothing = flows.size === 0 && claims.size === 0 && heldAt === undefined;
+    if (isNothing && (state?.pair.epoch ?? 0) === 0) await this.forget(record);
+    else this.#needs.records.save(record);
   }
 
   async forget(record: PeerRecord): Promise<void> {
