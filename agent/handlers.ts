@@ -24,6 +24,7 @@ import { plannedForwarding } from './migration/forwarding.ts';
 import { isComingHome } from './migration/homecoming.ts';
 import { placeFlows, withSources } from './migration/placed.ts';
 import { arrivingPublications, changePublished, publishChecks } from './migration/published.ts';
+import { unaskedPeers } from './migration/unasked.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
@@ -106,14 +107,19 @@ export function createHandlers(
       const all = [...tree.checks, ...checks];
       return snapshotOf(cell, { ...tree, flows, dropped: [], ...planned, checks: all });
     },
-    survey: async ({ cell: id, flows }, { signal }) => {
+    survey: async ({ cell: id, flows, stays = false }, { signal }) => {
       const cell = registry.get(id);
       if (cell === undefined)
         throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'plan' });
       const sourced = await withSources(datapath, cell, flows);
       const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
+      const unasked = stays ? new Set() : await unaskedPeers(context, hostMoves, cell, flows);
       const peers = await Promise.all(
         [...byPeer].map(async ([address, its]) => {
+          if (unasked.has(address)) {
+            const peer = { address, agent: true, flows: its.length, relayed: 0, registered: true };
+            return { peer, unknown: [] };
+          }
           const keys = registry.keysWith(cell, address);
           const about = aboutOf(id, keys);
           const { silent, claimable, peerPublicKey } = await sayHello(

@@ -131,6 +131,8 @@ export const peerSchema = z.object({
   flows: z.int(),
   /** Of `flows`: those that it carries on for peers without an agent. */
   relayed: z.int(),
+  /** It has all of them on its list, and is told nothing before the move itself. */
+  registered: z.boolean().optional(),
 });
 export type PeerFact = z.infer<typeof peerSchema>;
 
@@ -154,6 +156,8 @@ export const sessionSchema = z.object({
   tag: bytes(8),
   toPeer: key,
   toCell: key,
+  /** The peer was told nothing before the MOVE: nothing may be said to it until it has acknowledged that. */
+  unasked: z.boolean().optional(),
 });
 /** The session key of one peer, computed at migration time by the source, spent by the destination. */
 export type PeerSession = z.infer<typeof sessionSchema>;
@@ -349,7 +353,12 @@ export const METHODS = {
     }),
   },
   survey: {
-    params: z.object({ cell: id, flows: z.array(placedFlowSchema).max(FLOWS_MAX) }),
+    params: z.object({
+      cell: id,
+      flows: z.array(placedFlowSchema).max(FLOWS_MAX),
+      /** It is to be suspended: then every peer is asked. */
+      stays: z.boolean().optional(),
+    }),
     result: z.object({
       peers: z.array(peerSchema),
       /** Flows that a peer with an agent does not have. */

@@ -136,6 +136,18 @@ export class PeerRecords {
     this.#owners.set(key, record);
   }
 
+  /** Whether a MOVE of its cell takes the flow along, armed or not. */
+  holds(record: PeerRecord, id: FlowId): boolean {
+    const key = keyOf(id);
+    return record.flows.has(key) || this.#claimants.get(key) === record;
+  }
+
+  /** Whether a cell may move with the flow's other end without a word before. */
+  isKept(id: FlowId): boolean {
+    const key = keyOf(id);
+    return this.#claimants.has(key) || this.#owners.get(key)?.keeps === true;
+  }
+
   /** What the record follows already is no claim. Above CLAIMS_MAX nothing is noted. */
   claim(record: PeerRecord, ids: readonly FlowId[]): void {
     for (const id of ids) {

@@ -84,6 +84,7 @@ type Log = { info(fields: object, message: string): void; warn(fields: object, m
 export class PeerSide {
   readonly #socket: H2oSocket;
   readonly #trust: Trust;
+  readonly #datapath: Pick<Datapath, 'expect'>;
   readonly #log: Log;
   readonly #records: PeerRecords;
   readonly #turns = new Turns();
@@ -115,6 +116,7 @@ export class PeerSide {
   ) {
     this.#socket = socket;
     this.#trust = trust;
+    this.#datapath = datapath;
     this.#log = log;
     const turns = this.#turns;
     const records = new PeerRecords(directory);
@@ -161,8 +163,15 @@ export class PeerSide {
     this.#follows.load();
     this.ownEnds.load();
     this.#socket.listen((message, from) => this.#enqueue(message, from));
-    this.#sweeping = setInterval(() => void this.#inTurn(() => this.#sweeper.sweep()), SWEEP_MS);
+    this.#sweeping = setInterval(() => void this.#inTurn(() => this.#sweep()), SWEEP_MS);
     this.#sweeping.unref();
+    void this.#inTurn(() => this.#sweep());
+  }
+
+  async #sweep(): Promise<void> {
+    await this.#sweeper.sweep();
+    // The MOVE of a cell that announces nothing enters its flows: that must not have to load anything first.
+    await this.#datapath.expect(this.#records.all().some(({ claims }) => claims.size > 0));
   }
 
   async stop(): Promise<void> {
@@ -222,6 +231,15 @@ export class PeerSide {
       awaiting = ids.some((id) => this.#records.owner(id)?.armedAt !== undefined);
     });
     return awaiting;
+  }
+
+  /** Whether a cell at the other end of one of these flows may move without an announcement: its keys are exchanged. */
+  async areKept(ids: readonly FlowId[]): Promise<boolean> {
+    let kept = false;
+    await this.#turns.run(async () => {
+      kept = ids.some((id) => this.#records.isKept(id));
+    });
+    return kept;
   }
 
   /**
@@ -369,7 +387,9 @@ export class PeerSide {
     }
     record.keeps ||= hello.keeps;
     if (record.keeps) this.#records.claim(record, claimed);
-    const claimable = ids.map((id) => id !== undefined);
+    // Who moves without a word one day has to know what comes along.
+    const claimable = ids.map((id) => id !== undefined && (!hello.keeps || this.#records.holds(record, id)));
+    if (!claimable.includes(true)) return this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
     this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
   }
 

@@ -158,6 +158,11 @@ export class Lane {
     if (flows.filter((flow) => this.flows.delete(flowKey(flow))).length > 0) this.#needs.save(this);
   }
 
+  /** The peer has forgotten what it let the cell claim. What goes by another address is another matter: it follows that. */
+  leaveAtHome(): void {
+    if (!this.isMoving) this.leave([...this.flows.values()].filter(isPlain));
+  }
+
   /** Nothing of it is left here. The labels of its endpoints are given back by whoever knows the other lanes. */
   async close(): Promise<void> {
     const { datapath } = this.#needs;

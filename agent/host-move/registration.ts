@@ -20,6 +20,7 @@ import { isOwnAddress } from '../host/routes.ts';
 import { withSources } from '../migration/placed.ts';
 import { currentSockets } from '../proc/inspect.ts';
 import type { Trust } from '../trust/trust.ts';
+import { equalBytes } from '../wire/bytes.ts';
 import { Correspondents } from './correspondents.ts';
 import type { KeptFlow } from './places.ts';
 import { Waits } from './waits.ts';
@@ -30,6 +31,10 @@ const REFUSED_MS_LAST = 300_000;
 /** A peer that did not answer is asked again after this, doubled each time: most hosts of the world run no agent. */
 const SILENT_MS_FIRST = 5_000;
 const SILENT_MS_LAST = 3_600_000;
+/** A peer that holds claims is asked again so often whether it is there and does still: with one datagram. */
+const REFRESH_MS = 20_000;
+/** Flows that are named then, the newest. */
+const REFRESH_FLOWS_MAX = 64;
 /** In the background nobody waits for the answer. */
 const PATIENCE = { triesMax: 4, retryMsMax: 1_600 } as const;
 /** Peers that are asked at once. */
@@ -56,16 +61,21 @@ export class Registration {
   readonly #refused = new Waits(REFUSED_MS_FIRST, REFUSED_MS_LAST);
   /** By `cell peer`. */
   readonly #silent = new Waits(SILENT_MS_FIRST, SILENT_MS_LAST);
+  /** When all that was asked was answered with yes, by `cell peer`; of performance.now(). */
+  readonly #heard = new Map<string, number>();
   readonly #correspondents: Correspondents;
+  readonly #lost: (cell: string, peer: string) => void;
   readonly #claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void;
 
-  /** `claimed` is told of what a peer has let a cell claim. */
+  /** `claimed` is told of what a peer has let a cell claim, `lost` of a peer that has forgotten what it was asked before. */
   constructor(
     needs: RegistrationNeeds,
     claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void,
+    lost: (cell: string, peer: string) => void,
   ) {
     this.#needs = needs;
     this.#claimed = claimed;
+    this.#lost = lost;
     this.#correspondents = new Correspondents(needs.datapath);
   }
 
@@ -77,6 +87,27 @@ export class Registration {
   /** Peers whose agents did not answer for this cell when they were last asked. */
   silent(cell: string): string[] {
     return this.#silent.after(`${cell} `);
+  }
+
+  /** Since when this peer has not been heard of the cell; infinite where it said no, or was not asked. */
+  ageOf(cell: string, peer: string): number {
+    return performance.now() - (this.#heard.get(`${cell} ${peer}`) ?? Number.NEGATIVE_INFINITY);
+  }
+
+  /** It has ended, or is elsewhere. */
+  forget(cell: string, peer: string): void {
+    this.#heard.delete(`${cell} ${peer}`);
+  }
+
+  /** Asks, beside it, for some of what this peer has let the cell claim, where that was long ago. */
+  refresh(cell: Cell, peer: string, claimed: readonly KeptFlow[]): void {
+    if (claimed.length === 0 || this.ageOf(cell.id, peer) < REFRESH_MS) return;
+    const flows = claimed.slice(-REFRESH_FLOWS_MAX);
+    this.#askBeside(
+      cell,
+      peer,
+      flows.map((flow) => ({ ...flow, at: peerOf(this.#needs.peerSide, cell, flow) })),
+    );
   }
 
   /**
@@ -92,15 +123,17 @@ export class Registration {
     const flows = this.#candidates(cell, there, elsewhere, usable).filter((flow) =>
       this.#refused.isDue(`${cell.id} ${flowKey(flow)}`),
     );
-    for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address)) {
-      const key = `${cell.id} ${peer}`;
-      if (this.#asking.has(key) || this.#asking.size >= ASKING_MAX) continue;
-      if (!this.#silent.isDue(key)) continue;
-      this.#asking.add(key);
-      void this.#ask(cell, peer, its.slice(0, ASKED_FLOWS_MAX))
-        .catch(() => undefined)
-        .finally(() => this.#asking.delete(key));
-    }
+    for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address))
+      this.#askBeside(cell, peer, its.slice(0, ASKED_FLOWS_MAX));
+  }
+
+  #askBeside(cell: Cell, peer: string, flows: readonly (PlacedFlow & KeptFlow)[]): void {
+    const key = `${cell.id} ${peer}`;
+    if (this.#asking.has(key) || this.#asking.size >= ASKING_MAX || !this.#silent.isDue(key)) return;
+    this.#asking.add(key);
+    void this.#ask(cell, peer, flows)
+      .catch(() => undefined)
+      .finally(() => this.#asking.delete(key));
   }
 
   /** Flows to other hosts, by an address that this host has now. */
@@ -163,10 +196,14 @@ export class Registration {
       if (isClaimed(flow)) this.#refused.succeeded(key);
       else this.#refused.failed(key);
     }
+    const claimed = flows.filter(isClaimed).map(({ at: _, ...flow }): KeptFlow => flow);
+    if (!silent && claimed.length === flows.length) this.#heard.set(`${cell.id} ${peer}`, performance.now());
+    else this.forget(cell.id, peer);
     if (peerPublicKey === undefined) return;
+    const known = keys.peerPublicKey;
+    if (known !== undefined && !equalBytes(known, peerPublicKey)) this.#lost(cell.id, peer);
     keys.peerPublicKey = peerPublicKey;
     registry.save(cell.id);
-    const claimed = flows.filter(isClaimed).map(({ at: _, ...flow }): KeptFlow => flow);
     if (claimed.length > 0) this.#claimed(cell.id, peer, claimed);
   }
 }

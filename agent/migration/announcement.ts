@@ -14,6 +14,8 @@ export type AnnouncementRecord = {
   readonly datagram: Uint8Array;
   readonly next: KeyPair;
   readonly peerPublicKey: Uint8Array | undefined;
+  /** The peer was told nothing before it. */
+  readonly unasked?: boolean | undefined;
 };
 
 export class Announcement {
@@ -35,7 +37,7 @@ export class Announcement {
   /** `labels`: those that this peer is to know. */
   static create(
     socket: H2oSocket,
-    { peer, epoch, transaction, cell, tag, toPeer, toCell }: PeerSession,
+    { peer, epoch, transaction, cell, tag, toPeer, toCell, unasked }: PeerSession,
     labels: readonly Label[],
     next: KeyPair,
     signal: AbortSignal = new AbortController().signal,
@@ -47,7 +49,7 @@ export class Announcement {
       transaction,
       labels,
     });
-    const record = { peer, epoch, session, datagram, next, peerPublicKey: undefined };
+    const record = { peer, epoch, session, datagram, next, peerPublicKey: undefined, unasked };
     return new Announcement(socket, record, signal);
   }
 
@@ -65,6 +67,11 @@ export class Announcement {
 
   get peer(): string {
     return this.#record.peer;
+  }
+
+  /** Until it has acknowledged, the peer would answer what comes from the new place with a reset. */
+  get isUnasked(): boolean {
+    return this.#record.unasked === true;
   }
 
   get isAcknowledged(): boolean {

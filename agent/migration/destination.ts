@@ -45,6 +45,8 @@ const MKFIFO_MS_MAX = 2_000;
 const HEAD_START_MS_MAX = 30;
 /** The same out of a file: the peers have all answered just before. What one that is gone says later must not keep the others. */
 const HELD_HEAD_START_MS_MAX = 10_000;
+/** The same for peers that were told nothing before: each was there within the last minute. */
+const UNASKED_HEAD_START_MS_MAX = 3_000;
 
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
 
@@ -322,6 +324,8 @@ export class DestinationMigration {
     // "commit", and does the same again with the same datagrams.
     const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
     this.#stage = 'committed';
+    // What its sockets answered before that would draw resets, also while the process stands still.
+    await this.#unaskedTurned();
     await this.#arrival.open();
     // Done by now, unless this agent is the successor of one that restored.
     if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
@@ -336,6 +340,12 @@ export class DestinationMigration {
     );
     await this.#arrival.release();
     this.#stage = 'running';
+  }
+
+  async #unaskedTurned(): Promise<void> {
+    const unasked = this.#awaited.filter((one) => one.isUnasked).map((one) => one.acknowledged);
+    if (unasked.length === 0) return;
+    await Promise.race([Promise.all(unasked), sleep(UNASKED_HEAD_START_MS_MAX, undefined, { ref: false })]);
   }
 
   /** A peer that has armed the labels understands them from before; one that holds the cell does only once it has turned. */

@@ -40,6 +40,7 @@ import { type Answered, SourceForwarding } from './forwarding.ts';
 import { Holding } from './holding.ts';
 import { flowIds, placeFlows, withSources } from './placed.ts';
 import { quiesce } from './quiesce.ts';
+import { type Agreed, unaskedPeers } from './unasked.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
@@ -90,6 +91,7 @@ type Frozen = { sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftov
 export class SourceMigration {
   readonly id: string;
   readonly #context: AgentContext;
+  readonly #agreed: Agreed;
   readonly #decision: Decision;
   readonly #directory: string;
   /** Of its own: watching the image directory would cost CRIU an event for each of thousands of files. */
@@ -113,7 +115,10 @@ export class SourceMigration {
   /** Unix sockets that are to be left out. */
   #external: string[] = [];
   #transactions = new Map<string, Uint8Array>();
+  /** Of the peers that may have armed. */
   readonly #keys = new Map<string, PeerKeys>();
+  /** Of those that hear nothing before the MOVE. */
+  readonly #unasked = new Map<string, PeerKeys>();
   #queues: DatagramQueues | undefined;
   #frozen = false;
   /** The tree's flows, by flowKey, once they are settled. */
@@ -124,8 +129,9 @@ export class SourceMigration {
   /** What is under way: an undoing must not meet it half done. */
   #step: Promise<unknown> = Promise.resolve();
 
-  constructor(context: AgentContext, id: string, cell: Cell) {
+  constructor(context: AgentContext, id: string, cell: Cell, agreed: Agreed) {
     this.#context = context;
+    this.#agreed = agreed;
     this.id = id;
     this.#cell = cell;
     this.#departure = new Departure(context.datapath, cell);
@@ -290,10 +296,25 @@ export class SourceMigration {
   async #armPeers(signal: AbortSignal): Promise<number> {
     const sourced = await withSources(this.#context.datapath, this.#cell, this.#flows);
     const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
+    for (const peer of await this.#takeUnasked()) byPeer.delete(peer);
     const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#keepFollowers();
     this.#stage = 'armed';
     return refused.reduce((sum, count) => sum + count, 0);
+  }
+
+  /** What they have agreed to in the background is all that a MOVE needs, if it lists every label. */
+  async #takeUnasked(): Promise<string[]> {
+    if (this.#suspends) return [];
+    const unasked = await unaskedPeers(this.#context, this.#agreed, this.#cell, this.#flows);
+    const peers = [...unasked].filter((peer) =>
+      areListed(this.#labels.filter((label) => label.peer === peer)),
+    );
+    for (const peer of peers) {
+      this.#unasked.set(peer, this.#context.registry.keysWith(this.#cell, peer));
+      this.#transactions.set(peer, newTransaction());
+    }
+    return peers;
   }
 
   /** Their MOVE needs no HELLO: there is no flow of theirs to claim. */
@@ -446,8 +467,12 @@ export class SourceMigration {
 
   #deriveSessions(): PeerSession[] {
     const cell = Buffer.from(this.#cell.id, 'hex');
-    return [...this.#keys].map(([peer, keys]) => {
+    // No BYE takes an epoch where the move is undone, and none may be that of two MOVEs.
+    for (const keys of this.#unasked.values()) keys.last++;
+    if (this.#unasked.size > 0) this.#context.registry.save(this.#cell.id);
+    return [...this.#keys, ...this.#unasked].map(([peer, keys]) => {
       const { epoch, last, publicKey: cellPublicKey, secretKey, peerPublicKey } = keys;
+      const unasked = this.#unasked.has(peer);
       const transaction = this.#transactions.get(peer);
       const session =
         peerPublicKey === undefined || transaction === undefined
@@ -460,7 +485,9 @@ export class SourceMigration {
           { phase: 'freeze' },
         );
       }
-      return { peer, epoch: last + 1, transaction, ...session };
+      return unasked
+        ? { peer, epoch: last, transaction, ...session, unasked }
+        : { peer, epoch: last + 1, transaction, ...session };
     });
   }
 
