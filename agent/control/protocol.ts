@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { PROTOCOLS } from '../address.ts';
 import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
+import { DATAGRAM_BYTES_MAX } from '../wire/h2o-layout.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
 
 /** A migration names at most this many flows. */
@@ -133,6 +134,8 @@ export const peerSchema = z.object({
   relayed: z.int(),
   /** It has all of them on its list, and is told nothing before the move itself. */
   registered: z.boolean().optional(),
+  /** The process at the other end is suspended: it learns of the move once it is back. */
+  suspended: z.boolean().optional(),
 });
 export type PeerFact = z.infer<typeof peerSchema>;
 
@@ -161,6 +164,36 @@ export const sessionSchema = z.object({
 });
 /** The session key of one peer, computed at migration time by the source, spent by the destination. */
 export type PeerSession = z.infer<typeof sessionSchema>;
+
+const datagramSchema = z.custom<Uint8Array>(
+  (value) => value instanceof Uint8Array && value.length <= DATAGRAM_BYTES_MAX,
+  'must be a datagram',
+);
+const wireLabelSchema = labelSchema.omit({ peer: true });
+export const remoteHeldSchema = z.object({
+  cell: id,
+  state: z.object({
+    pair: z.object({ cell: bytes(16), epoch: z.int(), cellPublicKey: key, peerPublicKey: key }),
+    secretKey: key,
+    epoch: z.int(),
+    armed: z.array(
+      z.object({ transaction: bytes(8), parts: z.array(z.array(wireLabelSchema).max(FLOWS_MAX)).max(128) }),
+    ),
+    past: z.array(bytes(8)).max(16).optional(),
+    last: z.object({ digest: bytes(32), ack: datagramSchema }).optional(),
+  }),
+  /** ms since the epoch. */
+  held_at: z.number(),
+  /** Endpoints that its peer knows it by. */
+  endpoints: z.array(z.string().max(64)).max(64),
+  /** As the host of their other ends has them; `at`: where the cell was when it was suspended. */
+  flows: z
+    .array(flowSchema.extend({ at: endpointSchema, user_timeout: z.number().optional() }))
+    .max(FLOWS_MAX),
+});
+/** What a host keeps of a suspended cell: it goes along with the end of its connections. */
+export type RemoteHeld = z.infer<typeof remoteHeldSchema>;
+const remotesHeldSchema = z.array(remoteHeldSchema).max(4096).optional();
 
 /** Closes an image stream: what the sender counted. */
 export const imageSummarySchema = z.object({ bytes: z.int(), files: z.int(), sha256: bytes(32) });
@@ -428,10 +461,12 @@ export const METHODS = {
       dump_ms: z.number(),
       /** Datagrams that the process had not taken from its sockets when it was frozen: they are lost. */
       datagrams_left: z.object({ sockets: z.int(), bytes: z.int() }).optional(),
+      /** Suspended cells at the other ends. */
+      held: remotesHeldSchema,
     }),
   },
   'destination.restore': {
-    params: z.object({ ...migration, sessions: z.array(sessionSchema) }),
+    params: z.object({ ...migration, sessions: z.array(sessionSchema), held: remotesHeldSchema }),
     result: z.object({ restore_ms: z.number() }),
   },
   'source.commit': { params: z.object(migration), result: none },

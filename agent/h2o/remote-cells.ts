@@ -198,10 +198,11 @@ export class RemoteCells {
       const owner = records.owner(id);
       if (wire === undefined || (owner !== undefined && (owner.state?.pair.epoch ?? 0) > 0)) continue;
       const known = owner?.flows.get(keyOf(id));
-      // Its old place may be out of reach by now.
-      const current =
-        (owner && known && placeOf(known, owner)) ??
-        (await slots.of(id.remote).catch(async () => ({ ...(await slots.of(wire)), endpoint: id.remote })));
+      // Nothing goes to its old place any more, so there is no asking for the way there: this may be in a blackout.
+      const current = (owner && known && placeOf(known, owner)) ?? {
+        ...(await slots.of(wire)),
+        endpoint: id.remote,
+      };
       taken.push({
         id,
         wireRemote: onlySlot([current, current], record.active),

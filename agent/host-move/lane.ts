@@ -121,13 +121,9 @@ export class Lane {
     keys.last += 1;
     registry.save(cell.id);
     const peerSession = { peer: this.peer, epoch: keys.last, transaction: newTransaction(), ...session };
-    this.#announcement = Announcement.create(
-      socket,
-      peerSession,
-      labels,
-      generateKeyPair(),
-      this.#stop.signal,
-    );
+    this.#announcement = Announcement.create(socket, peerSession, labels, generateKeyPair(), {
+      signal: this.#stop.signal,
+    });
     save(this);
     log.info(
       { cell: cell.name, peer: this.peer, flows: halves.length, to: [...new Set(halves.map(placeText))] },

@@ -13,10 +13,11 @@ import {
 } from '../address.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { aboutOf, sayHello } from '../h2o/cell-side.ts';
+import { aboutOf, type SourcedFlow, sayHello } from '../h2o/cell-side.ts';
 import type { PeerSide } from '../h2o/peer-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isOwnAddress } from '../host/routes.ts';
+import { askWithOlderKeys } from '../migration/older-keys.ts';
 import { withSources } from '../migration/placed.ts';
 import { currentSockets } from '../proc/inspect.ts';
 import type { Trust } from '../trust/trust.ts';
@@ -184,6 +185,9 @@ export class Registration {
     const { silent, claimable, peerPublicKey } = asked;
     // The cell has gone, or has told this peer of a move meanwhile.
     if (!registry.isRegistered(cell.id) || registry.keysWith(cell, peer) !== keys) return;
+    const isStrange = !silent && peerPublicKey === undefined && keys.epoch === 0;
+    // Asked again at the next look, with keys that it knows.
+    if (isStrange && (await this.#isKnownAsBefore(cell, peer, sourced))) return;
     if (silent) this.#silent.failed(`${cell.id} ${peer}`);
     else this.#silent.succeeded(`${cell.id} ${peer}`);
     // A peer that has forgotten the cell, which has nothing there any more: both begin anew.
@@ -205,6 +209,15 @@ export class Registration {
     keys.peerPublicKey = peerPublicKey;
     registry.save(cell.id);
     if (claimed.length > 0) this.#claimed(cell.id, peer, claimed);
+  }
+
+  /** The peer's host has another address than when the cell moved last. */
+  async #isKnownAsBefore(cell: Cell, peer: string, flows: readonly SourcedFlow[]): Promise<boolean> {
+    const inUse = new Set(
+      this.#flowsOf(cell).map((flow) => peerOf(this.#needs.peerSide, cell, flow).address),
+    );
+    const question = { peer, flows, inUse, keeps: true, patience: PATIENCE } as const;
+    return (await askWithOlderKeys(this.#needs, cell, question, this.#stop.signal)) !== undefined;
   }
 }
 

@@ -18,11 +18,18 @@ export type AnnouncementRecord = {
   readonly unasked?: boolean | undefined;
 };
 
+type AnnouncementOptions = {
+  readonly signal?: AbortSignal | undefined;
+  /** As long as its ACK may be: the peer may have moved while the cell was suspended. */
+  readonly padded?: boolean;
+};
+
 export class Announcement {
   readonly #socket: H2oSocket;
   readonly #record: AnnouncementRecord;
   readonly #signal: AbortSignal;
   #peerPublicKey: Uint8Array | undefined;
+  #ends: readonly Label[] = [];
   #acknowledged: Promise<void> | undefined;
   /** From the first sending to the ACK, in which the peer has flipped. */
   roundTripMs: number | undefined;
@@ -40,11 +47,12 @@ export class Announcement {
     { peer, epoch, transaction, cell, tag, toPeer, toCell, unasked }: PeerSession,
     labels: readonly Label[],
     next: KeyPair,
-    signal: AbortSignal = new AbortController().signal,
+    { signal = new AbortController().signal, padded = false }: AnnouncementOptions = {},
   ): Announcement {
     const session = { cell, tag, toPeer, toCell };
     const datagram = createMove(session, {
       epoch,
+      padded,
       nextPublicKey: next.publicKey,
       transaction,
       labels,
@@ -107,13 +115,21 @@ export class Announcement {
     if (ack === undefined || ack.acknowledged !== 'move') return;
     this.roundTripMs = performance.now() - started;
     this.#peerPublicKey = ack.nextPublicKey;
+    this.#ends = ack.ends ?? [];
+  }
+
+  /** Where the other ends have gone while the cell was suspended, once that is acknowledged. */
+  get ends(): readonly Label[] {
+    return this.#ends;
   }
 
   /** The keys of the next session with this peer. */
   keys(): PeerKeys {
     const { peer, epoch, next } = this.#record;
+    const [moved] = this.#ends;
     return {
-      address: peer,
+      // All that this pair is for has gone there.
+      address: moved?.wire.address ?? peer,
       epoch,
       last: epoch,
       secretKey: next.secretKey,

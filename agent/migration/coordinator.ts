@@ -311,6 +311,7 @@ export class Coordinator {
     await datapath.removeForwards(record.forwards);
     if (verdict === 'commit') {
       await this.#context.openings.close(cell);
+      await peerSide.handOver(record.handed ?? []);
       await peerSide.unplace(flowIds(cell, cell.link === undefined ? flows : cell.flows));
       if (cell.link !== undefined) await datapath.removeInside(cell.link.ifindex);
       if (cell.link !== undefined) await destroyLink(cell.link.name);

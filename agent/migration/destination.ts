@@ -17,7 +17,7 @@ import type { Publication, PublishSpec } from '../cell/publication.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { endConnections } from '../cell/sockets.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
-import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
+import type { Label, PeerSession, RemoteHeld, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
 import { Decision, type Verdict } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
@@ -43,10 +43,11 @@ const STEP_MS_MAX = 30_000;
 const MKFIFO_MS_MAX = 2_000;
 /** MOVE is under way for this long at most before the process runs: one round trip where peers are near. */
 const HEAD_START_MS_MAX = 30;
-/** The same out of a file: the peers have all answered just before. What one that is gone says later must not keep the others. */
-const HELD_HEAD_START_MS_MAX = 10_000;
-/** The same for peers that were told nothing before: each was there within the last minute. */
-const UNASKED_HEAD_START_MS_MAX = 3_000;
+/**
+ * The same out of a file, and for peers that were told nothing before: those have all answered just before, or within the last
+ * minute. One that is gone must not keep the others.
+ */
+const TURNED_MS_MAX = 10_000;
 
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
 
@@ -257,11 +258,15 @@ export class DestinationMigration {
   }
 
   /** Restores, behind the fence and not yet running. Resolves when CRIU waits for the verdict. */
-  restore(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
-    return this.#during(this.#restore(sessions, signal));
+  restore(sessions: readonly PeerSession[], held: readonly RemoteHeld[], signal: AbortSignal): Promise<void> {
+    return this.#during(this.#restore(sessions, held, signal));
   }
 
-  async #restore(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
+  async #restore(
+    sessions: readonly PeerSession[],
+    held: readonly RemoteHeld[],
+    signal: AbortSignal,
+  ): Promise<void> {
     const init = this.#init;
     if (init === undefined || this.#stage !== 'prepared')
       throw new OsmosisError('RESTORE_FAILED', 'there is no prepared cell; start the migration anew', {
@@ -273,8 +278,11 @@ export class DestinationMigration {
         session,
         this.#moveLabels(session.peer),
         this.#nextKeys.get(session.peer) ?? generateKeyPair(),
+        // Its answer may have more to say: where its end is now.
+        { padded: this.source === undefined },
       ),
     );
+    await this.#arrival.adoptHeld(held);
     const { outside } = this.#request.snapshot;
     // Opened through the cell's own root: CRIU takes no descriptor of another mount namespace.
     const nulls = outside.map(() => openSync(`/proc/${init.pid}/root/dev/null`, 'r+'));
@@ -331,6 +339,7 @@ export class DestinationMigration {
     if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
     await this.#headStart(turned);
+    for (const one of this.#announcements) await this.#arrival.followEnds(one.peer, one.ends);
     this.#letRun();
     await markerAppears(
       this.#directory,
@@ -345,14 +354,14 @@ export class DestinationMigration {
   async #unaskedTurned(): Promise<void> {
     const unasked = this.#awaited.filter((one) => one.isUnasked).map((one) => one.acknowledged);
     if (unasked.length === 0) return;
-    await Promise.race([Promise.all(unasked), sleep(UNASKED_HEAD_START_MS_MAX, undefined, { ref: false })]);
+    await Promise.race([Promise.all(unasked), sleep(TURNED_MS_MAX, undefined, { ref: false })]);
   }
 
   /** A peer that has armed the labels understands them from before; one that holds the cell does only once it has turned. */
   async #headStart(turned: Promise<unknown>): Promise<void> {
     const held = this.source === undefined;
     const first = held ? Promise.all(this.#awaited.map((one) => one.acknowledged)) : turned;
-    const limit_ms = held ? HELD_HEAD_START_MS_MAX : HEAD_START_MS_MAX;
+    const limit_ms = held ? TURNED_MS_MAX : HEAD_START_MS_MAX;
     await Promise.race([first, sleep(limit_ms, undefined, { ref: false })]);
   }
 

@@ -16,7 +16,7 @@ import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import { adoptNewFlows } from '../cell/new-flows.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
-import type { Label, PeerSession } from '../control/protocol.ts';
+import type { Label, PeerSession, RemoteHeld } from '../control/protocol.ts';
 import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
@@ -24,6 +24,8 @@ import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import { ARMING, aboutOf, type HelloResult, type SourcedFlow, sayHello } from '../h2o/cell-side.ts';
+import type { Handed } from '../h2o/handed-over.ts';
+import { areTellable, handedTo } from '../h2o/held-ends.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
@@ -73,6 +75,8 @@ export type SourceRecord = DepartureRecord & {
   readonly keys: readonly PeerKeys[];
   /** Of a suspension: what its HOLDs are sealed with. */
   readonly holds?: readonly PeerSession[] | undefined;
+  /** Suspended cells whose other ends go along. */
+  readonly handed?: readonly Handed[] | undefined;
   /** Of a suspension: its file says that it owns the process, so that nobody will ask for the decision. */
   readonly marked?: boolean | undefined;
 };
@@ -86,7 +90,7 @@ type Request = {
   readonly forward_lease_s?: number | undefined;
 };
 
-type Frozen = { sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover };
+type Frozen = { sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover; held?: RemoteHeld[] };
 
 export class SourceMigration {
   readonly id: string;
@@ -102,6 +106,9 @@ export class SourceMigration {
   #stage: Stage = 'prepared';
   readonly #departure: Departure;
   #flows: PlacedFlow[] = [];
+  /** Of these, those whose other ends are suspended: nobody is told of the move. */
+  #heldFlows: PlacedFlow[] = [];
+  #handed: readonly Handed[] = [];
   #labels: Label[] = [];
   /** It goes into a file, and to no host. */
   #suspends = false;
@@ -160,6 +167,7 @@ export class SourceMigration {
       cell: this.#cell,
       keys: [...this.#keys.values()],
       ...(this.#holding && { holds: this.#holding.sessions, marked: this.#marked }),
+      ...(this.#handed.length > 0 && { handed: this.#handed }),
       ...this.#departure.record(),
     };
   }
@@ -197,6 +205,7 @@ export class SourceMigration {
       this.#drop.has(at.address) ? 'dropped' : 'going',
     );
     this.#flows = going;
+    await this.#takeHeld();
     this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
     await this.#departure.enterFlows(flows);
     const peers = this.#flows.map(({ at }) => at.address);
@@ -207,6 +216,31 @@ export class SourceMigration {
       dropped,
       ...(this.#forwarding && { forwarding: this.#forwarding.handed }),
     };
+  }
+
+  async #takeHeld(): Promise<void> {
+    const { peerSide } = this.#context;
+    const held = new Set(peerSide.heldAmong(flowIds(this.#cell, this.#flows)).map((id) => flowKey(id)));
+    this.#heldFlows = this.#flows.filter((flow) => held.has(flowKey(flow)));
+    if (this.#heldFlows.length === 0) return;
+    await peerSide.checkHeld(this.#heldIds);
+    if (areTellable(this.#heldFlows)) return;
+    throw new OsmosisError(
+      'PREFLIGHT',
+      `it can't be moved: it has more than ${LABELS_LISTED_MAX} connections of its own with a suspended process, which has to be ` +
+        'told of all of them at once when it is back; it goes on at the source. Resume that one first.',
+      { phase: 'prepare' },
+    );
+  }
+
+  get #heldIds(): FlowId[] {
+    return flowIds(this.#cell, this.#heldFlows);
+  }
+
+  /** Peers whose agents have to know of the move before it happens. */
+  get #askedFlows(): PlacedFlow[] {
+    const held = new Set(this.#heldFlows);
+    return this.#flows.filter((flow) => !held.has(flow));
   }
 
   #place(flows: readonly Flow[]): Promise<PlacedFlow[]> {
@@ -273,6 +307,13 @@ export class SourceMigration {
 
   async #stay(signal: AbortSignal): Promise<void> {
     this.#suspends = true;
+    if (this.#heldFlows.length > 0)
+      throw new OsmosisError(
+        'FLOWS_CHANGED',
+        'the process at the other end of a connection is suspended itself: one of the two has to be there for the other. It goes ' +
+          'on at the source. Resume that one first.',
+        { phase: 'prepare' },
+      );
     this.#labels = this.#departure.placedLabels(this.#flows);
     this.#checkListed();
     await this.#armPeers(signal);
@@ -294,7 +335,7 @@ export class SourceMigration {
 
   /** Answers with how many flows were refused that are not there any more. */
   async #armPeers(signal: AbortSignal): Promise<number> {
-    const sourced = await withSources(this.#context.datapath, this.#cell, this.#flows);
+    const sourced = await withSources(this.#context.datapath, this.#cell, this.#askedFlows);
     const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
     for (const peer of await this.#takeUnasked()) byPeer.delete(peer);
     const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
@@ -306,7 +347,7 @@ export class SourceMigration {
   /** What they have agreed to in the background is all that a MOVE needs, if it lists every label. */
   async #takeUnasked(): Promise<string[]> {
     if (this.#suspends) return [];
-    const unasked = await unaskedPeers(this.#context, this.#agreed, this.#cell, this.#flows);
+    const unasked = await unaskedPeers(this.#context, this.#agreed, this.#cell, this.#askedFlows);
     const peers = [...unasked].filter((peer) =>
       areListed(this.#labels.filter((label) => label.peer === peer)),
     );
@@ -425,6 +466,7 @@ export class SourceMigration {
 
   async #freeze(signal: AbortSignal): Promise<Frozen> {
     if (!this.#isAlive()) throw this.#exited();
+    const held = await this.#handOut();
     await this.#departure.switchTo('leaving');
     if (!this.#suspends) await this.#context.peerSide.engage(this.#cell.id);
     await this.#queues?.drain(signal);
@@ -453,7 +495,20 @@ export class SourceMigration {
     this.#stage = 'frozen';
     if (this.#suspends) this.#holding = new Holding(this.#context.socket, sessions);
     const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
-    return { sessions, dump_ms: performance.now() - started, datagrams_left };
+    const frozenHere = { sessions, dump_ms: performance.now() - started, datagrams_left };
+    return held.length === 0 ? frozenHere : { ...frozenHere, held };
+  }
+
+  /** Suspended cells at the other ends find them where this one goes. */
+  async #handOut(): Promise<RemoteHeld[]> {
+    if (this.#heldFlows.length === 0) return [];
+    const held = await this.#context.peerSide.handOut(this.#heldIds);
+    this.#handed = held.flatMap((each) => {
+      const places = new Set(each.flows.map(({ at }) => at.address));
+      const to = this.#labels.find(({ peer }) => places.has(peer))?.wire.address;
+      return to === undefined ? [] : [handedTo(to, each)];
+    });
+    return held;
   }
 
   get #frozenMsMax(): number {
@@ -636,6 +691,7 @@ export class SourceMigration {
     await this.#forwarding?.begin(this.#context, this.#cell.id, this.#labels, this.#answered);
     await openings.close(this.#cell);
     await this.#departure.remove();
+    await peerSide.handOver(this.#handed);
     await peerSide.unplace(flowIds(this.#cell, this.#flows));
     await peerSide.ownEnds.withdraw(this.#flows);
     const { init, link, id } = this.#cell;
@@ -665,6 +721,7 @@ export class SourceMigration {
     const { socket, registry } = this.#context;
     await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     await this.#departure.takeBack();
+    await this.#context.peerSide.keepHeld(this.#heldIds);
     await this.#context.peerSide.ownEnds.withdraw(this.#flows);
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';

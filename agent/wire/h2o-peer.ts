@@ -55,6 +55,8 @@ export type PeerState = {
   readonly armed: readonly Armed[];
   /** Of this pair, newest last: taken back by a BYE, or replaced before that. */
   readonly past?: readonly Uint8Array[];
+  /** Where this side's ends have gone while the cell was suspended: it has to be told once it is back. */
+  readonly ends?: readonly Label[];
   /** Computed, once, when the first sealed message of the pair arrives; a drop if the cell side's key is a weak one. */
   readonly session?: Session | Drop;
   /** What was accepted last, to answer it again: SHA-256 of the datagram, and the ACK. */
@@ -199,7 +201,14 @@ function accept(
     return { outcome: 'accepted', state: { ...state, ...taken, epoch, last: { digest, ack } }, message, ack };
   }
   const { secretKey, publicKey } = newKeyPair();
-  const ack = createAck(session, { type: 'ack', epoch, acknowledged: 'move', nextPublicKey: publicKey });
+  const ends = state.ends === undefined ? {} : { ends: state.ends };
+  const ack = createAck(session, {
+    type: 'ack',
+    epoch,
+    acknowledged: 'move',
+    nextPublicKey: publicKey,
+    ...ends,
+  });
   const { cell } = state.pair;
   const pair = { cell, epoch, cellPublicKey: message.nextPublicKey, peerPublicKey: publicKey };
   return {

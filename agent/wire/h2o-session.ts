@@ -134,7 +134,12 @@ export type Ack = {
   readonly type: 'ack';
   readonly epoch: number;
 } & (
-  | { readonly acknowledged: 'move'; readonly nextPublicKey: Uint8Array }
+  | {
+      readonly acknowledged: 'move';
+      readonly nextPublicKey: Uint8Array;
+      /** Where the other ends of the cell's flows are now, if they have moved while it was suspended. */
+      readonly ends?: readonly Label[];
+    }
   | { readonly acknowledged: 'hold' | 'bye' | 'follow' }
 );
 export type Follow = FollowBody & { readonly type: 'follow'; readonly epoch: number };
@@ -149,16 +154,17 @@ type Legible = { readonly type: Sealed['type']; readonly detail: number; readonl
  *   32b: X25519 public key of the destination for the next session
  *    8b: transaction of the HELLO that armed the labels
  *    1b: number of label groups
- *    3b: reserved, zero
- *        label groups (h2o-labels.ts)
+ *    1b: reserved, zero
+ *    2b: number of zeros at the end
+ *        label groups (h2o-labels.ts), zeros
  */
 export function createMove(
   session: Session,
-  move: Omit<Move, 'type' | 'labels'> & { readonly labels: readonly Label[] },
+  move: Omit<Move, 'type' | 'labels'> & { readonly labels: readonly Label[]; readonly padded?: boolean },
 ): Uint8Array {
   assert.equal(move.nextPublicKey.length, KEY_BYTES);
   assert.equal(move.transaction.length, TRANSACTION_BYTES);
-  const plaintext = concatBytes(move.nextPublicKey, move.transaction, encodeLabels(move.labels));
+  const plaintext = concatBytes(move.nextPublicKey, move.transaction, encodeLabels(move.labels, move.padded));
   return seal(session, { type: 'move', detail: 0, epoch: move.epoch }, plaintext);
 }
 
@@ -178,10 +184,16 @@ export function createFollow(session: Session, { epoch, ...body }: Omit<Follow, 
   return seal(session, { type: 'follow', detail: 0, epoch }, encodeFollow(body));
 }
 
-/** ACK's plaintext, for a MOVE: 32b: X25519 public key of the peer side for the next session. Else none. */
+/**
+ * ACK's plaintext, for a MOVE: 32b: X25519 public key of the peer side for the next session; and, where the other ends have
+ * moved while the cell was suspended, where to, as a MOVE lists labels. Else none.
+ */
 export function createAck(session: Session, ack: Ack): Uint8Array {
   const detail = ACKNOWLEDGED[ack.acknowledged];
-  const plaintext = ack.acknowledged === 'move' ? ack.nextPublicKey : undefined;
+  const plaintext =
+    ack.acknowledged === 'move'
+      ? concatBytes(ack.nextPublicKey, ack.ends === undefined ? new Uint8Array() : encodeLabels(ack.ends))
+      : undefined;
   return seal(session, { type: 'ack', detail, epoch: ack.epoch }, plaintext);
 }
 
@@ -221,16 +233,23 @@ function decodePlaintext({ type, detail, epoch }: Legible, plaintext: Uint8Array
     return isDrop(body) ? body : { type, epoch, ...body };
   }
   const acknowledged = type === 'ack' ? nameOf(ACKNOWLEDGED, detail) : undefined;
-  if (acknowledged === 'move') {
-    if (plaintext.length !== KEY_BYTES)
-      return { drop: plaintext.length < KEY_BYTES ? 'too-short' : 'trailing' };
-    return { type: 'ack', epoch, acknowledged, nextPublicKey: plaintext };
-  }
+  if (acknowledged === 'move') return decodeMoveAck(epoch, plaintext);
   if (plaintext.length > 0) return { drop: 'trailing' };
   if (acknowledged !== undefined) return { type: 'ack', epoch, acknowledged };
   const reason = nameOf(BYE_REASONS, detail);
   if (type === 'hold') return { type, epoch };
   return type === 'bye' && reason !== undefined ? { type, epoch, reason } : { drop: 'value' };
+}
+
+function decodeMoveAck(epoch: number, plaintext: Uint8Array): Ack | Drop {
+  const reader = byteReader(plaintext);
+  const nextPublicKey = reader.take(KEY_BYTES);
+  if (reader.overrun()) return { drop: 'too-short' };
+  const ack = { type: 'ack', epoch, acknowledged: 'move', nextPublicKey } as const;
+  if (reader.remaining() === 0) return ack;
+  const ends = decodeLabels(reader);
+  if (isDrop(ends)) return ends;
+  return ends.armed.length > 0 ? { drop: 'value' } : { ...ack, ends: ends.listed };
 }
 
 function decodeMove(epoch: number, plaintext: Uint8Array): Move | Drop {

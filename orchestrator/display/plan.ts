@@ -46,7 +46,8 @@ export function planText(plan: Plan): string {
   return lines.map((line) => `${line}\n`).join('');
 }
 
-function agentText({ agent, registered }: Plan['peers'][number]): string {
+function agentText({ agent, registered, suspended }: Plan['peers'][number]): string {
+  if (suspended) return 'suspended: it learns of the move when it is resumed';
   if (!agent) return 'NO AGENT: a legacy peer';
   return registered ? 'agent, agreed beforehand: it is told once, when the process has moved' : 'agent';
 }
