@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { PROTOCOLS } from '../address.ts';
 import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
-import { DATAGRAM_BYTES_MAX } from '../wire/h2o-layout.ts';
+import { DATAGRAM_BYTES_MAX, HOPS_MAX } from '../wire/h2o-layout.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
 
 /** A migration names at most this many flows. */
@@ -184,6 +184,8 @@ export const remoteHeldSchema = z.object({
   }),
   /** ms since the epoch. */
   held_at: z.number(),
+  /** Hosts that its messages will pass by. */
+  hops: z.int().min(1).max(HOPS_MAX),
   /** Endpoints that its peer knows it by. */
   endpoints: z.array(z.string().max(64)).max(64),
   /** As the host of their other ends has them; `at`: where the cell was when it was suspended. */

@@ -9,7 +9,7 @@ import { acceptOf, type FlowId } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { OsmosisError } from '../error.ts';
 import { areListed } from '../wire/h2o-labels.ts';
-import type { Label } from '../wire/h2o-layout.ts';
+import { HOPS_MAX, type Label } from '../wire/h2o-layout.ts';
 import type { PeerState } from '../wire/h2o-peer.ts';
 import { sessionTag } from '../wire/h2o-session.ts';
 import type { Handed } from './handed-over.ts';
@@ -55,6 +55,13 @@ export class HeldEnds {
     const isWhole = ({ flows, heldAt }: PeerRecord) =>
       heldAt !== undefined &&
       [...flows.values()].every(({ id, own }) => going.has(keyOf(id)) && own === undefined);
+    if (found.some(({ hops = 0 }) => hops >= HOPS_MAX))
+      throw new OsmosisError(
+        'PREFLIGHT',
+        `it can't be moved: it has been on ${HOPS_MAX} hosts since the process at the other end of a connection was suspended, ` +
+          'and that could not find it any more; it goes on at the source. Resume that one first.',
+        { phase: 'prepare' },
+      );
     if (ids.every((id) => records.owner(id) !== undefined) && found.every(isWhole)) return found;
     throw new OsmosisError(
       'FLOWS_CHANGED',
@@ -68,12 +75,13 @@ export class HeldEnds {
   handOut(ids: readonly FlowId[]): RemoteHeld[] {
     return this.check(ids).map((record) => {
       this.#leaving.add(record);
-      const { cell, state, heldAt = 0, endpoints = [], flows } = record;
+      const { cell, state, heldAt = 0, hops = 0, endpoints = [], flows } = record;
       if (state === undefined) throw new Error('a suspended cell without keys');
       return {
         cell,
         state: stateOf(state),
         held_at: heldAt,
+        hops: hops + 1,
         endpoints: [...endpoints],
         flows: [...flows.values()].map((flow) => {
           const { protocol, local, remote } = flow.id;
@@ -103,7 +111,7 @@ export class HeldEnds {
   /** `ends`: where these flows' ends are from now on, by the names that their cell has for them. */
   async adopt(
     scope: number,
-    { cell, state, held_at, endpoints, flows }: RemoteHeld,
+    { cell, state, held_at, hops, endpoints, flows }: RemoteHeld,
     ends: readonly Label[],
   ): Promise<void> {
     const { records, datapath, slots } = this.#needs;
@@ -112,6 +120,7 @@ export class HeldEnds {
     if (record === undefined)
       throw new OsmosisError('DATAPATH', 'this host follows as many cells as it can; choose another host');
     record.heldAt = held_at;
+    record.hops = hops;
     record.endpoints = endpoints;
     await datapath.putSide({ id: record.side, state: 'held', active: 0, accept: acceptOf(0), ifindex: 0 });
     for (const { protocol, local, remote, at, user_timeout } of flows) {

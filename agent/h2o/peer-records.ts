@@ -48,6 +48,8 @@ export type PeerRecord = {
   touchedAt: number;
   /** Suspended since: it is known to be so until it is back, also where its last flow here has ended. */
   heldAt?: number | undefined;
+  /** Since then: hosts that its messages pass by until they come here. */
+  hops?: number | undefined;
   /** Who announced the cell last, and from where: known here once something is sealed with the keys of that. */
   by?: { readonly address: string; readonly identity: Uint8Array } | undefined;
   /** The one address that this side's key of the pair was sent to; `several` if there were more. */

@@ -180,6 +180,7 @@ export class RemoteCells {
     record.active = next;
     record.armedAt = undefined;
     record.heldAt = undefined;
+    record.hops = undefined;
     await this.#needs.follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];

@@ -21,7 +21,7 @@ const VERSION = 1;
 /** Where a sealed message says how many agents have passed it on. */
 export const HOPS_AT = MAGIC.length + 1 + 1 + 1;
 /** The end of a connection was at so many hosts one after the other while its message was on its way. */
-export const HOPS_MAX = 4;
+export const HOPS_MAX = 8;
 export const HEADER_BYTES = HOPS_AT + 1 + 1 + ID_BYTES;
 /** The header, the session tag and the epoch: what is in clear, and authenticated, in a sealed message. */
 export const SEALED_HEADER_BYTES = HEADER_BYTES + TAG_BYTES + 4;
