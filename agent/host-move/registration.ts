@@ -18,7 +18,7 @@ import type { PeerSide } from '../h2o/peer-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { askWithOlderKeys } from '../migration/older-keys.ts';
-import { withSources } from '../migration/placed.ts';
+import { flowIds, withSources } from '../migration/placed.ts';
 import { currentSockets } from '../proc/inspect.ts';
 import type { Trust } from '../trust/trust.ts';
 import { equalBytes } from '../wire/bytes.ts';
@@ -48,7 +48,7 @@ export type RegistrationNeeds = {
   readonly registry: Registry;
   readonly socket: H2oSocket;
   readonly trust: Trust;
-  readonly peerSide: Pick<PeerSide, 'placeOf'>;
+  readonly peerSide: Pick<PeerSide, 'placeOf' | 'heldAmong'>;
   /** Whether the cell has claimed flows of that peer: the pair of keys is good then. */
   readonly isKept: (cell: string, peer: string) => boolean;
 };
@@ -150,12 +150,14 @@ export class Registration {
     const kept = new Map(elsewhere.map((flow) => [flowKey(flow), flow]));
     const names = new Map((cell.known ?? []).map((flow) => [flowKey(flow), flow.known]));
     const flows = this.#flowsOf(cell);
+    // Nobody is there to ask while a process is suspended.
+    const held = new Set(this.#needs.peerSide.heldAmong(flowIds(cell, flows)).map((id) => flowKey(id)));
     return flows.flatMap((flow) => {
       const key = flowKey(flow);
       const { remote } = flow;
       // Where both ends were on this host it goes by way of the loopback device: that is another matter.
       const isBeside = isLoopback(remote.address) || isOwnAddress(remote.address);
-      if (known.has(key) || isBeside || isLinkLocal(remote.address)) return [];
+      if (known.has(key) || held.has(key) || isBeside || isLinkLocal(remote.address)) return [];
       const half = kept.get(key) ?? this.#halfOf(cell, flow);
       const at = peerOf(this.#needs.peerSide, cell, flow);
       if (half.via !== 0 || isOwnAddress(at.address) || !usable.has(half.wireLocal.address)) return [];
