@@ -342,7 +342,7 @@ export class HostMoves {
 
   async #close(lane: Lane): Promise<void> {
     this.#lanes.delete(laneKey(lane));
-    this.#registration.forget(lane.cell, lane.peer);
+    this.#registration.end(lane.cell, lane.peer);
     this.#store.remove(fileName(lane));
     await lane.close();
   }

@@ -64,6 +64,7 @@ export class Registration {
   readonly #silent = new Waits(SILENT_MS_FIRST, SILENT_MS_LAST);
   /** When all that was asked was answered with yes, by `cell peer`; of performance.now(). */
   readonly #heard = new Map<string, number>();
+  readonly #refreshedAt = new Map<string, number>();
   readonly #correspondents: Correspondents;
   readonly #lost: (cell: string, peer: string) => void;
   readonly #claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void;
@@ -95,15 +96,31 @@ export class Registration {
     return performance.now() - (this.#heard.get(`${cell} ${peer}`) ?? Number.NEGATIVE_INFINITY);
   }
 
-  /** It has ended, or is elsewhere. */
+  /** It has to say anew what it holds. */
   forget(cell: string, peer: string): void {
     this.#heard.delete(`${cell} ${peer}`);
   }
 
+  /** The cell has nothing with that peer any more. */
+  end(cell: string, peer: string): void {
+    this.forget(cell, peer);
+    this.#refreshedAt.delete(`${cell} ${peer}`);
+  }
+
+  /** Nobody is there to ask while the process at the other end is suspended. By flowKey. */
+  #heldOf(cell: Cell, flows: readonly Flow[]): Set<string> {
+    return new Set(this.#needs.peerSide.heldAmong(flowIds(cell, flows)).map((id) => flowKey(id)));
+  }
+
   /** Asks, beside it, for some of what this peer has let the cell claim, where that was long ago. */
   refresh(cell: Cell, peer: string, claimed: readonly KeptFlow[]): void {
-    if (claimed.length === 0 || this.ageOf(cell.id, peer) < REFRESH_MS) return;
-    const flows = claimed.slice(-REFRESH_FLOWS_MAX);
+    const key = `${cell.id} ${peer}`;
+    const isDue = performance.now() - (this.#refreshedAt.get(key) ?? Number.NEGATIVE_INFINITY) > REFRESH_MS;
+    if (claimed.length === 0 || !isDue || this.ageOf(cell.id, peer) < REFRESH_MS) return;
+    const held = this.#heldOf(cell, claimed);
+    const flows = claimed.filter((flow) => !held.has(flowKey(flow))).slice(-REFRESH_FLOWS_MAX);
+    if (flows.length === 0) return;
+    this.#refreshedAt.set(key, performance.now());
     this.#askBeside(
       cell,
       peer,
@@ -150,8 +167,7 @@ export class Registration {
     const kept = new Map(elsewhere.map((flow) => [flowKey(flow), flow]));
     const names = new Map((cell.known ?? []).map((flow) => [flowKey(flow), flow.known]));
     const flows = this.#flowsOf(cell);
-    // Nobody is there to ask while a process is suspended.
-    const held = new Set(this.#needs.peerSide.heldAmong(flowIds(cell, flows)).map((id) => flowKey(id)));
+    const held = this.#heldOf(cell, flows);
     return flows.flatMap((flow) => {
       const key = flowKey(flow);
       const { remote } = flow;
