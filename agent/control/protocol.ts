@@ -170,6 +170,7 @@ const datagramSchema = z.custom<Uint8Array>(
   'must be a datagram',
 );
 const wireLabelSchema = labelSchema.omit({ peer: true });
+const endsSchema = z.array(wireLabelSchema).max(512);
 export const remoteHeldSchema = z.object({
   cell: id,
   state: z.object({
@@ -435,6 +436,11 @@ export const METHODS = {
       /** Where the source's agent answers QUERY, and the key that seals it; not for an image that comes out of a file. */
       source: decisionSchema.optional(),
       publish: publishSchema.optional(),
+      /** Other ends that have moved while the cell was suspended, by the peer that they were at. */
+      ends: z
+        .array(z.object({ peer: z.string(), ends: endsSchema }))
+        .max(4096)
+        .optional(),
     }),
     result: z.object({
       labels: z.array(labelSchema),
@@ -483,6 +489,7 @@ export const METHODS = {
           peer: z.string(),
           /** `other`: its agent answers, but not to this image. */
           answer: z.enum(['held', 'other', 'silent']),
+          ends: endsSchema.optional(),
         }),
       ),
     }),

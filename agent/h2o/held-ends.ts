@@ -17,6 +17,8 @@ import { onlySlot } from './peer-flows.ts';
 import { type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
 import type { WireSlots } from './wire-slots.ts';
 
+/** Who resumes a cell has been told where these ends are, and has brought it back by then. */
+const RETURNING_MS_MAX = 30_000;
 /** Their processes have to be restored first. */
 const ARRIVAL_LOOKS_MAX = 120;
 
@@ -52,6 +54,9 @@ export class HeldEnds {
     const { records } = this.#needs;
     const going = new Set(ids.map(keyOf));
     const found = [...new Set(ids.flatMap((id) => records.owner(id) ?? []))];
+    const now = Date.now();
+    const isReturning = ({ claimedAt = Number.NEGATIVE_INFINITY }: PeerRecord) =>
+      now - claimedAt < RETURNING_MS_MAX;
     const isWhole = ({ flows, heldAt }: PeerRecord) =>
       heldAt !== undefined &&
       [...flows.values()].every(({ id, own }) => going.has(keyOf(id)) && own === undefined);
@@ -62,7 +67,12 @@ export class HeldEnds {
           'and that could not find it any more; it goes on at the source. Resume that one first.',
         { phase: 'prepare' },
       );
-    if (ids.every((id) => records.owner(id) !== undefined) && found.every(isWhole)) return found;
+    if (
+      ids.every((id) => records.owner(id) !== undefined) &&
+      found.every(isWhole) &&
+      !found.some(isReturning)
+    )
+      return found;
     throw new OsmosisError(
       'FLOWS_CHANGED',
       'a process at the other end of a connection is suspended, and has connections with others of this host as well, or is ' +

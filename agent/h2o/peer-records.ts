@@ -48,6 +48,8 @@ export type PeerRecord = {
   touchedAt: number;
   /** Suspended since: it is known to be so until it is back, also where its last flow here has ended. */
   heldAt?: number | undefined;
+  /** Somebody has asked since whether it is waited for: it may be about to come back. */
+  claimedAt?: number | undefined;
   /** Since then: hosts that its messages pass by until they come here. */
   hops?: number | undefined;
   /** Who announced the cell last, and from where: known here once something is sealed with the keys of that. */

@@ -164,6 +164,7 @@ export class RemoteCells {
   /** Suspended for any length of time: what is armed stays so. */
   async hold(record: PeerRecord): Promise<void> {
     record.armedAt = undefined;
+    if (record.heldAt !== undefined) record.claimedAt = Date.now();
     record.heldAt ??= Date.now();
     await this.#switch(record, 'held');
     this.#needs.heldSockets.lift(record);
@@ -181,6 +182,7 @@ export class RemoteCells {
     record.armedAt = undefined;
     record.heldAt = undefined;
     record.hops = undefined;
+    record.claimedAt = undefined;
     await this.#needs.follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];

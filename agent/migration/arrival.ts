@@ -56,6 +56,8 @@ export class Arrival {
   readonly #device: string;
   readonly #snapshot: Coming;
   #record: ArrivalRecord;
+  /** Ends that have moved, as they were told last, by peer. */
+  readonly #followed = new Map<string, string>();
   /** By the address where a peer is. */
   readonly #routes = new Map<string, Route>();
 
@@ -239,7 +241,9 @@ export class Arrival {
     const entries = this.#record.entries.filter((entry) => moved.has(flowKey(entry)));
     const [first] = entries;
     const [to] = ends;
-    if (first === undefined || to === undefined) return;
+    const said = JSON.stringify(ends);
+    if (first === undefined || to === undefined || this.#followed.get(peer) === said) return;
+    this.#followed.set(peer, said);
     await peerSide.unplace(entries);
     await peerSide.place(first.scope, [...moved.values()]);
     const { ifindex, device } = await routeTo(to.wire.address);
@@ -247,8 +251,7 @@ export class Arrival {
     const onTheirWay = entries.map((entry) => ({ ...entry, path: ifindex }));
     await datapath.putLocals(onTheirWay);
     const rest = this.#record.entries.filter((entry) => !moved.has(flowKey(entry)));
-    const labels = this.labels.map((row) => (row.peer === peer ? { ...row, peer: to.wire.address } : row));
-    this.#record = { ...this.#record, labels, entries: [...rest, ...onTheirWay] };
+    this.#record = { ...this.#record, entries: [...rest, ...onTheirWay] };
   }
 
   /** At home, what was reached through a label of this host's own needs none any more. */

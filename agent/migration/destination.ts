@@ -27,6 +27,7 @@ import { TMPFS_MAGIC } from '../host/facts.ts';
 import { IMAGE_STAYS, ImageWriter, PROCESS_STAYS } from '../image/writer.ts';
 import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
 import { areListed } from '../wire/h2o-labels.ts';
+import type { Label as WireLabel } from '../wire/h2o-layout.ts';
 import { FIRST_PAIR_EPOCH } from '../wire/h2o-peer.ts';
 import { generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Announcement } from './announcement.ts';
@@ -60,6 +61,8 @@ export type DestinationRecord = {
   /** Holds the decision. Undefined for a cell that comes out of a file: then it is this host's own. */
   readonly source?: { readonly addresses: readonly string[]; readonly key: Uint8Array } | undefined;
   readonly publish?: readonly PublishSpec[] | undefined;
+  /** Other ends that have moved while the cell was suspended. */
+  readonly ends?: readonly { readonly peer: string; readonly ends: readonly WireLabel[] }[] | undefined;
   readonly published: readonly Publication[];
   readonly init: CellInit | undefined;
   readonly arrival: ArrivalRecord;
@@ -70,7 +73,7 @@ export type DestinationRecord = {
 
 type HomeKeys = KeyPair & { readonly address: string };
 
-type Request = Pick<DestinationRecord, 'snapshot' | 'source' | 'publish'>;
+type Request = Pick<DestinationRecord, 'snapshot' | 'source' | 'publish' | 'ends'>;
 
 export class DestinationMigration {
   readonly id: string;
@@ -195,6 +198,8 @@ export class DestinationMigration {
     this.#enter('prepared');
     try {
       await this.#arrival.enter(this.#init, this.#published);
+      // Known before they are told of the cell's return: what they say to it then must not be a stranger's.
+      for (const { peer, ends } of this.#request.ends ?? []) await this.#arrival.followEnds(peer, ends);
     } finally {
       this.#enter('prepared');
     }
@@ -389,7 +394,7 @@ export class DestinationMigration {
       // At home they are those of the host.
       addresses: home ? [] : snapshot.addresses.filter((address) => !isCellSource(address)),
       side,
-      labels,
+      labels: labels.map((row) => ({ ...row, peer: this.#placeOf(row.peer) })),
       flows: entries,
       peers: [...this.#announcements.map((one) => one.keys()), ...this.#homePeers()],
       known: knownFlows(snapshot.flows),
@@ -397,6 +402,11 @@ export class DestinationMigration {
       ...(this.#forwarding && { forwarding: this.#forwarding }),
     };
     registry.put(cell);
+  }
+
+  /** Where the agent is that was at `peer` when the cell was suspended. */
+  #placeOf(peer: string): string {
+    return this.#announcements.find((one) => one.peer === peer)?.keys().address ?? peer;
   }
 
   get #forwarding(): Cell['forwarding'] {

@@ -195,7 +195,14 @@ function accept(
 ): Consumed {
   const { type, epoch } = message;
   if (type !== 'move') {
-    const ack = createAck(session, { type: 'ack', epoch, acknowledged: type });
+    // No answer is longer than what it answers.
+    const tells = message.type === 'hold' && message.padded === true && state.ends !== undefined;
+    const ack = createAck(session, {
+      type: 'ack',
+      epoch,
+      acknowledged: type,
+      ...(tells && { ends: state.ends }),
+    } as Ack);
     // A suspended cell's labels stay understood; an aborted or ended move's must be forgotten.
     const taken = type === 'bye' ? { armed: [], past: pastWith(state, state.armed) } : {};
     return { outcome: 'accepted', state: { ...state, ...taken, epoch, last: { digest, ack } }, message, ack };

@@ -50,7 +50,7 @@ type More = Label & { readonly count: number; readonly portStep: number; readonl
 type GoldenMove = Parameters<typeof createMove>[1] & { readonly type: 'move'; readonly more?: More };
 type Golden =
   | GoldenMove
-  | { type: 'hold'; epoch: number }
+  | { type: 'hold'; epoch: number; padded?: true }
   | ({ type: 'bye' } & Parameters<typeof createBye>[1])
   | Follow
   | Ack;
@@ -76,7 +76,7 @@ function create(keys: Session, message: Golden): Uint8Array {
     case 'move':
       return createMove(keys, { ...message, labels: labelsOf(message) });
     case 'hold':
-      return createHold(keys, message.epoch);
+      return createHold(keys, message.epoch, message.padded);
     case 'bye':
       return createBye(keys, message);
     case 'follow':

@@ -20,7 +20,7 @@
 import assert from 'node:assert/strict';
 import { createHash, hkdfSync } from 'node:crypto';
 import { x25519 } from '@noble/curves/ed25519.js';
-import { byteReader, concatBytes, equalBytes, u8, u32 } from './bytes.ts';
+import { type ByteReader, byteReader, concatBytes, equalBytes, u8, u32 } from './bytes.ts';
 import type { Sealed } from './h2o.ts';
 import { decodeFollow, encodeFollow, type FollowBody } from './h2o-follow.ts';
 import { decodeLabels, encodeLabels, type MoveLabels } from './h2o-labels.ts';
@@ -42,7 +42,7 @@ import {
   TAG_BYTES,
   TRANSACTION_BYTES,
 } from './h2o-layout.ts';
-import { openBytes, sealBytes } from './seal.ts';
+import { openBytes, SEAL_BYTES, sealBytes } from './seal.ts';
 
 const DOMAIN = new TextEncoder().encode('osmosis h2o 1');
 
@@ -128,7 +128,8 @@ export type Move = {
   readonly transaction: Uint8Array;
   readonly labels: MoveLabels;
 };
-export type Hold = { readonly type: 'hold'; readonly epoch: number };
+/** `padded`: as long as a datagram can be, for an answer that may have something to say. */
+export type Hold = { readonly type: 'hold'; readonly epoch: number; readonly padded?: true };
 export type Bye = { readonly type: 'bye'; readonly epoch: number; readonly reason: ByeReason };
 export type Ack = {
   readonly type: 'ack';
@@ -140,7 +141,8 @@ export type Ack = {
       /** Where the other ends of the cell's flows are now, if they have moved while it was suspended. */
       readonly ends?: readonly Label[];
     }
-  | { readonly acknowledged: 'hold' | 'bye' | 'follow' }
+  | { readonly acknowledged: 'hold'; readonly ends?: readonly Label[] }
+  | { readonly acknowledged: 'bye' | 'follow' }
 );
 export type Follow = FollowBody & { readonly type: 'follow'; readonly epoch: number };
 export type FromCell = Move | Hold | Bye | Follow;
@@ -168,8 +170,10 @@ export function createMove(
   return seal(session, { type: 'move', detail: 0, epoch: move.epoch }, plaintext);
 }
 
-export function createHold(session: Session, epoch: number): Uint8Array {
-  return seal(session, { type: 'hold', detail: 0, epoch });
+/** Without plaintext, or with zeros alone: the same whoever makes it. */
+export function createHold(session: Session, epoch: number, padded = false): Uint8Array {
+  const padding = padded ? DATAGRAM_BYTES_MAX - SEALED_HEADER_BYTES - SEAL_BYTES : 0;
+  return seal(session, { type: 'hold', detail: 0, epoch }, new Uint8Array(padding));
 }
 
 export function createBye(
@@ -186,14 +190,13 @@ export function createFollow(session: Session, { epoch, ...body }: Omit<Follow, 
 
 /**
  * ACK's plaintext, for a MOVE: 32b: X25519 public key of the peer side for the next session; and, where the other ends have
- * moved while the cell was suspended, where to, as a MOVE lists labels. Else none.
+ * moved while the cell was suspended, where to, as a MOVE lists labels. For a HOLD: the latter alone. Else none.
  */
 export function createAck(session: Session, ack: Ack): Uint8Array {
   const detail = ACKNOWLEDGED[ack.acknowledged];
-  const plaintext =
-    ack.acknowledged === 'move'
-      ? concatBytes(ack.nextPublicKey, ack.ends === undefined ? new Uint8Array() : encodeLabels(ack.ends))
-      : undefined;
+  const nextKey = ack.acknowledged === 'move' ? ack.nextPublicKey : new Uint8Array();
+  const ends = 'ends' in ack && ack.ends !== undefined ? encodeLabels(ack.ends) : new Uint8Array();
+  const plaintext = concatBytes(nextKey, ends);
   return seal(session, { type: 'ack', detail, epoch: ack.epoch }, plaintext);
 }
 
@@ -234,10 +237,11 @@ function decodePlaintext({ type, detail, epoch }: Legible, plaintext: Uint8Array
   }
   const acknowledged = type === 'ack' ? nameOf(ACKNOWLEDGED, detail) : undefined;
   if (acknowledged === 'move') return decodeMoveAck(epoch, plaintext);
+  if (acknowledged === 'hold') return withEnds({ type: 'ack', epoch, acknowledged }, byteReader(plaintext));
+  if (type === 'hold') return decodeHold(epoch, plaintext);
   if (plaintext.length > 0) return { drop: 'trailing' };
   if (acknowledged !== undefined) return { type: 'ack', epoch, acknowledged };
   const reason = nameOf(BYE_REASONS, detail);
-  if (type === 'hold') return { type, epoch };
   return type === 'bye' && reason !== undefined ? { type, epoch, reason } : { drop: 'value' };
 }
 
@@ -245,7 +249,15 @@ function decodeMoveAck(epoch: number, plaintext: Uint8Array): Ack | Drop {
   const reader = byteReader(plaintext);
   const nextPublicKey = reader.take(KEY_BYTES);
   if (reader.overrun()) return { drop: 'too-short' };
-  const ack = { type: 'ack', epoch, acknowledged: 'move', nextPublicKey } as const;
+  return withEnds({ type: 'ack', epoch, acknowledged: 'move', nextPublicKey }, reader);
+}
+
+function decodeHold(epoch: number, plaintext: Uint8Array): Hold | Drop {
+  if (plaintext.some((byte) => byte !== 0)) return { drop: 'reserved' };
+  return plaintext.length === 0 ? { type: 'hold', epoch } : { type: 'hold', epoch, padded: true };
+}
+
+function withEnds(ack: Ack & { readonly acknowledged: 'move' | 'hold' }, reader: ByteReader): Ack | Drop {
   if (reader.remaining() === 0) return ack;
   const ends = decodeLabels(reader);
   if (isDrop(ends)) return ends;
