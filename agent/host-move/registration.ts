@@ -63,7 +63,7 @@ export class Registration {
   /** By `cell peer`. */
   readonly #silent = new Waits(SILENT_MS_FIRST, SILENT_MS_LAST);
   /** When all that was asked was answered with yes, by `cell peer`; of performance.now(). */
-  readonly #heard = new Map<string, number>();
+  readonly #heard = new Map<string, { readonly at: number; readonly decisions: number }>();
   readonly #refreshedAt = new Map<string, number>();
   readonly #correspondents: Correspondents;
   readonly #lost: (cell: string, peer: string) => void;
@@ -93,7 +93,10 @@ export class Registration {
 
   /** Since when this peer has not been heard of the cell; infinite where it said no, or was not asked. */
   ageOf(cell: string, peer: string): number {
-    return performance.now() - (this.#heard.get(`${cell} ${peer}`) ?? Number.NEGATIVE_INFINITY);
+    const heard = this.#heard.get(`${cell} ${peer}`);
+    // It was trusted when it was heard: the operator may have decided otherwise since.
+    if (heard === undefined || heard.decisions !== this.#decisions) return Number.POSITIVE_INFINITY;
+    return performance.now() - heard.at;
   }
 
   /** It has to say anew what it holds. */
@@ -150,8 +153,13 @@ export class Registration {
     if (this.#asking.has(key) || this.#asking.size >= ASKING_MAX || !this.#silent.isDue(key)) return;
     this.#asking.add(key);
     void this.#ask(cell, peer, flows)
-      .catch(() => undefined)
+      // Such as one that is not to be trusted.
+      .catch(() => this.forget(cell.id, peer))
       .finally(() => this.#asking.delete(key));
+  }
+
+  get #decisions(): number {
+    return this.#needs.trust.known.decisions;
   }
 
   /** Flows to other hosts, by an address that this host has now. */
@@ -195,6 +203,7 @@ export class Registration {
 
   async #ask(cell: Cell, peer: string, flows: readonly (PlacedFlow & KeptFlow)[]): Promise<void> {
     const { registry, datapath } = this.#needs;
+    const decisions = this.#decisions;
     const keys = registry.keysWith(cell, peer);
     const about = { ...aboutOf(cell.id, keys), keeps: true } as const;
     const sourced = await withSources(datapath, cell, flows);
@@ -219,7 +228,8 @@ export class Registration {
       else this.#refused.failed(key);
     }
     const claimed = flows.filter(isClaimed).map(({ at: _, ...flow }): KeptFlow => flow);
-    if (!silent && claimed.length === flows.length) this.#heard.set(`${cell.id} ${peer}`, performance.now());
+    if (!silent && claimed.length === flows.length)
+      this.#heard.set(`${cell.id} ${peer}`, { at: performance.now(), decisions });
     else this.forget(cell.id, peer);
     if (peerPublicKey === undefined) return;
     const known = keys.peerPublicKey;

@@ -13,7 +13,7 @@
  *   6b: zero
  *   4b: epoch
  *
- * One key never seals two plaintexts under one nonce: HOLD, BYE and their ACKs have none (all they say is in the header);
+ * One key never seals two plaintexts under one nonce: BYE and its ACK have none (all they say is in the header), HOLD nothing but zeros;
  * the cell side gives every new message (a FOLLOW that says the same anew as well) a new epoch and keeps a MOVE's datagram, not its parts, to send it again; the
  * peer side keeps the ACK that it made. So both MUST be written down before they are first sent.
  */
