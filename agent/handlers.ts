@@ -1,12 +1,12 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
-import { flowKey, knownFlow, type PlacedFlow } from './address.ts';
+import { type Flow, flowKey, knownFlow, type PlacedFlow } from './address.ts';
 import { type Forwarder, forward } from './cell/forwarder.ts';
 import { adoptNewFlows } from './cell/new-flows.ts';
 import type { Cell } from './cell/registry.ts';
 import { endRelayedSockets } from './cell/relayed.ts';
 import { runCell } from './cell/run.ts';
 import type { AgentContext } from './context.ts';
-import type { Snapshot } from './control/protocol.ts';
+import type { PeerFact, Snapshot } from './control/protocol.ts';
 import { imageSummarySchema } from './control/protocol.ts';
 import type { Call, Handlers } from './control/server.ts';
 import { OsmosisError } from './error.ts';
@@ -22,8 +22,10 @@ import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
 import { plannedForwarding } from './migration/forwarding.ts';
 import { isComingHome } from './migration/homecoming.ts';
-import { placeFlows, withSources } from './migration/placed.ts';
+import { askWithOlderKeys } from './migration/older-keys.ts';
+import { flowIds, placeFlows, withSources } from './migration/placed.ts';
 import { arrivingPublications, changePublished, publishChecks } from './migration/published.ts';
+import { unaskedPeers } from './migration/unasked.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
@@ -106,31 +108,41 @@ export function createHandlers(
       const all = [...tree.checks, ...checks];
       return snapshotOf(cell, { ...tree, flows, dropped: [], ...planned, checks: all });
     },
-    survey: async ({ cell: id, flows }, { signal }) => {
+    survey: async ({ cell: id, flows, stays = false }, { signal }) => {
       const cell = registry.get(id);
       if (cell === undefined)
         throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'plan' });
       const sourced = await withSources(datapath, cell, flows);
-      const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
+      const heldIds = stays ? [] : peerSide.heldAmong(flowIds(cell, flows));
+      const isHeld = inSet(heldIds.map(flowKey));
+      const { held = [], others = [] } = Object.groupBy(sourced, (flow) =>
+        isHeld(flow) ? 'held' : 'others',
+      );
+      const byPeer = Map.groupBy(others, ({ at }) => at.address);
+      const unasked = stays ? new Set() : await unaskedPeers(context, hostMoves, cell, flows);
       const peers = await Promise.all(
         [...byPeer].map(async ([address, its]) => {
+          if (unasked.has(address)) {
+            const peer = { address, agent: true, flows: its.length, relayed: 0, registered: true };
+            return { peer, unknown: [] };
+          }
           const keys = registry.keysWith(cell, address);
           const about = aboutOf(id, keys);
-          const { silent, claimable, peerPublicKey } = await sayHello(
-            context,
-            address,
-            about,
-            its,
-            [],
-            signal,
-          );
-          keys.peerPublicKey = peerPublicKey ?? keys.peerPublicKey;
+          const first = await sayHello(context, address, about, its, [], signal);
+          keys.peerPublicKey = first.peerPublicKey ?? keys.peerPublicKey;
+          const isStrange = !first.silent && first.peerPublicKey === undefined;
+          const question = { peer: address, flows: its, inUse: new Set(byPeer.keys()) };
+          const older = isStrange ? await askWithOlderKeys(context, cell, question, signal) : undefined;
+          const { silent, claimable } = older ?? first;
           const relayed = its.filter((flow) => flow.relayed).length;
           const unknown = silent ? [] : its.filter((flow) => !claimable.has(flowKey(knownFlow(flow))));
           return { peer: { address, agent: !silent, flows: its.length, relayed }, unknown };
         }),
       );
-      return { peers: peers.map(({ peer }) => peer), unknown: peers.flatMap(({ unknown }) => unknown) };
+      return {
+        peers: [...peers.map(({ peer }) => peer), ...suspendedPeers(held)],
+        unknown: peers.flatMap(({ unknown }) => unknown),
+      };
     },
     keep: (params) => keep(context, hostMoves, params),
     publish: (params) => changePublished(context, params),
@@ -185,8 +197,9 @@ export function createHandlers(
     'source.freeze': async ({ migration }, { signal }) => {
       const source = coordinator.source(migration);
       const frozen = await source.freeze(signal);
-      // A suspension has to be told to the peers even if this agent ends right after it was decided.
-      if (source.suspends) coordinator.remember(source);
+      // A suspension has to be told to the peers even if this agent ends right after it was decided; and what suspended
+      // cells say has to be passed on.
+      if (source.suspends || frozen.held !== undefined) coordinator.remember(source);
       return frozen;
     },
     'image.read': async ({ migration }, call) => {
@@ -209,9 +222,9 @@ export function createHandlers(
         { phase: 'freeze' },
       );
     },
-    'destination.restore': async ({ migration, sessions }, { signal }) => {
+    'destination.restore': async ({ migration, sessions, held = [] }, { signal }) => {
       const started = performance.now();
-      await coordinator.destination(migration).restore(sessions, signal);
+      await coordinator.destination(migration).restore(sessions, held, signal);
       return { restore_ms: performance.now() - started };
     },
     'source.commit': async ({ migration }) => {
@@ -247,6 +260,22 @@ export function createHandlers(
     },
     ...trustHandlers(context),
   };
+}
+
+function inSet(keys: readonly string[]): (flow: Flow) => boolean {
+  const set = new Set(keys);
+  return (flow) => set.has(flowKey(flow));
+}
+
+/** By where the processes at the other ends were: nobody is asked there. */
+function suspendedPeers(flows: readonly PlacedFlow[]): PeerFact[] {
+  return [...Map.groupBy(flows, ({ at }) => at.address)].map(([address, its]) => ({
+    address,
+    agent: true,
+    flows: its.length,
+    relayed: 0,
+    suspended: true,
+  }));
 }
 
 async function sendImage(

@@ -64,9 +64,9 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const kept = new KeptAddresses(`${paths.run}/kept`, log);
   const parts = { datapath, peerSide, registry, labels, openings, kept };
   const context: AgentContext = { paths, socket, trust, ...parts, log };
-  const coordinator = new Coordinator(context);
-  const forwarder = new Forwarder(context);
   const hostMoves = new HostMoves(context);
+  const coordinator = new Coordinator(context, hostMoves);
+  const forwarder = new Forwarder(context);
   const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
   await sweepSocketPrograms();

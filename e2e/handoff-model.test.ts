@@ -49,6 +49,7 @@ const REFUTED = {
   BYE_UNANSWERED: 'sends_to',
   REPEATED_HELLO: 'sends_to',
   NO_RECEIPT: 'sends_to',
+  UNASKED_EARLY: 'sends_to',
 } as const;
 
 describe.skipIf(missing.length > 0)('the model of the handoff', { timeout: CHECK_MS_MAX }, () => {

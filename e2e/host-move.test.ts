@@ -282,6 +282,23 @@ describe('a host that moves', () => {
     expect(summary, JSON.stringify(summary)).toMatchObject({ ok: true });
   });
 
+  it('and a process at the other end that had moved moves on', async () => {
+    await using server = await startTreeServer('beta', 7651);
+    const lines = await startMovableLines('alpha', ['beta:7651'], { connections: 5 });
+    const [cell = ''] = await keep(String(lines.pid));
+    await untilKept(cell, { [LAB_HOSTS.beta]: 5 }, false);
+    const moved = await move(server.pid, 'beta', 'gamma');
+    await untilKept(cell, { [LAB_HOSTS.gamma]: 5 }, false);
+    await changeTo(6, 'carried');
+    await untilKept(cell, { [LAB_HOSTS.gamma]: 5 }, true);
+    expect((await move(moved.cell, 'gamma', 'beta')).flows.moved).toBe(5);
+    await untilKept(cell, { [LAB_HOSTS.beta]: 5 }, true);
+    await changeTo(1, 'carried');
+    await untilKept(cell, { [LAB_HOSTS.beta]: 5 }, false);
+    await sleep(THERE_MS);
+    expect(await lines.stop('alpha', lines.pid)).toMatchObject({ ok: true, faults: [] });
+  });
+
   it('to another device, while the process at the other end has moved as well', async () => {
     await using server = await startTreeServer('alpha', 7641);
     const lines = await startMovableLines('peer', ['alpha:7641'], { connections: 10 });

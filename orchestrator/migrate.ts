@@ -131,7 +131,7 @@ async function migrateOnce({
     const frozenAt = performance.now();
     const image = relayImage(migration, source.image, destination.image, emit, until);
     // Whichever of the two fails first is what went wrong; the other one is told to stop.
-    const [{ sessions, datagrams_left: left = { sockets: 0, bytes: 0 } }, bytes] = await Promise.all([
+    const [{ sessions, held, datagrams_left: left = { sockets: 0, bytes: 0 } }, bytes] = await Promise.all([
       from.call('source.freeze', { migration }, until),
       image,
     ]);
@@ -139,7 +139,11 @@ async function migrateOnce({
     if (left.sockets > 0) emit({ event: 'note', level: 'warn', message: leftoverText(left) });
 
     phases.enter('restore');
-    await to.call('destination.restore', { migration, sessions }, until);
+    await to.call(
+      'destination.restore',
+      { migration, sessions, ...(held === undefined ? {} : { held }) },
+      until,
+    );
 
     phases.enter('commit');
     signal.throwIfAborted();

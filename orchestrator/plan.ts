@@ -93,7 +93,7 @@ export async function makeSuspensionPlan(
   const snapshot = await inspected(target, name, source, { learnMs }, options);
   const { peers, unknown = [] } = await source.call(
     'survey',
-    { cell: snapshot.cell, flows: snapshot.flows },
+    { cell: snapshot.cell, flows: snapshot.flows, stays: true },
     options,
   );
   return planned(snapshot, peers, unknown, sourceChecks(snapshot), [source.host, file]);

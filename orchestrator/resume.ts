@@ -1,7 +1,7 @@
 /** A resumption: the destination's half of a migration, whose source is a file. */
 import { randomBytes } from 'node:crypto';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
-import type { PeerSession, Snapshot } from '../agent/control/protocol.ts';
+import type { Params, PeerSession, Snapshot } from '../agent/control/protocol.ts';
 import { messageOf, OsmosisError, type Owner } from '../agent/error.ts';
 import type { Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
@@ -59,7 +59,13 @@ export type ResumptionOptions = {
 const COPY_ATTEMPTS_MAX = 64;
 
 type Mark = (state: ImageState, attempts?: number) => Promise<void>;
-type Claimed = { readonly snapshot: Snapshot; readonly sessions: PeerSession[]; readonly lost: number };
+type Claimed = {
+  readonly snapshot: Snapshot;
+  readonly sessions: PeerSession[];
+  readonly lost: number;
+  /** Other ends that have moved meanwhile. */
+  readonly ends: NonNullable<Params<'destination.prepare'>['ends']>;
+};
 
 export async function resume(options: ResumptionOptions): Promise<ResumptionResult> {
   const { reader, image, host, publish = [], emit, signal } = options;
@@ -77,10 +83,15 @@ export async function resume(options: ResumptionOptions): Promise<ResumptionResu
     if (reader.state.state === 'undecided') await checkDecided(options, until.signal);
 
     phases.enter('prepare');
-    const { snapshot, sessions, lost } = await claimedFirst(options, mark, until.signal);
+    const { snapshot, sessions, lost, ends } = await claimedFirst(options, mark, until.signal);
     const { published = [] } = await to.call(
       'destination.prepare',
-      { migration, snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) },
+      {
+        migration,
+        snapshot,
+        ...(publish.length === 0 ? {} : { publish: [...publish] }),
+        ...(ends.length === 0 ? {} : { ends }),
+      },
       until,
     );
 
@@ -229,6 +240,7 @@ async function claimed(
     // A peer without a flow that has forgotten it needs no MOVE.
     sessions: sessions.filter(({ peer }) => answers.get(peer) !== 'other' && !gone.includes(peer)),
     lost: left.length,
+    ends: peers.flatMap(({ peer, ends }) => (ends === undefined ? [] : [{ peer, ends }])),
   };
 }
 

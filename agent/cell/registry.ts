@@ -218,6 +218,15 @@ export class Registry {
     return this.keysWith(next, address);
   }
 
+  /** The agent that these keys are with is at another address now. */
+  readdressKeys(cell: Cell, keys: PeerKeys, address: string): void {
+    const current = this.get(cell.id) ?? cell;
+    const others = current.peers.filter((peer) => peer.address !== keys.address && peer.address !== address);
+    const next = { ...current, peers: [...others, { ...keys, address }] };
+    if (this.#cells.has(cell.id)) this.put(next);
+    else this.#tentative.set(cell.id, next);
+  }
+
   /** The peer has not taken the new keys: those from before are good. */
   restoreKeys(cell: Cell, keys: PeerKeys): void {
     const current = this.get(cell.id) ?? cell;

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { PROTOCOLS } from '../address.ts';
 import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
+import { DATAGRAM_BYTES_MAX, HOPS_MAX } from '../wire/h2o-layout.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
 
 /** A migration names at most this many flows. */
@@ -131,6 +132,10 @@ export const peerSchema = z.object({
   flows: z.int(),
   /** Of `flows`: those that it carries on for peers without an agent. */
   relayed: z.int(),
+  /** It has all of them on its list, and is told nothing before the move itself. */
+  registered: z.boolean().optional(),
+  /** The process at the other end is suspended: it learns of the move once it is back. */
+  suspended: z.boolean().optional(),
 });
 export type PeerFact = z.infer<typeof peerSchema>;
 
@@ -154,9 +159,44 @@ export const sessionSchema = z.object({
   tag: bytes(8),
   toPeer: key,
   toCell: key,
+  /** The peer was told nothing before the MOVE: nothing may be said to it until it has acknowledged that. */
+  unasked: z.boolean().optional(),
 });
 /** The session key of one peer, computed at migration time by the source, spent by the destination. */
 export type PeerSession = z.infer<typeof sessionSchema>;
+
+const datagramSchema = z.custom<Uint8Array>(
+  (value) => value instanceof Uint8Array && value.length <= DATAGRAM_BYTES_MAX,
+  'must be a datagram',
+);
+const wireLabelSchema = labelSchema.omit({ peer: true });
+const endsSchema = z.array(wireLabelSchema).max(512);
+export const remoteHeldSchema = z.object({
+  cell: id,
+  state: z.object({
+    pair: z.object({ cell: bytes(16), epoch: z.int(), cellPublicKey: key, peerPublicKey: key }),
+    secretKey: key,
+    epoch: z.int(),
+    armed: z.array(
+      z.object({ transaction: bytes(8), parts: z.array(z.array(wireLabelSchema).max(FLOWS_MAX)).max(128) }),
+    ),
+    past: z.array(bytes(8)).max(16).optional(),
+    last: z.object({ digest: bytes(32), ack: datagramSchema }).optional(),
+  }),
+  /** ms since the epoch. */
+  held_at: z.number(),
+  /** Hosts that its messages will pass by. */
+  hops: z.int().min(1).max(HOPS_MAX),
+  /** Endpoints that its peer knows it by. */
+  endpoints: z.array(z.string().max(64)).max(64),
+  /** As the host of their other ends has them; `at`: where the cell was when it was suspended. */
+  flows: z
+    .array(flowSchema.extend({ at: endpointSchema, user_timeout: z.number().optional() }))
+    .max(FLOWS_MAX),
+});
+/** What a host keeps of a suspended cell: it goes along with the end of its connections. */
+export type RemoteHeld = z.infer<typeof remoteHeldSchema>;
+const remotesHeldSchema = z.array(remoteHeldSchema).max(4096).optional();
 
 /** Closes an image stream: what the sender counted. */
 export const imageSummarySchema = z.object({ bytes: z.int(), files: z.int(), sha256: bytes(32) });
@@ -349,7 +389,12 @@ export const METHODS = {
     }),
   },
   survey: {
-    params: z.object({ cell: id, flows: z.array(placedFlowSchema).max(FLOWS_MAX) }),
+    params: z.object({
+      cell: id,
+      flows: z.array(placedFlowSchema).max(FLOWS_MAX),
+      /** It is to be suspended: then every peer is asked. */
+      stays: z.boolean().optional(),
+    }),
     result: z.object({
       peers: z.array(peerSchema),
       /** Flows that a peer with an agent does not have. */
@@ -391,6 +436,11 @@ export const METHODS = {
       /** Where the source's agent answers QUERY, and the key that seals it; not for an image that comes out of a file. */
       source: decisionSchema.optional(),
       publish: publishSchema.optional(),
+      /** Other ends that have moved while the cell was suspended, by the peer that they were at. */
+      ends: z
+        .array(z.object({ peer: z.string(), ends: endsSchema }))
+        .max(4096)
+        .optional(),
     }),
     result: z.object({
       labels: z.array(labelSchema),
@@ -419,10 +469,12 @@ export const METHODS = {
       dump_ms: z.number(),
       /** Datagrams that the process had not taken from its sockets when it was frozen: they are lost. */
       datagrams_left: z.object({ sockets: z.int(), bytes: z.int() }).optional(),
+      /** Suspended cells at the other ends. */
+      held: remotesHeldSchema,
     }),
   },
   'destination.restore': {
-    params: z.object({ ...migration, sessions: z.array(sessionSchema) }),
+    params: z.object({ ...migration, sessions: z.array(sessionSchema), held: remotesHeldSchema }),
     result: z.object({ restore_ms: z.number() }),
   },
   'source.commit': { params: z.object(migration), result: none },
@@ -437,6 +489,7 @@ export const METHODS = {
           peer: z.string(),
           /** `other`: its agent answers, but not to this image. */
           answer: z.enum(['held', 'other', 'silent']),
+          ends: endsSchema.optional(),
         }),
       ),
     }),

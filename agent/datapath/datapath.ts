@@ -87,6 +87,7 @@ export class Datapath {
   readonly #dump: Dump;
   #mirror: Mirror | undefined;
   #removals = 0;
+  #isExpected = false;
   /** Calls that are under way and count on the programs being loaded. */
   #users = 0;
   /** Watches of UDP ports: one at a time, for they share a map. */
@@ -428,6 +429,17 @@ export class Datapath {
   }
 
   /**
+   * Whether entries may be wanted from one moment to the next, when loading takes too long: then the programs stay loaded, and
+   * hang on no device, while there are none.
+   */
+  async expect(isExpected: boolean): Promise<void> {
+    const isNew = isExpected !== this.#isExpected;
+    this.#isExpected = isExpected;
+    if (isExpected) await this.#use(async () => undefined);
+    else if (isNew) await this.removeIfEmpty();
+  }
+
+  /**
    * Where no flow, side, rule or listener is left: detaches, unpins and unloads everything and unmounts the bpffs. Answers
    * whether nothing of ours is there any more.
    */
@@ -439,12 +451,13 @@ export class Datapath {
         if (!isEmpty(mirror) || (mirror.ruled && !(await this.#isFlowless(signal)))) return false;
         if (this.#users > 0) return false;
         // Before anything else is awaited: whoever comes from here on waits for its turn and loads anew.
-        this.#mirror = undefined;
+        if (!this.#isExpected || mirror.ruled) this.#mirror = undefined;
         this.#removals += 1;
         for (const device of await attachedDevices(this.#run, pinDir, signal)) {
           await detach(this.#run, pinDir, device, signal);
         }
         await this.#loopback.restore();
+        if (this.#mirror !== undefined) return false;
       }
       this.#mirror = undefined;
       await this.#batch.close();

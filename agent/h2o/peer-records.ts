@@ -53,6 +53,12 @@ export type PeerRecord = {
   readonly origin?: string | undefined;
   /** Who has shown the keys of the pair last, and from where: known here once something is sealed with them. */
   by?: Announcer | undefined;
+  /** Somebody has asked since whether it is waited for: it may be about to come back. */
+  claimedAt?: number | undefined;
+  /** Since then: hosts that its messages pass by until they come here. */
+  hops?: number | undefined;
+  /** The one address that this side's key of the pair was sent to; `several` if there were more. */
+  keyAt?: string | undefined;
   /** Endpoints of the cell that it was seen at from here. */
   endpoints?: readonly string[] | undefined;
   /** New flows follow the cell. */
@@ -136,6 +142,18 @@ export class PeerRecords {
     if (owner !== record) owner?.flows.delete(key);
     record.flows.set(key, flow);
     this.#owners.set(key, record);
+  }
+
+  /** Whether a MOVE of its cell takes the flow along, armed or not. */
+  holds(record: PeerRecord, id: FlowId): boolean {
+    const key = keyOf(id);
+    return record.flows.has(key) || this.#claimants.get(key) === record;
+  }
+
+  /** Whether a cell may move with the flow's other end without a word before. */
+  isKept(id: FlowId): boolean {
+    const key = keyOf(id);
+    return this.#claimants.has(key) || this.#owners.get(key)?.keeps === true;
   }
 
   /** What the record follows already is no claim. Above CLAIMS_MAX nothing is noted. */

@@ -63,6 +63,7 @@ class FakeDatapath {
   removeSide = (id: number) => this.#note('removeSide', id);
   putRemotes = (halves: readonly RemoteHalf[]) => this.#note('putRemotes', halves);
   putLocals = async () => undefined;
+  expect = async () => undefined;
   removeLocals = async () => undefined;
   removeRemotes = (ids: readonly FlowId[]) => this.#note('removeRemotes', ids);
   removeIfEmpty = () => this.#note('removeIfEmpty');

@@ -6,7 +6,7 @@ import { setImmediate } from 'node:timers/promises';
 import { type Endpoint, endpointKey, type PlacedFlow } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
-import type { RelayFact, RemoteCellFact } from '../control/protocol.ts';
+import type { RelayFact, RemoteCellFact, RemoteHeld } from '../control/protocol.ts';
 import type { AnnouncedFact } from '../control/trust-protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId } from '../datapath/model.ts';
@@ -24,6 +24,7 @@ import {
   IDENTITY_BYTES,
   isDrop,
   KEY_BYTES,
+  type Label,
   SIGNATURE_BYTES,
 } from '../wire/h2o-layout.ts';
 import {
@@ -41,6 +42,8 @@ import {
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Admission } from './admission.ts';
 import { Follows } from './follows.ts';
+import { type Handed, HandedOver } from './handed-over.ts';
+import { HeldEnds, handedTo } from './held-ends.ts';
 import { HeldSockets } from './held-sockets.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { OwnEnds } from './own-ends.ts';
@@ -94,6 +97,7 @@ type Log = { info(fields: object, message: string): void; warn(fields: object, m
 export class PeerSide {
   readonly #socket: H2oSocket;
   readonly #trust: Trust;
+  readonly #datapath: Pick<Datapath, 'expect'>;
   readonly #log: Log;
   readonly #records: PeerRecords;
   readonly #turns = new Turns();
@@ -113,6 +117,8 @@ export class PeerSide {
   readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
   #sweeping: NodeJS.Timeout | undefined;
   #servingSince = 0;
+  readonly #heldEnds: HeldEnds;
+  readonly #handedOver: HandedOver;
   /** Ends of this host for cells of its own that leave it. */
   readonly ownEnds: OwnEnds;
 
@@ -127,6 +133,7 @@ export class PeerSide {
   ) {
     this.#socket = socket;
     this.#trust = trust;
+    this.#datapath = datapath;
     this.#log = log;
     const turns = this.#turns;
     const records = new PeerRecords(directory);
@@ -149,6 +156,8 @@ export class PeerSide {
       cells: () => registry.all(),
     });
     this.#heldSockets = heldSockets;
+    this.#heldEnds = new HeldEnds({ datapath, records, slots });
+    this.#handedOver = new HandedOver(socket, `${directory}/handed-over`);
     this.#cells = new RemoteCells({
       datapath,
       records,
@@ -172,9 +181,22 @@ export class PeerSide {
     this.#records.load();
     this.#follows.load();
     this.ownEnds.load();
+    this.#handedOver.load();
     this.#socket.listen((message, from) => this.#enqueue(message, from));
-    this.#sweeping = setInterval(() => void this.#inTurn(() => this.#sweeper.sweep()), SWEEP_MS);
+    this.#sweeping = setInterval(() => void this.#inTurn(() => this.#sweep()), SWEEP_MS);
     this.#sweeping.unref();
+    void this.#inTurn(() => this.#expectMoves());
+  }
+
+  async #sweep(): Promise<void> {
+    await this.#sweeper.sweep();
+    this.#handedOver.sweep();
+    await this.#expectMoves();
+  }
+
+  /** The MOVE of a cell that announces nothing enters its flows: that must not have to load anything first. */
+  async #expectMoves(): Promise<void> {
+    await this.#datapath.expect(this.#records.all().some(({ claims }) => claims.size > 0));
   }
 
   async stop(): Promise<void> {
@@ -236,6 +258,15 @@ export class PeerSide {
     return awaiting;
   }
 
+  /** Whether a cell at the other end of one of these flows may move without an announcement: its keys are exchanged. */
+  async areKept(ids: readonly FlowId[]): Promise<boolean> {
+    let kept = false;
+    await this.#turns.run(async () => {
+      kept = ids.some((id) => this.#records.isKept(id));
+    });
+    return kept;
+  }
+
   /**
    * Flows that arrive here with a cell, and whose other ends have moved: from now on this host follows those. Their cells
    * come and claim them when they move again.
@@ -247,6 +278,45 @@ export class PeerSide {
   /** The cell did not come after all: its flows are nobody's here. */
   async unplace(ids: readonly FlowId[]): Promise<void> {
     await this.#turns.run(() => this.#cells.unplace(ids));
+  }
+
+  /** Those of these flows of this host whose other ends are suspended. */
+  heldAmong(ids: readonly FlowId[]): FlowId[] {
+    return this.#heldEnds.among(ids);
+  }
+
+  /** @throws OsmosisError FLOWS_CHANGED where these ends can't leave without others that stay. */
+  async checkHeld(ids: readonly FlowId[]): Promise<void> {
+    await this.#turns.run(async () => void this.#heldEnds.check(ids));
+  }
+
+  /** What the host that these ends go to has to know; nothing of it changes here from now on. @throws as checkHeld */
+  async handOut(ids: readonly FlowId[]): Promise<RemoteHeld[]> {
+    let held: RemoteHeld[] = [];
+    await this.#turns.run(async () => {
+      held = this.#heldEnds.handOut(ids);
+    });
+    return held;
+  }
+
+  /** They stay after all. */
+  async keepHeld(ids: readonly FlowId[]): Promise<void> {
+    await this.#turns.run(async () => this.#heldEnds.keep(ids));
+  }
+
+  /** They have gone: what their cells say once they are back is passed on. */
+  async handOver(handed: readonly Handed[]): Promise<void> {
+    await this.#turns.run(async () => {
+      for (const each of handed) this.#handedOver.add(each);
+    });
+  }
+
+  /** A suspended cell at the other end of flows that arrive here. `ends`: where they are, as it is told once it is back. */
+  async adoptHeld(scope: number, held: RemoteHeld, ends: readonly Label[]): Promise<void> {
+    await this.#turns.run(async () => {
+      this.#handedOver.takeBack(handedTo('', held));
+      await this.#heldEnds.adopt(scope, held, ends);
+    });
   }
 
   /** This host has other addresses or routes. */
@@ -266,6 +336,7 @@ export class PeerSide {
         const flow = this.#records.owner(id)?.flows.get(keyOf(id));
         if (flow !== undefined) flow.missing = 0;
       }
+      for (const record of this.#heldEnds.of(ids)) this.#heldSockets.lift(record);
     });
   }
 
@@ -319,6 +390,7 @@ export class PeerSide {
   }
 
   #enqueue(message: Message, from: Sender): void {
+    if (message.type === 'ack') this.#handedOver.answer(message, from);
     const forUs =
       message.type === 'hello' ||
       message.type === 'move' ||
@@ -418,7 +490,9 @@ export class PeerSide {
     }
     record.keeps ||= hello.keeps;
     if (record.keeps) this.#records.claim(record, claimed);
-    const claimable = ids.map((id) => id !== undefined);
+    // Who moves without a word one day has to know what comes along.
+    const claimable = ids.map((id) => id !== undefined && (!hello.keeps || this.#records.holds(record, id)));
+    if (!claimable.includes(true)) return this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
     this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
   }
 
@@ -477,7 +551,12 @@ export class PeerSide {
       known.flatMap((record) => record.state ?? []),
     );
     const record = known.find((each) => each.state === state);
-    if (state === undefined || record === undefined) return this.#socket.drop('session');
+    if (state === undefined || record === undefined) {
+      if (!this.#handedOver.pass(sealed, from)) this.#socket.drop('session');
+      return;
+    }
+    // Its state is on its way to another host, with the end of its flows: it says it again.
+    if (this.#heldEnds.isLeaving(record)) return this.#socket.drop('session');
     const consumed = consumeFromCell(state, sealed, () => this.#takeKeys(record));
     if (consumed.outcome === 'dropped') {
       record.state = consumed.state;

@@ -164,6 +164,7 @@ export class RemoteCells {
   /** Suspended for any length of time: what is armed stays so. */
   async hold(record: PeerRecord): Promise<void> {
     record.armedAt = undefined;
+    if (record.heldAt !== undefined) record.claimedAt = Date.now();
     record.heldAt ??= Date.now();
     await this.#switch(record, 'held');
     this.#needs.heldSockets.lift(record);
@@ -180,6 +181,8 @@ export class RemoteCells {
     record.active = next;
     record.armedAt = undefined;
     record.heldAt = undefined;
+    record.hops = undefined;
+    record.claimedAt = undefined;
     await this.#needs.follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];
@@ -198,10 +201,11 @@ export class RemoteCells {
       const owner = records.owner(id);
       if (wire === undefined || (owner !== undefined && (owner.state?.pair.epoch ?? 0) > 0)) continue;
       const known = owner?.flows.get(keyOf(id));
-      // Its old place may be out of reach by now.
-      const current =
-        (owner && known && placeOf(known, owner)) ??
-        (await slots.of(id.remote).catch(async () => ({ ...(await slots.of(wire)), endpoint: id.remote })));
+      // Nothing goes to its old place any more, so there is no asking for the way there: this may be in a blackout.
+      const current = (owner && known && placeOf(known, owner)) ?? {
+        ...(await slots.of(wire)),
+        endpoint: id.remote,
+      };
       taken.push({
         id,
         wireRemote: onlySlot([current, current], record.active),

@@ -14,6 +14,7 @@ import {
   newTransaction,
   type Sealed,
   splitHello,
+  type Welcome,
 } from '../wire/h2o.ts';
 import { armedLabels, type Claim, claimedFlows } from '../wire/h2o-claims.ts';
 import {
@@ -82,6 +83,8 @@ type Keys = {
 type Stage = 'announcing' | 'armed' | 'frozen' | 'restored' | 'redirecting' | 'confirmed' | 'undone';
 type Migration = {
   readonly to: Host;
+  /** The peer has agreed in the background, and hears of it by the MOVE. */
+  readonly isUnasked: boolean;
   stage: Stage;
   readonly parts: Map<number, Hello>;
   readonly labels: Label[];
@@ -113,6 +116,8 @@ type Bye = {
 type Peer = {
   readonly state: PeerState | undefined;
   readonly active: 0 | 1;
+  /** It holds the flows for the cell, whether that announces a move or not. */
+  readonly isClaimed: boolean;
   readonly slots: readonly [string | undefined, string | undefined];
 };
 
@@ -131,11 +136,16 @@ export class SimulatedHandoff {
   readonly sent: Flight[] = [];
   readonly #heard = new Set<string>();
   readonly #receipts = new Receipts();
-  #peer: Peer = { state: undefined, active: 0, slots: [HOSTS[0], undefined] };
+  #peer: Peer = { state: undefined, active: 0, isClaimed: false, slots: [HOSTS[0], undefined] };
+  /** In the background: what was asked and not answered yet, and the pair that all was agreed in. */
+  #asked = new Map<number, Hello>();
+  #registered: Keys | undefined;
   /** In the kernel: it outlives the peer's agent. */
   #understood: { active: string; other: string | undefined } = { active: HOSTS[0], other: undefined };
   readonly #acks = new Set<string>();
   moves = 0;
+  /** Of these: without a word to the peer before. */
+  unasked = 0;
   aborts = 0;
 
   constructor(endpoints: number) {
@@ -197,7 +207,14 @@ export class SimulatedHandoff {
     if (migration === undefined || migration.stage === 'confirmed' || migration.stage === 'undone') {
       if (isFair || this.#bye?.isOver === false) return [];
       const elsewhere = HOSTS.filter((host) => host !== this.#home);
-      return elsewhere.map((to) => step(`migrate to ${to}`, () => this.#begin(to)));
+      const isAgreed = this.#registered === this.#keys;
+      return [
+        ...elsewhere.map((to) => step(`migrate to ${to}`, () => this.#begin(to, false))),
+        ...(isAgreed
+          ? elsewhere.map((to) => step(`migrate unasked to ${to}`, () => this.#begin(to, true)))
+          : []),
+        ...(isAgreed || this.#endpoints.length > 1 ? [] : [step('register', () => this.#register())]),
+      ];
     }
     const { stage } = migration;
     const abort = step('abort', () => this.#decide(migration, 'abort'));
@@ -245,7 +262,8 @@ export class SimulatedHandoff {
     if (migration.acknowledged === undefined)
       steps.push({ name: 'MOVE', take: () => this.#send(to, PEER, move.datagram) });
     // The head start is over, or the peer has answered; MOVE was sent at least once before.
-    if (!this.#running.has(to) && this.sent.some(({ bytes }) => bytes === move.datagram))
+    const isDeaf = migration.isUnasked && migration.acknowledged === undefined;
+    if (!this.#running.has(to) && !isDeaf && this.sent.some(({ bytes }) => bytes === move.datagram))
       steps.push({ name: 'resume', take: () => this.#run(to) });
     if (this.#running.has(to) && migration.acknowledged !== undefined)
       steps.push({ name: 'confirm', take: () => this.#confirm(migration) });
@@ -259,7 +277,28 @@ export class SimulatedHandoff {
       : [];
   }
 
-  #begin(to: Host): void {
+  /** The flows as they are, to be kept for the cell. */
+  #register(): void {
+    const claims = this.#endpoints.map(
+      (local): Claim => ({ protocol: 'tcp', local, peerAddress: PEER, peerPorts: [51_000] }),
+    );
+    const parts = splitHello({ ...this.#helloOf(newTransaction(), claims), keeps: true });
+    this.#asked = new Map(parts.map((part) => [part.part, part]));
+    this.#ask();
+  }
+
+  #ask(): void {
+    const receipt = this.#keys.receipt ?? NO_RECEIPT;
+    for (const part of this.#asked.values()) this.#send(this.#home, PEER, encodeHello({ ...part, receipt }));
+  }
+
+  #helloOf(transaction: Uint8Array, claims: readonly Claim[]) {
+    const { epoch, pair } = this.#keys;
+    const receipt = this.#keys.receipt ?? NO_RECEIPT;
+    return { ...UNSIGNED, cell: this.#cell, transaction, epoch, publicKey: pair.publicKey, receipt, claims };
+  }
+
+  #begin(to: Host, isUnasked: boolean): void {
     this.#orchestrated = true;
     // As docs/h2o.md assumes: what was never heard of an earlier migration is not heard first now.
     this.#inFlight = this.#inFlight.filter(({ bytes, to: at }) => at !== PEER || this.#heard.has(hex(bytes)));
@@ -276,18 +315,11 @@ export class SimulatedHandoff {
       }),
     );
     const transaction = newTransaction();
-    const hello = {
-      ...UNSIGNED,
-      cell: this.#cell,
-      transaction,
-      epoch: this.#keys.epoch,
-      publicKey: this.#keys.pair.publicKey,
-      receipt: NO_RECEIPT,
-      claims,
-    };
+    const hello = this.#helloOf(transaction, claims);
     this.#migration = {
       to,
-      stage: 'announcing',
+      isUnasked,
+      stage: isUnasked ? 'armed' : 'announcing',
       parts: new Map(splitHello(hello).map((part) => [part.part, part])),
       labels,
       transaction,
@@ -357,7 +389,10 @@ export class SimulatedHandoff {
   }
 
   #restore(migration: Migration): void {
-    const [session, next, epoch] = [this.#session(), nextKeyPair(), this.#keys.last + 1];
+    // No BYE takes an epoch where it is undone, and none may be that of two MOVEs.
+    if (migration.isUnasked) this.#keys.last++;
+    const [session, next] = [this.#session(), nextKeyPair()];
+    const epoch = migration.isUnasked ? this.#keys.last : this.#keys.last + 1;
     const { transaction, labels } = migration;
     const datagram = createMove(session, { epoch, transaction, labels, nextPublicKey: next.publicKey });
     migration.move = { datagram, session, epoch, next };
@@ -371,7 +406,7 @@ export class SimulatedHandoff {
     if (migration.stage !== 'restored') migration.stage = 'undone';
     this.#run(this.#home);
     this.aborts++;
-    this.#sayBye();
+    if (!migration.isUnasked) this.#sayBye();
   }
 
   #sayBye(): void {
@@ -402,6 +437,7 @@ export class SimulatedHandoff {
     this.#home = to;
     migration.stage = 'confirmed';
     this.moves++;
+    if (migration.isUnasked) this.unasked++;
   }
 
   #send(from: Flight['from'], to: Flight['to'], bytes: Uint8Array): void {
@@ -426,6 +462,7 @@ export class SimulatedHandoff {
     const { message } = decoded;
     const migration = this.#migration;
     if (message.type === 'welcome') {
+      this.#atRegistration(message);
       const part = migration?.parts.get(message.part);
       if (migration?.stage !== 'announcing' || part === undefined || !answers(message, part)) return;
       if (message.receipt !== undefined) {
@@ -447,6 +484,20 @@ export class SimulatedHandoff {
       const answer = consumeVerdict(migration.secret, migration.nonce, message);
       if (!isDrop(answer) && answer.verdict !== 'undecided') this.#learn(migration, answer.verdict);
     }
+  }
+
+  #atRegistration(message: Welcome): void {
+    const part = this.#asked.get(message.part);
+    if (part === undefined || !answers(message, part)) return;
+    if (message.receipt !== undefined) {
+      this.#keys.receipt = message.receipt;
+      this.#ask();
+      return;
+    }
+    if (!message.claimable.every(Boolean)) return;
+    this.#asked.delete(message.part);
+    this.#keys.peerPublicKey = message.publicKey;
+    if (this.#asked.size === 0) this.#registered = this.#keys;
   }
 
   #atCellAck(message: Sealed): void {
@@ -489,12 +540,18 @@ export class SimulatedHandoff {
     if (found === undefined || isPast(found, hello))
       return encodeWelcome({ ...welcome, claimable: none, publicKey: new Uint8Array(KEY_BYTES) });
     const [label] = armedLabels(claims);
-    this.#peer = {
-      state: arm(found, hello),
-      active,
-      slots: slotsWith(active, slots[active], label?.wire.address),
-    };
-    this.#understood = { active: this.#understood.active, other: label?.wire.address };
+    const isClaimed = this.#peer.isClaimed || hello.keeps === true;
+    if (label === undefined) this.#peer = { ...this.#peer, state: found, isClaimed };
+    else {
+      const to = label.wire.address;
+      this.#peer = {
+        state: arm(found, hello),
+        active,
+        isClaimed,
+        slots: slotsWith(active, slots[active], to),
+      };
+      this.#understood = { active: this.#understood.active, other: to };
+    }
     return encodeWelcome({
       ...welcome,
       claimable: none.map(() => true),
@@ -519,18 +576,21 @@ export class SimulatedHandoff {
     const other = active === 0 ? 1 : 0;
     if (message.type === 'move') {
       const [label] = message.labels;
-      // Flows that nothing was armed of are forgotten: nothing flips.
-      const to = slots[other] === undefined ? undefined : label?.wire.address;
+      // Flows that nothing was armed of, and that nobody has claimed, are forgotten: nothing flips.
+      const { isClaimed } = this.#peer;
+      const to = slots[other] === undefined && !isClaimed ? undefined : label?.wire.address;
       assert(to, 'a MOVE finds the flows that it moves');
       this.#understood = { active: to, other: undefined };
       this.#peer = {
         state: consumed.state,
         active: other,
+        isClaimed,
         slots: slotsWith(other, to, undefined),
       };
     } else {
       this.#understood = { ...this.#understood, other: undefined };
-      this.#peer = { state: consumed.state, active, slots: slotsWith(active, slots[active], undefined) };
+      const slotsNow = slotsWith(active, slots[active], undefined);
+      this.#peer = { ...this.#peer, state: consumed.state, active, slots: slotsNow };
     }
     this.#acks.add(hex(consumed.ack));
     return consumed.ack;

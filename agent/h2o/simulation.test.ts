@@ -48,6 +48,7 @@ test('one owner, no reset, and the peer sends to where the process runs', {
 }, () => {
   let moves = 0;
   let aborts = 0;
+  let unasked = 0;
   fc.assert(
     fc.property(schedule, ({ endpoints, picks }) => {
       const handoff = new SimulatedHandoff(endpoints);
@@ -65,6 +66,7 @@ test('one owner, no reset, and the peer sends to where the process runs', {
       expect(handoff.owner).toEqual([handoff.seenAt]);
       moves += handoff.moves;
       aborts += handoff.aborts;
+      unasked += handoff.unasked;
       const before = handoff.peerText;
       handoff.replay();
       expect(handoff.peerText).toBe(before);
@@ -74,4 +76,5 @@ test('one owner, no reset, and the peer sends to where the process runs', {
   // The schedules reach what they are for.
   expect(moves).toBeGreaterThan(SCHEDULES / 4);
   expect(aborts).toBeGreaterThan(SCHEDULES / 4);
+  expect(unasked).toBeGreaterThan(SCHEDULES / 100);
 });

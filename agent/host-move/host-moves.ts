@@ -3,7 +3,7 @@
  * one, which from then on is a virtual endpoint; their peers are told by a MOVE under keys that were exchanged before.
  */
 import { execa } from 'execa';
-import { endpointKey, flowKey, type Protocol } from '../address.ts';
+import { endpointKey, type Flow, flowKey, type Protocol } from '../address.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import { messageOf, OsmosisError } from '../error.ts';
@@ -15,6 +15,7 @@ import { Store } from '../state/store.ts';
 import { Turns } from '../turns.ts';
 import { Lane, type LaneRecord } from './lane.ts';
 import { hasMoved, isPlain, type KeptFlow, movedFlows, parseUsable, type Wanted } from './places.ts';
+import { isRegistered } from './registered.ts';
 import { peerOf, Registration } from './registration.ts';
 import { AddressWatch } from './watch.ts';
 
@@ -58,6 +59,7 @@ export class HostMoves {
     this.#registration = new Registration(
       { ...context, isKept },
       (cell, peer, flows) => void this.#inTurn(() => this.#add(cell, peer, flows)),
+      (cell, peer) => void this.#inTurn(async () => this.#lanes.get(laneKey({ cell, peer }))?.leaveAtHome()),
     );
   }
 
@@ -107,6 +109,22 @@ export class HostMoves {
       })),
       ...silent.map((peer) => ({ peer, flows: 0, away: 0, told: true, agent: false })),
     ];
+  }
+
+  /**
+   * Whether these flows of the cell with one peer can be moved without a word to it before the MOVE: it holds all of them for
+   * the cell, in the very pair, and has said so a moment ago.
+   */
+  isRegistered(cell: string, peer: string, flows: readonly Flow[]): boolean {
+    const lane = this.#lanes.get(laneKey({ cell, peer }));
+    const keys = this.#cellOf(cell)?.peers.find(({ address }) => address === peer);
+    if (lane === undefined || lane.isMoving || keys?.peerPublicKey === undefined) return false;
+    // A flow is the claim of the cell that has shown it last, and of no other.
+    const isShared = [...this.#lanes.values()].some(
+      (other) => other.cell !== cell && flows.some((flow) => other.flows.has(flowKey(flow))),
+    );
+    const standing = { claimed: new Set(lane.flows.keys()), age_ms: this.#registration.ageOf(cell, peer) };
+    return !isShared && isRegistered(flows, standing);
   }
 
   #laneOf(record: Omit<LaneRecord, 'side' | 'flows'> & Partial<LaneRecord>): Lane {
@@ -204,6 +222,11 @@ export class HostMoves {
       if (cell.kept === false || registry.isLocked(cell.id) || startTicks(cell.pid) !== cell.ticks) continue;
       const { there, elsewhere } = this.#placed(cell);
       this.#registration.look(cell, there, elsewhere, this.#usable);
+      const isThere = new Set(there);
+      for (const { peer, isMoving, flows } of this.#lanesOf(cell.id)) {
+        const its = [...flows.values()].filter((flow) => isThere.has(flow));
+        if (!isMoving) this.#registration.refresh(cell, peer, its);
+      }
     }
   }
 
@@ -319,6 +342,7 @@ export class HostMoves {
 
   async #close(lane: Lane): Promise<void> {
     this.#lanes.delete(laneKey(lane));
+    this.#registration.end(lane.cell, lane.peer);
     this.#store.remove(fileName(lane));
     await lane.close();
   }

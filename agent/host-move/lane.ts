@@ -121,13 +121,9 @@ export class Lane {
     keys.last += 1;
     registry.save(cell.id);
     const peerSession = { peer: this.peer, epoch: keys.last, transaction: newTransaction(), ...session };
-    this.#announcement = Announcement.create(
-      socket,
-      peerSession,
-      labels,
-      generateKeyPair(),
-      this.#stop.signal,
-    );
+    this.#announcement = Announcement.create(socket, peerSession, labels, generateKeyPair(), {
+      signal: this.#stop.signal,
+    });
     save(this);
     log.info(
       { cell: cell.name, peer: this.peer, flows: halves.length, to: [...new Set(halves.map(placeText))] },
@@ -156,6 +152,11 @@ export class Lane {
   /** Their other ends have gone to a host that another lane is with, which has them from now on. */
   leave(flows: readonly KeptFlow[]): void {
     if (flows.filter((flow) => this.flows.delete(flowKey(flow))).length > 0) this.#needs.save(this);
+  }
+
+  /** The peer has forgotten what it let the cell claim. What goes by another address is another matter: it follows that. */
+  leaveAtHome(): void {
+    if (!this.isMoving) this.leave([...this.flows.values()].filter(isPlain));
   }
 
   /** Nothing of it is left here. The labels of its endpoints are given back by whoever knows the other lanes. */

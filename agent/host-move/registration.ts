@@ -13,13 +13,15 @@ import {
 } from '../address.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
-import { aboutOf, sayHello } from '../h2o/cell-side.ts';
+import { aboutOf, type SourcedFlow, sayHello } from '../h2o/cell-side.ts';
 import type { PeerSide } from '../h2o/peer-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isOwnAddress } from '../host/routes.ts';
-import { withSources } from '../migration/placed.ts';
+import { askWithOlderKeys } from '../migration/older-keys.ts';
+import { flowIds, withSources } from '../migration/placed.ts';
 import { currentSockets } from '../proc/inspect.ts';
 import type { Trust } from '../trust/trust.ts';
+import { equalBytes } from '../wire/bytes.ts';
 import { Correspondents } from './correspondents.ts';
 import type { KeptFlow } from './places.ts';
 import { Waits } from './waits.ts';
@@ -30,6 +32,10 @@ const REFUSED_MS_LAST = 300_000;
 /** A peer that did not answer is asked again after this, doubled each time: most hosts of the world run no agent. */
 const SILENT_MS_FIRST = 5_000;
 const SILENT_MS_LAST = 3_600_000;
+/** A peer that holds claims is asked again so often whether it is there and does still: with one datagram. */
+const REFRESH_MS = 20_000;
+/** Flows that are named then, the newest. */
+const REFRESH_FLOWS_MAX = 64;
 /** In the background nobody waits for the answer. */
 const PATIENCE = { triesMax: 4, retryMsMax: 1_600 } as const;
 /** Peers that are asked at once. */
@@ -42,7 +48,7 @@ export type RegistrationNeeds = {
   readonly registry: Registry;
   readonly socket: H2oSocket;
   readonly trust: Trust;
-  readonly peerSide: Pick<PeerSide, 'placeOf'>;
+  readonly peerSide: Pick<PeerSide, 'placeOf' | 'heldAmong'>;
   /** Whether the cell has claimed flows of that peer: the pair of keys is good then. */
   readonly isKept: (cell: string, peer: string) => boolean;
 };
@@ -56,16 +62,22 @@ export class Registration {
   readonly #refused = new Waits(REFUSED_MS_FIRST, REFUSED_MS_LAST);
   /** By `cell peer`. */
   readonly #silent = new Waits(SILENT_MS_FIRST, SILENT_MS_LAST);
+  /** When all that was asked was answered with yes, by `cell peer`; of performance.now(). */
+  readonly #heard = new Map<string, { readonly at: number; readonly decisions: number }>();
+  readonly #refreshedAt = new Map<string, number>();
   readonly #correspondents: Correspondents;
+  readonly #lost: (cell: string, peer: string) => void;
   readonly #claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void;
 
-  /** `claimed` is told of what a peer has let a cell claim. */
+  /** `claimed` is told of what a peer has let a cell claim, `lost` of a peer that has forgotten what it was asked before. */
   constructor(
     needs: RegistrationNeeds,
     claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void,
+    lost: (cell: string, peer: string) => void,
   ) {
     this.#needs = needs;
     this.#claimed = claimed;
+    this.#lost = lost;
     this.#correspondents = new Correspondents(needs.datapath);
   }
 
@@ -77,6 +89,46 @@ export class Registration {
   /** Peers whose agents did not answer for this cell when they were last asked. */
   silent(cell: string): string[] {
     return this.#silent.after(`${cell} `);
+  }
+
+  /** Since when this peer has not been heard of the cell; infinite where it said no, or was not asked. */
+  ageOf(cell: string, peer: string): number {
+    const heard = this.#heard.get(`${cell} ${peer}`);
+    // It was trusted when it was heard: the operator may have decided otherwise since.
+    if (heard === undefined || heard.decisions !== this.#decisions) return Number.POSITIVE_INFINITY;
+    return performance.now() - heard.at;
+  }
+
+  /** It has to say anew what it holds. */
+  forget(cell: string, peer: string): void {
+    this.#heard.delete(`${cell} ${peer}`);
+  }
+
+  /** The cell has nothing with that peer any more. */
+  end(cell: string, peer: string): void {
+    this.forget(cell, peer);
+    this.#refreshedAt.delete(`${cell} ${peer}`);
+  }
+
+  /** Nobody is there to ask while the process at the other end is suspended. By flowKey. */
+  #heldOf(cell: Cell, flows: readonly Flow[]): Set<string> {
+    return new Set(this.#needs.peerSide.heldAmong(flowIds(cell, flows)).map((id) => flowKey(id)));
+  }
+
+  /** Asks, beside it, for some of what this peer has let the cell claim, where that was long ago. */
+  refresh(cell: Cell, peer: string, claimed: readonly KeptFlow[]): void {
+    const key = `${cell.id} ${peer}`;
+    const isDue = performance.now() - (this.#refreshedAt.get(key) ?? Number.NEGATIVE_INFINITY) > REFRESH_MS;
+    if (claimed.length === 0 || !isDue || this.ageOf(cell.id, peer) < REFRESH_MS) return;
+    const held = this.#heldOf(cell, claimed);
+    const flows = claimed.filter((flow) => !held.has(flowKey(flow))).slice(-REFRESH_FLOWS_MAX);
+    if (flows.length === 0) return;
+    this.#refreshedAt.set(key, performance.now());
+    this.#askBeside(
+      cell,
+      peer,
+      flows.map((flow) => ({ ...flow, at: peerOf(this.#needs.peerSide, cell, flow) })),
+    );
   }
 
   /**
@@ -92,15 +144,22 @@ export class Registration {
     const flows = this.#candidates(cell, there, elsewhere, usable).filter((flow) =>
       this.#refused.isDue(`${cell.id} ${flowKey(flow)}`),
     );
-    for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address)) {
-      const key = `${cell.id} ${peer}`;
-      if (this.#asking.has(key) || this.#asking.size >= ASKING_MAX) continue;
-      if (!this.#silent.isDue(key)) continue;
-      this.#asking.add(key);
-      void this.#ask(cell, peer, its.slice(0, ASKED_FLOWS_MAX))
-        .catch(() => undefined)
-        .finally(() => this.#asking.delete(key));
-    }
+    for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address))
+      this.#askBeside(cell, peer, its.slice(0, ASKED_FLOWS_MAX));
+  }
+
+  #askBeside(cell: Cell, peer: string, flows: readonly (PlacedFlow & KeptFlow)[]): void {
+    const key = `${cell.id} ${peer}`;
+    if (this.#asking.has(key) || this.#asking.size >= ASKING_MAX || !this.#silent.isDue(key)) return;
+    this.#asking.add(key);
+    void this.#ask(cell, peer, flows)
+      // Such as one that is not to be trusted.
+      .catch(() => this.forget(cell.id, peer))
+      .finally(() => this.#asking.delete(key));
+  }
+
+  get #decisions(): number {
+    return this.#needs.trust.known.decisions;
   }
 
   /** Flows to other hosts, by an address that this host has now. */
@@ -116,12 +175,13 @@ export class Registration {
     const kept = new Map(elsewhere.map((flow) => [flowKey(flow), flow]));
     const names = new Map((cell.known ?? []).map((flow) => [flowKey(flow), flow.known]));
     const flows = this.#flowsOf(cell);
+    const held = this.#heldOf(cell, flows);
     return flows.flatMap((flow) => {
       const key = flowKey(flow);
       const { remote } = flow;
       // Where both ends were on this host it goes by way of the loopback device: that is another matter.
       const isBeside = isLoopback(remote.address) || isOwnAddress(remote.address);
-      if (known.has(key) || isBeside || isLinkLocal(remote.address)) return [];
+      if (known.has(key) || held.has(key) || isBeside || isLinkLocal(remote.address)) return [];
       const half = kept.get(key) ?? this.#halfOf(cell, flow);
       const at = peerOf(this.#needs.peerSide, cell, flow);
       if (half.via !== 0 || isOwnAddress(at.address) || !usable.has(half.wireLocal.address)) return [];
@@ -143,6 +203,7 @@ export class Registration {
 
   async #ask(cell: Cell, peer: string, flows: readonly (PlacedFlow & KeptFlow)[]): Promise<void> {
     const { registry, datapath } = this.#needs;
+    const decisions = this.#decisions;
     const keys = registry.keysWith(cell, peer);
     const about = { ...aboutOf(cell.id, keys), keeps: true } as const;
     const sourced = await withSources(datapath, cell, flows);
@@ -151,6 +212,9 @@ export class Registration {
     const { silent, claimable, peerPublicKey } = asked;
     // The cell has gone, or has told this peer of a move meanwhile.
     if (!registry.isRegistered(cell.id) || registry.keysWith(cell, peer) !== keys) return;
+    const isStrange = !silent && peerPublicKey === undefined && keys.epoch === 0;
+    // Asked again at the next look, with keys that it knows.
+    if (isStrange && (await this.#isKnownAsBefore(cell, peer, sourced))) return;
     if (silent) this.#silent.failed(`${cell.id} ${peer}`);
     else this.#silent.succeeded(`${cell.id} ${peer}`);
     // A peer that has forgotten the cell, which has nothing there any more: both begin anew.
@@ -163,11 +227,25 @@ export class Registration {
       if (isClaimed(flow)) this.#refused.succeeded(key);
       else this.#refused.failed(key);
     }
+    const claimed = flows.filter(isClaimed).map(({ at: _, ...flow }): KeptFlow => flow);
+    if (!silent && claimed.length === flows.length)
+      this.#heard.set(`${cell.id} ${peer}`, { at: performance.now(), decisions });
+    else this.forget(cell.id, peer);
     if (peerPublicKey === undefined) return;
+    const known = keys.peerPublicKey;
+    if (known !== undefined && !equalBytes(known, peerPublicKey)) this.#lost(cell.id, peer);
     keys.peerPublicKey = peerPublicKey;
     registry.save(cell.id);
-    const claimed = flows.filter(isClaimed).map(({ at: _, ...flow }): KeptFlow => flow);
     if (claimed.length > 0) this.#claimed(cell.id, peer, claimed);
+  }
+
+  /** The peer's host has another address than when the cell moved last. */
+  async #isKnownAsBefore(cell: Cell, peer: string, flows: readonly SourcedFlow[]): Promise<boolean> {
+    const inUse = new Set(
+      this.#flowsOf(cell).map((flow) => peerOf(this.#needs.peerSide, cell, flow).address),
+    );
+    const question = { peer, flows, inUse, keeps: true, patience: PATIENCE } as const;
+    return (await askWithOlderKeys(this.#needs, cell, question, this.#stop.signal)) !== undefined;
   }
 }
 

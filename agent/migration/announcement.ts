@@ -14,6 +14,14 @@ export type AnnouncementRecord = {
   readonly datagram: Uint8Array;
   readonly next: KeyPair;
   readonly peerPublicKey: Uint8Array | undefined;
+  /** The peer was told nothing before it. */
+  readonly unasked?: boolean | undefined;
+};
+
+type AnnouncementOptions = {
+  readonly signal?: AbortSignal | undefined;
+  /** As long as its ACK may be: the peer may have moved while the cell was suspended. */
+  readonly padded?: boolean;
 };
 
 export class Announcement {
@@ -21,6 +29,7 @@ export class Announcement {
   readonly #record: AnnouncementRecord;
   readonly #signal: AbortSignal;
   #peerPublicKey: Uint8Array | undefined;
+  #ends: readonly Label[] = [];
   #acknowledged: Promise<void> | undefined;
   /** From the first sending to the ACK, in which the peer has flipped. */
   roundTripMs: number | undefined;
@@ -35,19 +44,20 @@ export class Announcement {
   /** `labels`: those that this peer is to know. */
   static create(
     socket: H2oSocket,
-    { peer, epoch, transaction, cell, tag, toPeer, toCell }: PeerSession,
+    { peer, epoch, transaction, cell, tag, toPeer, toCell, unasked }: PeerSession,
     labels: readonly Label[],
     next: KeyPair,
-    signal: AbortSignal = new AbortController().signal,
+    { signal = new AbortController().signal, padded = false }: AnnouncementOptions = {},
   ): Announcement {
     const session = { cell, tag, toPeer, toCell };
     const datagram = createMove(session, {
       epoch,
+      padded,
       nextPublicKey: next.publicKey,
       transaction,
       labels,
     });
-    const record = { peer, epoch, session, datagram, next, peerPublicKey: undefined };
+    const record = { peer, epoch, session, datagram, next, peerPublicKey: undefined, unasked };
     return new Announcement(socket, record, signal);
   }
 
@@ -65,6 +75,11 @@ export class Announcement {
 
   get peer(): string {
     return this.#record.peer;
+  }
+
+  /** Until it has acknowledged, the peer would answer what comes from the new place with a reset. */
+  get isUnasked(): boolean {
+    return this.#record.unasked === true;
   }
 
   get isAcknowledged(): boolean {
@@ -100,13 +115,21 @@ export class Announcement {
     if (ack === undefined || ack.acknowledged !== 'move') return;
     this.roundTripMs = performance.now() - started;
     this.#peerPublicKey = ack.nextPublicKey;
+    this.#ends = ack.ends ?? [];
+  }
+
+  /** Where the other ends have gone while the cell was suspended, once that is acknowledged. */
+  get ends(): readonly Label[] {
+    return this.#ends;
   }
 
   /** The keys of the next session with this peer. */
   keys(): PeerKeys {
     const { peer, epoch, next } = this.#record;
+    const [moved] = this.#ends;
     return {
-      address: peer,
+      // All that this pair is for has gone there.
+      address: moved?.wire.address ?? peer,
       epoch,
       last: epoch,
       secretKey: next.secretKey,

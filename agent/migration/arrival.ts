@@ -3,7 +3,14 @@
  * that packets wait, then so that they pass. A cell that comes home needs all of it only until it runs.
  */
 import { randomInt } from 'node:crypto';
-import { endpointKey, endpointText, isLoopback, type PlacedFlow, type Protocol } from '../address.ts';
+import {
+  endpointKey,
+  endpointText,
+  flowKey,
+  isLoopback,
+  type PlacedFlow,
+  type Protocol,
+} from '../address.ts';
 import { acceptsOf, labelsTo } from '../cell/forwarding.ts';
 import {
   type CellInit,
@@ -18,11 +25,13 @@ import {
 import type { Publication } from '../cell/publication.ts';
 import type { CellFlow } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
-import type { Label, Snapshot } from '../control/protocol.ts';
+import type { Label, RemoteHeld, Snapshot } from '../control/protocol.ts';
 import { acceptOf, LOOPBACK, type Side } from '../datapath/model.ts';
 import type { Accept } from '../datapath/rules.ts';
 import { type PrefixRoute, prefixRoutes } from '../host/route-table.ts';
 import { isOwnAddress, type Route, routeTo } from '../host/routes.ts';
+import { uniqueLabels } from '../wire/h2o-labels.ts';
+import type { Label as WireLabel } from '../wire/h2o-layout.ts';
 import { isComingHome } from './homecoming.ts';
 
 const MTU_MAX = 65_535;
@@ -47,6 +56,8 @@ export class Arrival {
   readonly #device: string;
   readonly #snapshot: Coming;
   #record: ArrivalRecord;
+  /** Ends that have moved, as they were told last, by peer. */
+  readonly #followed = new Map<string, string>();
   /** By the address where a peer is. */
   readonly #routes = new Map<string, Route>();
 
@@ -195,6 +206,52 @@ export class Arrival {
     if (home) await datapath.attachQueue(farEnd(link.name));
     else if (accepts.length > 0 || entries.some(({ via }) => via === LOOPBACK))
       await datapath.attachInside(`/proc/${init.pid}/ns/net`, scope);
+  }
+
+  /** Suspended cells at the other ends: this host answers for them, and tells them where it is, from here on. */
+  async adoptHeld(held: readonly RemoteHeld[]): Promise<void> {
+    const { link, home } = this.#record;
+    const scope = home ? 0 : (link?.ifindex ?? 0);
+    const names = new Map(this.#snapshot.flows.map((flow) => [flowKey(flow), flow.known ?? flow.local]));
+    const labels = new Map(
+      this.labels.map((row) => [`${endpointKey(row.protocol, row.virtual)} ${row.peer}`, row.wire]),
+    );
+    for (const each of held) {
+      const ends = each.flows.flatMap((flow): WireLabel[] => {
+        const virtual = names.get(flowKey(flow)) ?? flow.local;
+        const wire = labels.get(`${endpointKey(flow.protocol, virtual)} ${flow.at.address}`);
+        return wire === undefined ? [] : [{ protocol: flow.protocol, virtual, wire }];
+      });
+      await this.#context.peerSide.adoptHeld(scope, each, uniqueLabels(ends));
+    }
+  }
+
+  /** Ends that were at `peer`, and have moved while this cell was suspended: they are where that has said. */
+  async followEnds(peer: string, ends: readonly WireLabel[]): Promise<void> {
+    const { peerSide, datapath } = this.#context;
+    const places = new Map(ends.map((end) => [endpointKey(end.protocol, end.virtual), end.wire]));
+    const moved = new Map(
+      this.#snapshot.flows.flatMap((flow) => {
+        const at = places.get(endpointKey(flow.protocol, flow.remote));
+        return flow.at.address !== peer || at === undefined
+          ? []
+          : [[flowKey(flow), { ...flow, at }] as const];
+      }),
+    );
+    const entries = this.#record.entries.filter((entry) => moved.has(flowKey(entry)));
+    const [first] = entries;
+    const [to] = ends;
+    const said = JSON.stringify(ends);
+    if (first === undefined || to === undefined || this.#followed.get(peer) === said) return;
+    this.#followed.set(peer, said);
+    await peerSide.unplace(entries);
+    await peerSide.place(first.scope, [...moved.values()]);
+    const { ifindex, device } = await routeTo(to.wire.address);
+    await datapath.attachDevice(device);
+    const onTheirWay = entries.map((entry) => ({ ...entry, path: ifindex }));
+    await datapath.putLocals(onTheirWay);
+    const rest = this.#record.entries.filter((entry) => !moved.has(flowKey(entry)));
+    this.#record = { ...this.#record, entries: [...rest, ...onTheirWay] };
   }
 
   /** At home, what was reached through a label of this host's own needs none any more. */

@@ -23,29 +23,38 @@ const VERDICT_MS_MAX = 3_000;
 /** No connection has this port (tcpmux, RFC 1078): a HELLO that claims one is answered, and leaves nothing. */
 const NO_FLOW_PORT = 1;
 
-type Answer = Result<'resume.claim'>['peers'][number]['answer'];
+type Answered = Result<'resume.claim'>['peers'][number];
+type Answer = Answered['answer'];
 
 /** `sessions`: each with the epoch of its HOLD. */
 export async function claim(
   voice: Voice,
   sessions: readonly PeerSession[],
   signal: AbortSignal,
-): Promise<{ peer: string; answer: Answer }[]> {
+): Promise<Answered[]> {
   const stop = new AbortController();
   const either = AbortSignal.any([signal, stop.signal]);
   try {
-    const asked = sessions.map(async (session) => ({
-      peer: session.peer,
-      answer: await ask(voice, session, either),
-    }));
-    return await Promise.all(asked);
+    return await Promise.all(sessions.map((session) => claimOf(voice, session, either)));
   } finally {
     stop.abort();
   }
 }
 
-async function ask(voice: Voice, session: PeerSession, signal: AbortSignal): Promise<Answer> {
-  const holding = new Holding(voice.socket, [session]);
+async function claimOf(voice: Voice, session: PeerSession, signal: AbortSignal): Promise<Answered> {
+  const { peer } = session;
+  const holding = new Holding(voice.socket, [session], true);
+  const answer = await ask(voice, session, holding, signal);
+  const ends = holding.ends.get(peer);
+  return ends === undefined ? { peer, answer } : { peer, answer, ends: [...ends] };
+}
+
+async function ask(
+  voice: Voice,
+  session: PeerSession,
+  holding: Holding,
+  signal: AbortSignal,
+): Promise<Answer> {
   const isHeld = async (limit_ms: number) => (await holding.within(limit_ms, signal)).length === 0;
   if (await isHeld(ANSWER_MS)) return 'held';
   signal.throwIfAborted();

@@ -13,6 +13,7 @@ import { DestinationMigration, type DestinationRecord } from './destination.ts';
 import { Holding } from './holding.ts';
 import { flowIds } from './placed.ts';
 import { SourceMigration, type SourceRecord } from './source.ts';
+import type { Agreed } from './unasked.ts';
 import { answerQueries, askVerdict } from './verdicts.ts';
 
 /** Migrations at once on one host, both roles. */
@@ -29,13 +30,15 @@ const CONFIRM_MS_MAX = 5_000;
 
 export class Coordinator {
   readonly #context: AgentContext;
+  readonly #agreed: Agreed;
   readonly #store: Store<SourceRecord | DestinationRecord>;
   readonly #sources = new Map<string, SourceMigration>();
   readonly #destinations = new Map<string, DestinationMigration>();
   readonly #stop = new AbortController();
 
-  constructor(context: AgentContext) {
+  constructor(context: AgentContext, agreed: Agreed) {
     this.#context = context;
+    this.#agreed = agreed;
     this.#store = new Store(`${context.paths.run}/migrations`);
     answerQueries(context, (migration) => this.#sources.has(migration));
   }
@@ -57,7 +60,7 @@ export class Coordinator {
       throw new OsmosisError('NO_SUCH_TARGET', 'the plan is too old: plan anew', { phase: 'prepare' });
     this.#checkRoom();
     registry.lock(cell);
-    const migration = new SourceMigration(this.#context, id, found);
+    const migration = new SourceMigration(this.#context, id, found, this.#agreed);
     this.#sources.set(id, migration);
     gone.addEventListener('abort', () => void this.#sourceAlone(migration), { once: true });
     return migration;
@@ -308,6 +311,7 @@ export class Coordinator {
     await datapath.removeForwards(record.forwards);
     if (verdict === 'commit') {
       await this.#context.openings.close(cell);
+      await peerSide.handOver(record.handed ?? []);
       await peerSide.unplace(flowIds(cell, cell.link === undefined ? flows : cell.flows));
       if (cell.link !== undefined) await datapath.removeInside(cell.link.ifindex);
       if (cell.link !== undefined) await destroyLink(cell.link.name);

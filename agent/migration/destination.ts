@@ -17,7 +17,7 @@ import type { Publication, PublishSpec } from '../cell/publication.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { endConnections } from '../cell/sockets.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
-import type { Label, PeerSession, Snapshot } from '../control/protocol.ts';
+import type { Label, PeerSession, RemoteHeld, Snapshot } from '../control/protocol.ts';
 import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
 import { Decision, type Verdict } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
@@ -27,6 +27,7 @@ import { TMPFS_MAGIC } from '../host/facts.ts';
 import { IMAGE_STAYS, ImageWriter, PROCESS_STAYS } from '../image/writer.ts';
 import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
 import { areListed } from '../wire/h2o-labels.ts';
+import type { Label as WireLabel } from '../wire/h2o-layout.ts';
 import { FIRST_PAIR_EPOCH } from '../wire/h2o-peer.ts';
 import { generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Announcement } from './announcement.ts';
@@ -43,8 +44,11 @@ const STEP_MS_MAX = 30_000;
 const MKFIFO_MS_MAX = 2_000;
 /** MOVE is under way for this long at most before the process runs: one round trip where peers are near. */
 const HEAD_START_MS_MAX = 30;
-/** The same out of a file: the peers have all answered just before. What one that is gone says later must not keep the others. */
-const HELD_HEAD_START_MS_MAX = 10_000;
+/**
+ * The same out of a file, and for peers that were told nothing before: those have all answered just before, or within the last
+ * minute. One that is gone must not keep the others.
+ */
+const TURNED_MS_MAX = 10_000;
 
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
 
@@ -57,6 +61,8 @@ export type DestinationRecord = {
   /** Holds the decision. Undefined for a cell that comes out of a file: then it is this host's own. */
   readonly source?: { readonly addresses: readonly string[]; readonly key: Uint8Array } | undefined;
   readonly publish?: readonly PublishSpec[] | undefined;
+  /** Other ends that have moved while the cell was suspended. */
+  readonly ends?: readonly { readonly peer: string; readonly ends: readonly WireLabel[] }[] | undefined;
   readonly published: readonly Publication[];
   readonly init: CellInit | undefined;
   readonly arrival: ArrivalRecord;
@@ -67,7 +73,7 @@ export type DestinationRecord = {
 
 type HomeKeys = KeyPair & { readonly address: string };
 
-type Request = Pick<DestinationRecord, 'snapshot' | 'source' | 'publish'>;
+type Request = Pick<DestinationRecord, 'snapshot' | 'source' | 'publish' | 'ends'>;
 
 export class DestinationMigration {
   readonly id: string;
@@ -192,6 +198,8 @@ export class DestinationMigration {
     this.#enter('prepared');
     try {
       await this.#arrival.enter(this.#init, this.#published);
+      // Known before they are told of the cell's return: what they say to it then must not be a stranger's.
+      for (const { peer, ends } of this.#request.ends ?? []) await this.#arrival.followEnds(peer, ends);
     } finally {
       this.#enter('prepared');
     }
@@ -255,11 +263,15 @@ export class DestinationMigration {
   }
 
   /** Restores, behind the fence and not yet running. Resolves when CRIU waits for the verdict. */
-  restore(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
-    return this.#during(this.#restore(sessions, signal));
+  restore(sessions: readonly PeerSession[], held: readonly RemoteHeld[], signal: AbortSignal): Promise<void> {
+    return this.#during(this.#restore(sessions, held, signal));
   }
 
-  async #restore(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
+  async #restore(
+    sessions: readonly PeerSession[],
+    held: readonly RemoteHeld[],
+    signal: AbortSignal,
+  ): Promise<void> {
     const init = this.#init;
     if (init === undefined || this.#stage !== 'prepared')
       throw new OsmosisError('RESTORE_FAILED', 'there is no prepared cell; start the migration anew', {
@@ -271,8 +283,11 @@ export class DestinationMigration {
         session,
         this.#moveLabels(session.peer),
         this.#nextKeys.get(session.peer) ?? generateKeyPair(),
+        // Its answer may have more to say: where its end is now.
+        { padded: this.source === undefined },
       ),
     );
+    await this.#arrival.adoptHeld(held);
     const { outside } = this.#request.snapshot;
     // Opened through the cell's own root: CRIU takes no descriptor of another mount namespace.
     const nulls = outside.map(() => openSync(`/proc/${init.pid}/root/dev/null`, 'r+'));
@@ -322,11 +337,14 @@ export class DestinationMigration {
     // "commit", and does the same again with the same datagrams.
     const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
     this.#stage = 'committed';
+    // What its sockets answered before that would draw resets, also while the process stands still.
+    await this.#unaskedTurned();
     await this.#arrival.open();
     // Done by now, unless this agent is the successor of one that restored.
     if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
     await this.#headStart(turned);
+    for (const one of this.#announcements) await this.#arrival.followEnds(one.peer, one.ends);
     this.#letRun();
     await markerAppears(
       this.#directory,
@@ -338,11 +356,17 @@ export class DestinationMigration {
     this.#stage = 'running';
   }
 
+  async #unaskedTurned(): Promise<void> {
+    const unasked = this.#awaited.filter((one) => one.isUnasked).map((one) => one.acknowledged);
+    if (unasked.length === 0) return;
+    await Promise.race([Promise.all(unasked), sleep(TURNED_MS_MAX, undefined, { ref: false })]);
+  }
+
   /** A peer that has armed the labels understands them from before; one that holds the cell does only once it has turned. */
   async #headStart(turned: Promise<unknown>): Promise<void> {
     const held = this.source === undefined;
     const first = held ? Promise.all(this.#awaited.map((one) => one.acknowledged)) : turned;
-    const limit_ms = held ? HELD_HEAD_START_MS_MAX : HEAD_START_MS_MAX;
+    const limit_ms = held ? TURNED_MS_MAX : HEAD_START_MS_MAX;
     await Promise.race([first, sleep(limit_ms, undefined, { ref: false })]);
   }
 
@@ -370,7 +394,7 @@ export class DestinationMigration {
       // At home they are those of the host.
       addresses: home ? [] : snapshot.addresses.filter((address) => !isCellSource(address)),
       side,
-      labels,
+      labels: labels.map((row) => ({ ...row, peer: this.#placeOf(row.peer) })),
       flows: entries,
       peers: [...this.#announcements.map((one) => one.keys()), ...this.#homePeers()],
       known: knownFlows(snapshot.flows),
@@ -378,6 +402,11 @@ export class DestinationMigration {
       ...(this.#forwarding && { forwarding: this.#forwarding }),
     };
     registry.put(cell);
+  }
+
+  /** Where the agent is that was at `peer` when the cell was suspended. */
+  #placeOf(peer: string): string {
+    return this.#announcements.find((one) => one.peer === peer)?.keys().address ?? peer;
   }
 
   get #forwarding(): Cell['forwarding'] {

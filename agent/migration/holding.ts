@@ -3,17 +3,25 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { PeerSession } from '../control/protocol.ts';
 import { sendUntilAcknowledged } from '../h2o/cell-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
+import type { Label as WireLabel } from '../wire/h2o-layout.ts';
 import { createHold } from '../wire/h2o-session.ts';
 
 export class Holding {
   readonly #socket: H2oSocket;
   readonly #sessions: readonly PeerSession[];
   readonly #silent: Set<string>;
+  readonly #padded: boolean;
   #ended: Promise<void> | undefined;
+  /** By peer: where its ends of the cell's flows are, if they have moved since the cell was suspended. */
+  readonly ends = new Map<string, readonly WireLabel[]>();
 
-  /** `sessions`: each with the epoch of its HOLD. A HOLD has no plaintext, so that it is the same whoever makes it. */
-  constructor(socket: H2oSocket, sessions: readonly PeerSession[]) {
+  /**
+   * `sessions`: each with the epoch of its HOLD. A HOLD has no plaintext but zeros, so that it is the same whoever makes it.
+   * `padded`: its answer may be as long as a datagram.
+   */
+  constructor(socket: H2oSocket, sessions: readonly PeerSession[], padded = false) {
     this.#socket = socket;
+    this.#padded = padded;
     this.#sessions = sessions;
     this.#silent = new Set(sessions.map(({ peer }) => peer));
   }
@@ -43,9 +51,10 @@ export class Holding {
 
   async #send({ peer, epoch, cell, tag, toPeer, toCell }: PeerSession, signal: AbortSignal): Promise<void> {
     const session = { cell, tag, toPeer, toCell };
-    const datagram = createHold(session, epoch);
+    const datagram = createHold(session, epoch, this.#padded);
     const sent = { type: 'hold', epoch } as const;
     const ack = await sendUntilAcknowledged(this.#socket, peer, { session, sent, datagram }, signal);
+    if (ack?.acknowledged === 'hold' && ack.ends !== undefined) this.ends.set(peer, ack.ends);
     if (ack !== undefined) this.#silent.delete(peer);
   }
 }

@@ -16,7 +16,7 @@ import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import { adoptNewFlows } from '../cell/new-flows.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
-import type { Label, PeerSession } from '../control/protocol.ts';
+import type { Label, PeerSession, RemoteHeld } from '../control/protocol.ts';
 import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
@@ -24,6 +24,8 @@ import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import { ARMING, aboutOf, type HelloResult, type SourcedFlow, sayHello } from '../h2o/cell-side.ts';
+import type { Handed } from '../h2o/handed-over.ts';
+import { areTellable, handedTo } from '../h2o/held-ends.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
@@ -40,6 +42,7 @@ import { type Answered, SourceForwarding } from './forwarding.ts';
 import { Holding } from './holding.ts';
 import { flowIds, placeFlows, withSources } from './placed.ts';
 import { quiesce } from './quiesce.ts';
+import { type Agreed, unaskedPeers } from './unasked.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
 export const FROZEN_MS_MAX = 60_000;
@@ -72,6 +75,8 @@ export type SourceRecord = DepartureRecord & {
   readonly keys: readonly PeerKeys[];
   /** Of a suspension: what its HOLDs are sealed with. */
   readonly holds?: readonly PeerSession[] | undefined;
+  /** Suspended cells whose other ends go along. */
+  readonly handed?: readonly Handed[] | undefined;
   /** Of a suspension: its file says that it owns the process, so that nobody will ask for the decision. */
   readonly marked?: boolean | undefined;
 };
@@ -85,11 +90,12 @@ type Request = {
   readonly forward_lease_s?: number | undefined;
 };
 
-type Frozen = { sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover };
+type Frozen = { sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftover; held?: RemoteHeld[] };
 
 export class SourceMigration {
   readonly id: string;
   readonly #context: AgentContext;
+  readonly #agreed: Agreed;
   readonly #decision: Decision;
   readonly #directory: string;
   /** Of its own: watching the image directory would cost CRIU an event for each of thousands of files. */
@@ -100,6 +106,9 @@ export class SourceMigration {
   #stage: Stage = 'prepared';
   readonly #departure: Departure;
   #flows: PlacedFlow[] = [];
+  /** Of these, those whose other ends are suspended: nobody is told of the move. */
+  #heldFlows: PlacedFlow[] = [];
+  #handed: readonly Handed[] = [];
   #labels: Label[] = [];
   /** It goes into a file, and to no host. */
   #suspends = false;
@@ -113,7 +122,10 @@ export class SourceMigration {
   /** Unix sockets that are to be left out. */
   #external: string[] = [];
   #transactions = new Map<string, Uint8Array>();
+  /** Of the peers that may have armed. */
   readonly #keys = new Map<string, PeerKeys>();
+  /** Of those that hear nothing before the MOVE. */
+  readonly #unasked = new Map<string, PeerKeys>();
   #queues: DatagramQueues | undefined;
   #frozen = false;
   /** The tree's flows, by flowKey, once they are settled. */
@@ -124,8 +136,9 @@ export class SourceMigration {
   /** What is under way: an undoing must not meet it half done. */
   #step: Promise<unknown> = Promise.resolve();
 
-  constructor(context: AgentContext, id: string, cell: Cell) {
+  constructor(context: AgentContext, id: string, cell: Cell, agreed: Agreed) {
     this.#context = context;
+    this.#agreed = agreed;
     this.id = id;
     this.#cell = cell;
     this.#departure = new Departure(context.datapath, cell);
@@ -154,6 +167,7 @@ export class SourceMigration {
       cell: this.#cell,
       keys: [...this.#keys.values()],
       ...(this.#holding && { holds: this.#holding.sessions, marked: this.#marked }),
+      ...(this.#handed.length > 0 && { handed: this.#handed }),
       ...this.#departure.record(),
     };
   }
@@ -191,6 +205,7 @@ export class SourceMigration {
       this.#drop.has(at.address) ? 'dropped' : 'going',
     );
     this.#flows = going;
+    await this.#takeHeld();
     this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
     await this.#departure.enterFlows(flows);
     const peers = this.#flows.map(({ at }) => at.address);
@@ -201,6 +216,31 @@ export class SourceMigration {
       dropped,
       ...(this.#forwarding && { forwarding: this.#forwarding.handed }),
     };
+  }
+
+  async #takeHeld(): Promise<void> {
+    const { peerSide } = this.#context;
+    const held = new Set(peerSide.heldAmong(flowIds(this.#cell, this.#flows)).map((id) => flowKey(id)));
+    this.#heldFlows = this.#flows.filter((flow) => held.has(flowKey(flow)));
+    if (this.#heldFlows.length === 0) return;
+    await peerSide.checkHeld(this.#heldIds);
+    if (areTellable(this.#heldFlows)) return;
+    throw new OsmosisError(
+      'PREFLIGHT',
+      `it can't be moved: it has more than ${LABELS_LISTED_MAX} connections of its own with a suspended process, which has to be ` +
+        'told of all of them at once when it is back; it goes on at the source. Resume that one first.',
+      { phase: 'prepare' },
+    );
+  }
+
+  get #heldIds(): FlowId[] {
+    return flowIds(this.#cell, this.#heldFlows);
+  }
+
+  /** Peers whose agents have to know of the move before it happens. */
+  get #askedFlows(): PlacedFlow[] {
+    const held = new Set(this.#heldFlows);
+    return this.#flows.filter((flow) => !held.has(flow));
   }
 
   #place(flows: readonly Flow[]): Promise<PlacedFlow[]> {
@@ -267,6 +307,13 @@ export class SourceMigration {
 
   async #stay(signal: AbortSignal): Promise<void> {
     this.#suspends = true;
+    if (this.#heldFlows.length > 0)
+      throw new OsmosisError(
+        'FLOWS_CHANGED',
+        'the process at the other end of a connection is suspended itself: one of the two has to be there for the other. It goes ' +
+          'on at the source. Resume that one first.',
+        { phase: 'prepare' },
+      );
     this.#labels = this.#departure.placedLabels(this.#flows);
     this.#checkListed();
     await this.#armPeers(signal);
@@ -288,12 +335,27 @@ export class SourceMigration {
 
   /** Answers with how many flows were refused that are not there any more. */
   async #armPeers(signal: AbortSignal): Promise<number> {
-    const sourced = await withSources(this.#context.datapath, this.#cell, this.#flows);
+    const sourced = await withSources(this.#context.datapath, this.#cell, this.#askedFlows);
     const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
+    for (const peer of await this.#takeUnasked()) byPeer.delete(peer);
     const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#keepFollowers();
     this.#stage = 'armed';
     return refused.reduce((sum, count) => sum + count, 0);
+  }
+
+  /** What they have agreed to in the background is all that a MOVE needs, if it lists every label. */
+  async #takeUnasked(): Promise<string[]> {
+    if (this.#suspends) return [];
+    const unasked = await unaskedPeers(this.#context, this.#agreed, this.#cell, this.#askedFlows);
+    const peers = [...unasked].filter((peer) =>
+      areListed(this.#labels.filter((label) => label.peer === peer)),
+    );
+    for (const peer of peers) {
+      this.#unasked.set(peer, this.#context.registry.keysWith(this.#cell, peer));
+      this.#transactions.set(peer, newTransaction());
+    }
+    return peers;
   }
 
   /** Their MOVE needs no HELLO: there is no flow of theirs to claim. */
@@ -404,6 +466,7 @@ export class SourceMigration {
 
   async #freeze(signal: AbortSignal): Promise<Frozen> {
     if (!this.#isAlive()) throw this.#exited();
+    const held = await this.#handOut();
     await this.#departure.switchTo('leaving');
     if (!this.#suspends) await this.#context.peerSide.engage(this.#cell.id);
     await this.#queues?.drain(signal);
@@ -432,7 +495,20 @@ export class SourceMigration {
     this.#stage = 'frozen';
     if (this.#suspends) this.#holding = new Holding(this.#context.socket, sessions);
     const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
-    return { sessions, dump_ms: performance.now() - started, datagrams_left };
+    const frozenHere = { sessions, dump_ms: performance.now() - started, datagrams_left };
+    return held.length === 0 ? frozenHere : { ...frozenHere, held };
+  }
+
+  /** Suspended cells at the other ends find them where this one goes. */
+  async #handOut(): Promise<RemoteHeld[]> {
+    if (this.#heldFlows.length === 0) return [];
+    const held = await this.#context.peerSide.handOut(this.#heldIds);
+    this.#handed = held.flatMap((each) => {
+      const places = new Set(each.flows.map(({ at }) => at.address));
+      const to = this.#labels.find(({ peer }) => places.has(peer))?.wire.address;
+      return to === undefined ? [] : [handedTo(to, each)];
+    });
+    return held;
   }
 
   get #frozenMsMax(): number {
@@ -446,8 +522,12 @@ export class SourceMigration {
 
   #deriveSessions(): PeerSession[] {
     const cell = Buffer.from(this.#cell.id, 'hex');
-    return [...this.#keys].map(([peer, keys]) => {
+    // No BYE takes an epoch where the move is undone, and none may be that of two MOVEs.
+    for (const keys of this.#unasked.values()) keys.last++;
+    if (this.#unasked.size > 0) this.#context.registry.save(this.#cell.id);
+    return [...this.#keys, ...this.#unasked].map(([peer, keys]) => {
       const { epoch, last, publicKey: cellPublicKey, secretKey, peerPublicKey } = keys;
+      const unasked = this.#unasked.has(peer);
       const transaction = this.#transactions.get(peer);
       const session =
         peerPublicKey === undefined || transaction === undefined
@@ -460,7 +540,9 @@ export class SourceMigration {
           { phase: 'freeze' },
         );
       }
-      return { peer, epoch: last + 1, transaction, ...session };
+      return unasked
+        ? { peer, epoch: last, transaction, ...session, unasked }
+        : { peer, epoch: last + 1, transaction, ...session };
     });
   }
 
@@ -609,6 +691,7 @@ export class SourceMigration {
     await this.#forwarding?.begin(this.#context, this.#cell.id, this.#labels, this.#answered);
     await openings.close(this.#cell);
     await this.#departure.remove();
+    await peerSide.handOver(this.#handed);
     await peerSide.unplace(flowIds(this.#cell, this.#flows));
     await peerSide.ownEnds.withdraw(this.#flows);
     const { init, link, id } = this.#cell;
@@ -638,6 +721,7 @@ export class SourceMigration {
     const { socket, registry } = this.#context;
     await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     await this.#departure.takeBack();
+    await this.#context.peerSide.keepHeld(this.#heldIds);
     await this.#context.peerSide.ownEnds.withdraw(this.#flows);
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';

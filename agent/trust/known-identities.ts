@@ -58,6 +58,7 @@ export class KnownIdentities {
   readonly #path: string;
   readonly #log: Log;
   #policy: Policy = 'first-use';
+  #decisions = 0;
   /** By address; those seen last are last. */
   readonly #known = new Map<string, Known>();
   readonly #revoked = new Map<string, Revoked>();
@@ -77,7 +78,13 @@ export class KnownIdentities {
     return this.#policy;
   }
 
+  /** Rises with each decision of the operator: whoever was trusted before may be so no longer. */
+  get decisions(): number {
+    return this.#decisions;
+  }
+
   setPolicy(policy: Policy): void {
+    this.#decisions++;
     this.#policy = policy;
     this.#save();
   }
@@ -146,6 +153,7 @@ export class KnownIdentities {
         'USAGE',
         `a host can pin ${KNOWN_MAX} addresses; nothing was changed. Revoke some first.`,
       );
+    this.#decisions++;
     for (const { address, fingerprint } of pins) {
       this.#known.delete(address);
       this.#known.set(address, { address, fingerprint, how: 'pinned', since: Date.now() });
@@ -166,6 +174,7 @@ export class KnownIdentities {
         'USAGE',
         `a host can refuse ${REVOKED_MAX} revoked identities; nothing was changed. With the policy pinned it refuses all that are not pinned.`,
       );
+    this.#decisions++;
     for (const { address } of gone) this.#known.delete(address);
     this.#revoked.set(fingerprint, { fingerprint, since: Date.now() });
     this.#save();

@@ -96,8 +96,11 @@ export function areListed(labels: readonly Label[]): boolean {
   return groups.length <= MOVE_GROUPS_MAX && bytes <= GROUPS_BYTES_MAX;
 }
 
-/** Group count, three zeros, groups. Smaller groups are listed first: they are the cheapest to list. */
-export function encodeLabels(labels: readonly Label[]): Uint8Array {
+/**
+ * Group count, a zero, number of zeros at the end (2b), groups, those zeros. Smaller groups are listed first: they are the
+ * cheapest to list. `padded`: as long as a MOVE can be, for an answer that may be.
+ */
+export function encodeLabels(labels: readonly Label[], padded = false): Uint8Array {
   assert(labels.length > 0, 'a MOVE moves at least one label');
   assertMovable(labels);
   const groups = group(labels).toSorted((a, b) => a.count - b.count);
@@ -107,7 +110,9 @@ export function encodeLabels(labels: readonly Label[]): Uint8Array {
     if (listed) room -= each.pairs.length - DIGEST_BYTES;
     return encodeGroup(each, listed);
   });
-  return concatBytes(u8(groups.length), new Uint8Array(3), ...fields);
+  const bytes = fields.reduce((sum, field) => sum + field.length, 0);
+  const padding = padded ? GROUPS_BYTES_MAX - bytes : 0;
+  return concatBytes(u8(groups.length), u8(0), u16(padding), ...fields, new Uint8Array(padding));
 }
 
 function encodeGroup({ first, count, pairs }: Group, listed: boolean): Uint8Array {
@@ -123,9 +128,9 @@ function encodeGroup({ first, count, pairs }: Group, listed: boolean): Uint8Arra
 
 export function decodeLabels(reader: ByteReader): MoveLabels | Drop {
   const count = reader.u8();
-  const reserved = reader.take(3);
+  const [reserved, padding] = [reader.u8(), reader.u16()];
   if (reader.overrun()) return { drop: 'too-short' };
-  if (reserved.some((byte) => byte !== 0)) return { drop: 'reserved' };
+  if (reserved !== 0) return { drop: 'reserved' };
   if (count === 0 || count > MOVE_GROUPS_MAX) return { drop: 'count' };
   const listed: Label[] = [];
   const armed: ArmedGroup[] = [];
@@ -135,6 +140,8 @@ export function decodeLabels(reader: ByteReader): MoveLabels | Drop {
     if ('digest' in decoded) armed.push(decoded);
     else listed.push(...decoded);
   }
+  if (reader.take(padding).some((byte) => byte !== 0)) return { drop: 'reserved' };
+  if (reader.overrun()) return { drop: 'too-short' };
   return reader.remaining() === 0 ? { listed, armed } : { drop: 'trailing' };
 }
 

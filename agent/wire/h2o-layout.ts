@@ -20,8 +20,11 @@ export const QUERY_NONCE_BYTES = 8;
 
 const MAGIC = Uint8Array.of(0x48, 0x32, 0x4f);
 const VERSION = 1;
-const RESERVED_BYTES = 2;
-export const HEADER_BYTES = MAGIC.length + 1 + 1 + 1 + RESERVED_BYTES + ID_BYTES;
+/** Where a sealed message says how many agents have passed it on. */
+export const HOPS_AT = MAGIC.length + 1 + 1 + 1;
+/** The end of a connection was at so many hosts one after the other while its message was on its way. */
+export const HOPS_MAX = 8;
+export const HEADER_BYTES = HOPS_AT + 1 + 1 + ID_BYTES;
 /** The header, the session tag and the epoch: what is in clear, and authenticated, in a sealed message. */
 export const SEALED_HEADER_BYTES = HEADER_BYTES + TAG_BYTES + 4;
 
@@ -101,7 +104,8 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   1b: version (1)
  *   1b: type
  *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted, 2 if a receipt; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
- *   2b: reserved, zero
+ *   1b: hops (MOVE, HOLD, BYE, FOLLOW, ACK: agents that have passed it on, HOPS_MAX at most; authenticated as zero); else zero
+ *   1b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
  */
 /** What a HELLO wants of its claims: forgotten in a minute unless they are armed, or kept for as long as their flows live. */
@@ -116,28 +120,39 @@ const DETAILS: Partial<Record<MessageType, Readonly<Record<string, number>>>> = 
   welcome: WELCOME_ANSWERS,
 };
 
-export type Header = { readonly type: MessageType; readonly detail: number; readonly id: Uint8Array };
+export type Header = {
+  readonly type: MessageType;
+  readonly detail: number;
+  readonly hops: number;
+  readonly id: Uint8Array;
+};
 
-export function encodeHeader({ type, detail, id }: Header): Uint8Array {
+/** As its sender makes it: nobody has passed it on. */
+export function encodeHeader({ type, detail, id }: Omit<Header, 'hops'>): Uint8Array {
   assert.equal(id.length, ID_BYTES);
-  const reserved = new Uint8Array(RESERVED_BYTES);
-  return concatBytes(MAGIC, u8(VERSION), u8(MESSAGE_TYPES[type]), u8(detail), reserved, id);
+  return concatBytes(MAGIC, u8(VERSION), u8(MESSAGE_TYPES[type]), u8(detail), u8(0), u8(0), id);
+}
+
+function isPassedOn(type: MessageType): boolean {
+  return type === 'ack' || Object.hasOwn(ACKNOWLEDGED, type);
 }
 
 export function decodeHeader(reader: ByteReader): Header | Drop {
   const magic = reader.take(MAGIC.length);
   const [version, code, detail] = [reader.u8(), reader.u8(), reader.u8()];
-  const reserved = reader.take(RESERVED_BYTES);
+  const [hops, reserved] = [reader.u8(), reader.u8()];
   const id = reader.take(ID_BYTES);
   if (reader.overrun()) return { drop: 'too-short' };
   if (!magic.every((byte, index) => byte === MAGIC[index])) return { drop: 'not-h2o' };
   if (version !== VERSION) return { drop: 'version' };
   const type = nameOf(MESSAGE_TYPES, code);
   if (type === undefined) return { drop: 'type' };
-  if (reserved.some((byte) => byte !== 0)) return { drop: 'reserved' };
+  if (reserved !== 0 || (hops > 0 && !isPassedOn(type))) return { drop: 'reserved' };
+  if (hops > HOPS_MAX) return { drop: 'count' };
   const details = DETAILS[type];
-  if (details === undefined) return detail === 0 ? { type, detail, id } : { drop: 'reserved' };
-  return nameOf(details, detail) === undefined ? { drop: 'value' } : { type, detail, id };
+  const header = { type, detail, hops, id };
+  if (details === undefined) return detail === 0 ? header : { drop: 'reserved' };
+  return nameOf(details, detail) === undefined ? { drop: 'value' } : header;
 }
 
 /** Both of IPv4 or both of IPv6: addresses are rewritten in place, which can't turn one family into the other. */

@@ -55,6 +55,8 @@ export type PeerState = {
   readonly armed: readonly Armed[];
   /** Of this pair, newest last: taken back by a BYE, or replaced before that. */
   readonly past?: readonly Uint8Array[];
+  /** Where this side's ends have gone while the cell was suspended: it has to be told once it is back. */
+  readonly ends?: readonly Label[];
   /** Computed, once, when the first sealed message of the pair arrives; a drop if the cell side's key is a weak one. */
   readonly session?: Session | Drop;
   /** What was accepted last, to answer it again: SHA-256 of the datagram, and the ACK. */
@@ -194,13 +196,27 @@ function accept(
 ): Consumed {
   const { type, epoch } = message;
   if (type !== 'move') {
-    const ack = createAck(session, { type: 'ack', epoch, acknowledged: type });
+    // No answer is longer than what it answers.
+    const tells = message.type === 'hold' && message.padded === true && state.ends !== undefined;
+    const ack = createAck(session, {
+      type: 'ack',
+      epoch,
+      acknowledged: type,
+      ...(tells && { ends: state.ends }),
+    } as Ack);
     // A suspended cell's labels stay understood; an aborted or ended move's must be forgotten.
     const taken = type === 'bye' ? { armed: [], past: pastWith(state, state.armed) } : {};
     return { outcome: 'accepted', state: { ...state, ...taken, epoch, last: { digest, ack } }, message, ack };
   }
   const { secretKey, publicKey } = newKeyPair();
-  const ack = createAck(session, { type: 'ack', epoch, acknowledged: 'move', nextPublicKey: publicKey });
+  const ends = state.ends === undefined ? {} : { ends: state.ends };
+  const ack = createAck(session, {
+    type: 'ack',
+    epoch,
+    acknowledged: 'move',
+    nextPublicKey: publicKey,
+    ...ends,
+  });
   const { cell } = state.pair;
   const pair = { cell, epoch, cellPublicKey: message.nextPublicKey, peerPublicKey: publicKey };
   return {

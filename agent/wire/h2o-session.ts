@@ -13,14 +13,14 @@
  *   6b: zero
  *   4b: epoch
  *
- * One key never seals two plaintexts under one nonce: HOLD, BYE and their ACKs have none (all they say is in the header);
+ * One key never seals two plaintexts under one nonce: BYE and its ACK have none (all they say is in the header), HOLD nothing but zeros;
  * the cell side gives every new message (a FOLLOW that says the same anew as well) a new epoch and keeps a MOVE's datagram, not its parts, to send it again; the
  * peer side keeps the ACK that it made. So both MUST be written down before they are first sent.
  */
 import assert from 'node:assert/strict';
 import { createHash, hkdfSync } from 'node:crypto';
 import { x25519 } from '@noble/curves/ed25519.js';
-import { byteReader, concatBytes, equalBytes, u8, u32 } from './bytes.ts';
+import { type ByteReader, byteReader, concatBytes, equalBytes, u8, u32 } from './bytes.ts';
 import type { Sealed } from './h2o.ts';
 import { decodeFollow, encodeFollow, type FollowBody } from './h2o-follow.ts';
 import { decodeLabels, encodeLabels, type MoveLabels } from './h2o-labels.ts';
@@ -42,7 +42,7 @@ import {
   TAG_BYTES,
   TRANSACTION_BYTES,
 } from './h2o-layout.ts';
-import { openBytes, sealBytes } from './seal.ts';
+import { openBytes, SEAL_BYTES, sealBytes } from './seal.ts';
 
 const DOMAIN = new TextEncoder().encode('osmosis h2o 1');
 
@@ -128,14 +128,21 @@ export type Move = {
   readonly transaction: Uint8Array;
   readonly labels: MoveLabels;
 };
-export type Hold = { readonly type: 'hold'; readonly epoch: number };
+/** `padded`: as long as a datagram can be, for an answer that may have something to say. */
+export type Hold = { readonly type: 'hold'; readonly epoch: number; readonly padded?: true };
 export type Bye = { readonly type: 'bye'; readonly epoch: number; readonly reason: ByeReason };
 export type Ack = {
   readonly type: 'ack';
   readonly epoch: number;
 } & (
-  | { readonly acknowledged: 'move'; readonly nextPublicKey: Uint8Array }
-  | { readonly acknowledged: 'hold' | 'bye' | 'follow' }
+  | {
+      readonly acknowledged: 'move';
+      readonly nextPublicKey: Uint8Array;
+      /** Where the other ends of the cell's flows are now, if they have moved while it was suspended. */
+      readonly ends?: readonly Label[];
+    }
+  | { readonly acknowledged: 'hold'; readonly ends?: readonly Label[] }
+  | { readonly acknowledged: 'bye' | 'follow' }
 );
 export type Follow = FollowBody & { readonly type: 'follow'; readonly epoch: number };
 export type FromCell = Move | Hold | Bye | Follow;
@@ -149,21 +156,24 @@ type Legible = { readonly type: Sealed['type']; readonly detail: number; readonl
  *   32b: X25519 public key of the destination for the next session
  *    8b: transaction of the HELLO that armed the labels
  *    1b: number of label groups
- *    3b: reserved, zero
- *        label groups (h2o-labels.ts)
+ *    1b: reserved, zero
+ *    2b: number of zeros at the end
+ *        label groups (h2o-labels.ts), zeros
  */
 export function createMove(
   session: Session,
-  move: Omit<Move, 'type' | 'labels'> & { readonly labels: readonly Label[] },
+  move: Omit<Move, 'type' | 'labels'> & { readonly labels: readonly Label[]; readonly padded?: boolean },
 ): Uint8Array {
   assert.equal(move.nextPublicKey.length, KEY_BYTES);
   assert.equal(move.transaction.length, TRANSACTION_BYTES);
-  const plaintext = concatBytes(move.nextPublicKey, move.transaction, encodeLabels(move.labels));
+  const plaintext = concatBytes(move.nextPublicKey, move.transaction, encodeLabels(move.labels, move.padded));
   return seal(session, { type: 'move', detail: 0, epoch: move.epoch }, plaintext);
 }
 
-export function createHold(session: Session, epoch: number): Uint8Array {
-  return seal(session, { type: 'hold', detail: 0, epoch });
+/** Without plaintext, or with zeros alone: the same whoever makes it. */
+export function createHold(session: Session, epoch: number, padded = false): Uint8Array {
+  const padding = padded ? DATAGRAM_BYTES_MAX - SEALED_HEADER_BYTES - SEAL_BYTES : 0;
+  return seal(session, { type: 'hold', detail: 0, epoch }, new Uint8Array(padding));
 }
 
 export function createBye(
@@ -178,10 +188,15 @@ export function createFollow(session: Session, { epoch, ...body }: Omit<Follow, 
   return seal(session, { type: 'follow', detail: 0, epoch }, encodeFollow(body));
 }
 
-/** ACK's plaintext, for a MOVE: 32b: X25519 public key of the peer side for the next session. Else none. */
+/**
+ * ACK's plaintext, for a MOVE: 32b: X25519 public key of the peer side for the next session; and, where the other ends have
+ * moved while the cell was suspended, where to, as a MOVE lists labels. For a HOLD: the latter alone. Else none.
+ */
 export function createAck(session: Session, ack: Ack): Uint8Array {
   const detail = ACKNOWLEDGED[ack.acknowledged];
-  const plaintext = ack.acknowledged === 'move' ? ack.nextPublicKey : undefined;
+  const nextKey = ack.acknowledged === 'move' ? ack.nextPublicKey : new Uint8Array();
+  const ends = 'ends' in ack && ack.ends !== undefined ? encodeLabels(ack.ends) : new Uint8Array();
+  const plaintext = concatBytes(nextKey, ends);
   return seal(session, { type: 'ack', detail, epoch: ack.epoch }, plaintext);
 }
 
@@ -221,16 +236,32 @@ function decodePlaintext({ type, detail, epoch }: Legible, plaintext: Uint8Array
     return isDrop(body) ? body : { type, epoch, ...body };
   }
   const acknowledged = type === 'ack' ? nameOf(ACKNOWLEDGED, detail) : undefined;
-  if (acknowledged === 'move') {
-    if (plaintext.length !== KEY_BYTES)
-      return { drop: plaintext.length < KEY_BYTES ? 'too-short' : 'trailing' };
-    return { type: 'ack', epoch, acknowledged, nextPublicKey: plaintext };
-  }
+  if (acknowledged === 'move') return decodeMoveAck(epoch, plaintext);
+  if (acknowledged === 'hold') return withEnds({ type: 'ack', epoch, acknowledged }, byteReader(plaintext));
+  if (type === 'hold') return decodeHold(epoch, plaintext);
   if (plaintext.length > 0) return { drop: 'trailing' };
   if (acknowledged !== undefined) return { type: 'ack', epoch, acknowledged };
   const reason = nameOf(BYE_REASONS, detail);
-  if (type === 'hold') return { type, epoch };
   return type === 'bye' && reason !== undefined ? { type, epoch, reason } : { drop: 'value' };
+}
+
+function decodeMoveAck(epoch: number, plaintext: Uint8Array): Ack | Drop {
+  const reader = byteReader(plaintext);
+  const nextPublicKey = reader.take(KEY_BYTES);
+  if (reader.overrun()) return { drop: 'too-short' };
+  return withEnds({ type: 'ack', epoch, acknowledged: 'move', nextPublicKey }, reader);
+}
+
+function decodeHold(epoch: number, plaintext: Uint8Array): Hold | Drop {
+  if (plaintext.some((byte) => byte !== 0)) return { drop: 'reserved' };
+  return plaintext.length === 0 ? { type: 'hold', epoch } : { type: 'hold', epoch, padded: true };
+}
+
+function withEnds(ack: Ack & { readonly acknowledged: 'move' | 'hold' }, reader: ByteReader): Ack | Drop {
+  if (reader.remaining() === 0) return ack;
+  const ends = decodeLabels(reader);
+  if (isDrop(ends)) return ends;
+  return ends.armed.length > 0 ? { drop: 'value' } : { ...ack, ends: ends.listed };
 }
 
 function decodeMove(epoch: number, plaintext: Uint8Array): Move | Drop {

@@ -50,6 +50,8 @@ import {
   HEADER_BYTES,
   HELLO_KINDS,
   type Header,
+  HOPS_AT,
+  HOPS_MAX,
   ID_BYTES,
   IDENTITY_BYTES,
   isDrop,
@@ -124,6 +126,9 @@ export type Sealed = {
   readonly tag: Uint8Array;
   readonly epoch: number;
   readonly detail: number;
+  /** How many agents have passed it on. */
+  readonly hops: number;
+  /** As its sender made it. */
   readonly datagram: Uint8Array;
 };
 
@@ -303,7 +308,7 @@ function decodePart(reader: ByteReader): Part | Drop {
  *   16b: authentication tag
  */
 function decodeSealed(
-  { type, detail, id }: Header & Pick<Sealed, 'type'>,
+  { type, detail, hops, id }: Header & Pick<Sealed, 'type'>,
   reader: ByteReader,
   datagram: Uint8Array,
 ): Sealed | Drop {
@@ -311,7 +316,19 @@ function decodeSealed(
   const epoch = reader.u32();
   if (reader.overrun() || reader.remaining() < SEAL_BYTES) return { drop: 'too-short' };
   if (epoch === 0) return { drop: 'value' };
-  return { type, cell: id, tag, epoch, detail, datagram: datagram.slice() };
+  return { type, cell: id, tag, epoch, detail, hops, datagram: withHops(datagram, 0) };
+}
+
+/** To be passed on: one hop more, and nothing else is changed. */
+export function passedOn({ datagram, hops }: Sealed): Uint8Array {
+  assert(hops < HOPS_MAX);
+  return withHops(datagram, hops + 1);
+}
+
+function withHops(datagram: Uint8Array, hops: number): Uint8Array {
+  const copy = datagram.slice();
+  copy[HOPS_AT] = hops;
+  return copy;
 }
 
 /**

@@ -22,7 +22,8 @@ byte try = 0;              /* the one under way */
 bool source_runs = true;
 bool frozen[TRIES];        /* the source's copy is frozen and dumped, and CRIU's hook waits for the decision */
 byte epoch_used = 0;       /* of sealed messages; the registry has it */
-bool announced[TRIES];     /* every label of the try was answered as armed */
+bool announced[TRIES];     /* every label of the try was answered as armed, or */
+bool unasked[TRIES];       /* the peer has agreed to the flows in the background, and is told nothing before the MOVE */
 
 bool restored[TRIES];      /* a copy exists there and does not run */
 bool runs[TRIES];
@@ -87,13 +88,16 @@ active proctype source()
   do
   :: try == TRIES -> break
   :: try < TRIES ->
-     hello[try] = true;
      if
-     :: welcome[try] -> announced[try] = true
+     :: atomic { unasked[try] = true; announced[try] = true }
+     :: hello[try] = true;
+        if
+        :: welcome[try] -> announced[try] = true
 #ifdef UNANNOUNCED
-     :: announced[try] = true /* goes on without having heard of every label */
+        :: announced[try] = true /* goes on without having heard of every label */
 #endif
-     :: decide(try, abort)    /* no answer in time, or given up */
+        :: decide(try, abort)    /* no answer in time, or given up */
+        fi
      fi;
      if
      :: announced[try] && decision[try] == undecided ->
@@ -110,15 +114,19 @@ active proctype source()
      :: else
      fi;
      epoch_used++;
-     epoch[try] = epoch_used;
-     bye[try] = true;
-#ifndef BYE_UNANSWERED
-     /* Nothing is announced anew to a peer that has not acknowledged the end of what was announced before. */
      if
-     :: ack_of_bye[try]
-     :: break /* refused: the peer is silent */
-     fi;
+     :: unasked[try] /* nothing to take back; its epoch is spent */
+     :: else ->
+        epoch[try] = epoch_used;
+        bye[try] = true;
+#ifndef BYE_UNANSWERED
+        /* Nothing is announced anew to a peer that has not acknowledged the end of what was announced before. */
+        if
+        :: ack_of_bye[try]
+        :: break /* refused: the peer is silent */
+        fi
 #endif
+     fi;
      try++
   od
 }
@@ -156,7 +164,11 @@ proctype destination(byte k)
   move[k] = true; /* written down before; sent again until it is acknowledged */
   if
   :: ack_of_move[k]
-  :: skip         /* the head start is over */
+#ifndef UNASKED_EARLY
+  :: !unasked[k]  /* the head start is over */
+#else
+  :: skip         /* also where the peer knows nothing of it yet */
+#endif
   fi;
   atomic {
     assert(!source_runs && !runs[1 - k]); /* one owner */
@@ -231,7 +243,7 @@ proctype deliver_move(byte k)
           accepted = epoch[k];
           is_first_pair = false;
           if
-          :: armed != sends_to -> sends_to = k; armed = k /* what is listed counts, also if it was armed otherwise */
+          :: armed != sends_to || unasked[k] -> sends_to = k; armed = k /* what is listed counts, armed so, otherwise or not */
           :: else                                     /* no flow is known any more: nothing to flip */
           fi
        :: else

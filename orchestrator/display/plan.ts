@@ -21,11 +21,7 @@ export function planText(plan: Plan): string {
     ),
     ...section(
       'peers',
-      plan.peers.map(({ address, agent, flows }) => [
-        address,
-        countText(flows, 'connection'),
-        agent ? 'agent' : 'NO AGENT: a legacy peer',
-      ]),
+      plan.peers.map((peer) => [peer.address, countText(peer.flows, 'connection'), agentText(peer)]),
     ),
     ...section(
       'listens on',
@@ -48,6 +44,12 @@ export function planText(plan: Plan): string {
       : `It cannot move: ${countText(failed, 'check')} failed. Nothing has been touched.`,
   ];
   return lines.map((line) => `${line}\n`).join('');
+}
+
+function agentText({ agent, registered, suspended }: Plan['peers'][number]): string {
+  if (suspended) return 'suspended: it learns of the move when it is resumed';
+  if (!agent) return 'NO AGENT: a legacy peer';
+  return registered ? 'agent, agreed beforehand: it is told once, when the process has moved' : 'agent';
 }
 
 function forwardSection({ forward_new, from }: Plan): string[] {
