@@ -209,6 +209,10 @@ export function createHandlers(
         { phase: 'freeze' },
       );
     },
+    'destination.arm': async ({ migration, sessions }, { signal }) => {
+      await coordinator.destination(migration).arm(sessions, signal);
+      return {};
+    },
     'destination.restore': async ({ migration, sessions }, { signal }) => {
       const started = performance.now();
       await coordinator.destination(migration).restore(sessions, signal);

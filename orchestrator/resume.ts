@@ -10,7 +10,7 @@ import type { MigrationEvent } from './events.ts';
 import type { Host } from './migrate.ts';
 import { PhaseClock } from './phase-clock.ts';
 import { refuseFailed } from './plan.ts';
-import { claimAbove } from './stored/claims.ts';
+import { claimAbove, MOVE_ABOVE_HOLD } from './stored/claims.ts';
 import type { ImageState } from './stored/format.ts';
 import type { SealedMetadata } from './stored/metadata.ts';
 import type { ImageFileReader, UnlockedImage } from './stored/reader.ts';
@@ -85,8 +85,13 @@ export async function resume(options: ResumptionOptions): Promise<ResumptionResu
     );
 
     phases.enter('restore');
-    const bytes = await sendImage(migration, image, host.image, emit, until);
-    await to.call('destination.restore', { migration, sessions: raised(sessions, 1) }, until);
+    // Beside the image, so that it costs the connections no silence.
+    const moves = raised(sessions, MOVE_ABOVE_HOLD);
+    const [bytes] = await Promise.all([
+      sendImage(migration, image, host.image, emit, until),
+      to.call('destination.arm', { migration, sessions: moves }, until),
+    ]);
+    await to.call('destination.restore', { migration, sessions: moves }, until);
     // Another copy may have been quicker.
     await claimed({ ...options, dropGone: false }, sessions, until.signal, snapshot);
 

@@ -421,6 +421,11 @@ export const METHODS = {
       datagrams_left: z.object({ sockets: z.int(), bytes: z.int() }).optional(),
     }),
   },
+  /** Out of a file: the peers are told its labels. `sessions`: as of `destination.restore`. */
+  'destination.arm': {
+    params: z.object({ ...migration, sessions: z.array(sessionSchema) }),
+    result: none,
+  },
   'destination.restore': {
     params: z.object({ ...migration, sessions: z.array(sessionSchema) }),
     result: z.object({ restore_ms: z.number() }),

@@ -290,7 +290,8 @@ export class PeerSide {
       message.type === 'move' ||
       message.type === 'hold' ||
       message.type === 'bye' ||
-      message.type === 'follow';
+      message.type === 'follow' ||
+      message.type === 'arm';
     if (!forUs || (message.type === 'hello' && !this.#isHeard(message, from))) return;
     if (this.#waiting.add(message, from)) void this.#inTurn(() => this.#serveNext());
   }
@@ -433,6 +434,7 @@ export class PeerSide {
     }
     this.#socket.send(consumed.ack, from.address, from.port);
     if (consumed.outcome === 'accepted') this.#recognize(record, consumed.message.type);
+    if (sealed.type === 'arm') this.#makeReady(record);
     if (sealed.type === 'move') sentKeyTo(record, from);
   }
 
@@ -460,6 +462,9 @@ export class PeerSide {
         return this.#cells.move(record, message.labels);
       case 'hold':
         return this.#cells.hold(record);
+      case 'arm':
+        for (const { wire } of message.labels.slice(0, 1)) this.#socket.expect(wire.address);
+        return this.#cells.armListed(record, message.labels);
       case 'follow':
         await this.#follows.set(record, message);
         await this.#cells.dropOver(record, message.ended);

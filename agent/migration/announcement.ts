@@ -5,6 +5,7 @@ import { sendUntilAcknowledged } from '../h2o/cell-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import type { Label } from '../wire/h2o-layout.ts';
 import { createMove, type KeyPair, type Session } from '../wire/h2o-session.ts';
+import type { Farewell } from './bye.ts';
 
 export type AnnouncementRecord = {
   readonly peer: string;
@@ -100,6 +101,12 @@ export class Announcement {
     if (ack === undefined || ack.acknowledged !== 'move') return;
     this.roundTripMs = performance.now() - started;
     this.#peerPublicKey = ack.nextPublicKey;
+  }
+
+  /** To the peer in the place of the MOVE, which will not be said. */
+  farewell(): Farewell {
+    const { peer, session, epoch } = this.#record;
+    return { peer, session, epoch, reason: 'aborted' };
   }
 
   /** The keys of the next session with this peer. */

@@ -33,6 +33,7 @@ export const MESSAGE_TYPES = {
   query: 7,
   verdict: 8,
   follow: 9,
+  arm: 10,
 } as const;
 export type MessageType = keyof typeof MESSAGE_TYPES;
 
@@ -44,6 +45,11 @@ export const ACKNOWLEDGED = {
   follow: MESSAGE_TYPES.follow,
 } as const;
 export type Acknowledged = keyof typeof ACKNOWLEDGED;
+
+/** Parts of one ARM: as many as its detail, and that of their ACKs, can number. */
+export const ARM_PARTS_MAX = 128;
+/** Detail of the ACK of an ARM: this and the number of the part. */
+export const ARM_PART_ACKNOWLEDGED = 128;
 
 /** `aborted`: the prepared move won't happen, the cell goes on where it is. `ended`: the cell exists no more. */
 export const BYE_REASONS = { aborted: 1, ended: 2 } as const;
@@ -94,7 +100,7 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   3b: magic "H2O"
  *   1b: version (1)
  *   1b: type
- *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
+ *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted; ARM: part; ACK: type acknowledged, or 128 + part of an ARM; BYE: reason; VERDICT: verdict; else zero)
  *   2b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
  */
@@ -130,8 +136,16 @@ export function decodeHeader(reader: ByteReader): Header | Drop {
   if (type === undefined) return { drop: 'type' };
   if (reserved.some((byte) => byte !== 0)) return { drop: 'reserved' };
   const details = DETAILS[type];
-  if (details === undefined) return detail === 0 ? { type, detail, id } : { drop: 'reserved' };
+  if (details === undefined && !isPart(type, detail) && detail !== 0)
+    return { drop: type === 'arm' ? 'value' : 'reserved' };
+  if (details === undefined || isPart(type, detail)) return { type, detail, id };
   return nameOf(details, detail) === undefined ? { drop: 'value' } : { type, detail, id };
+}
+
+/** Whether the detail numbers a part of an ARM. */
+function isPart(type: MessageType, detail: number): boolean {
+  if (type === 'ack') return detail >= ARM_PART_ACKNOWLEDGED;
+  return type === 'arm' && detail < ARM_PARTS_MAX;
 }
 
 /** Both of IPv4 or both of IPv6: addresses are rewritten in place, which can't turn one family into the other. */
