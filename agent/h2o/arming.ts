@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { newTransaction } from '../wire/h2o.ts';
 import { packLabels } from '../wire/h2o-arm.ts';
-import { isDrop, type Label } from '../wire/h2o-layout.ts';
+import { ARM_PART_ACKNOWLEDGED, isDrop, type Label } from '../wire/h2o-layout.ts';
 import { consumeAck, createArm, type Session } from '../wire/h2o-session.ts';
 import type { H2oSocket } from './socket.ts';
 
@@ -55,13 +55,11 @@ export async function sendArming(
   socket.expect(peer);
   const stop = socket.listen((message) => {
     if (message.type !== 'ack') return;
-    for (const part of waiting.keys()) {
-      if (isDrop(consumeAck(session, { type: 'arm', epoch, part }, message))) continue;
-      waiting.delete(part);
-      window -= 1;
-      if (window === 0) wake?.();
-      return;
-    }
+    const part = message.detail - ARM_PART_ACKNOWLEDGED;
+    if (!waiting.has(part) || isDrop(consumeAck(session, { type: 'arm', epoch, part }, message))) return;
+    waiting.delete(part);
+    window -= 1;
+    if (window === 0) wake?.();
   });
   try {
     let wait = RETRY_FIRST_MS;
