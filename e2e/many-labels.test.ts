@@ -2,8 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { startMovableLines, startTreeServer } from '../fixtures/load/lines.ts';
-import { osmosis } from './cli.ts';
-import { imageDirectory, resume, resumeArgs, suspend } from './suspending.ts';
+import { imageDirectory, resume, suspend } from './suspending.ts';
 import { leavesNothing } from './traces.ts';
 
 const CONNECTIONS = 1_000;
