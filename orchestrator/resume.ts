@@ -1,7 +1,7 @@
 /** A resumption: the destination's half of a migration, whose source is a file. */
 import { randomBytes } from 'node:crypto';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
-import type { PeerSession, Snapshot } from '../agent/control/protocol.ts';
+import type { PeerSession, Result, Snapshot } from '../agent/control/protocol.ts';
 import { messageOf, OsmosisError, type Owner } from '../agent/error.ts';
 import type { Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
@@ -58,7 +58,7 @@ export type ResumptionOptions = {
 /** Tries of a copy of the file that one of this file is above. */
 const COPY_ATTEMPTS_MAX = 64;
 
-type Mark = (state: ImageState, attempts?: number) => Promise<void>;
+export type Mark = (state: ImageState, attempts?: number) => Promise<void>;
 type Claimed = { readonly snapshot: Snapshot; readonly sessions: PeerSession[]; readonly lost: number };
 
 export async function resume(options: ResumptionOptions): Promise<ResumptionResult> {
@@ -138,8 +138,11 @@ export async function resume(options: ResumptionOptions): Promise<ResumptionResu
   }
 }
 
+/** A stored cell, and where its peers are asked from. */
+export type Held = Pick<ResumptionOptions, 'reader' | 'image' | 'host' | 'signal'>;
+
 /** Writes down what has become of the file. An attempt is known by its number until the next one is. */
-function marker({ path, state }: ImageFileReader, host: string) {
+export function marker({ path, state }: ImageFileReader, host: string) {
   let { attempts } = state;
   return (next: ImageState, begun: number = attempts) => {
     attempts = begun;
@@ -147,22 +150,45 @@ function marker({ path, state }: ImageFileReader, host: string) {
   };
 }
 
-/** A copy of the file may have been tried, and not resumed, since: its HOLDs were above ours. One that was resumed refuses both. */
-async function claimedFirst(options: ResumptionOptions, mark: Mark, signal: AbortSignal): Promise<Claimed> {
-  const { reader, image } = options;
-  const claimAs = async (attempt: number) => {
+type Answer = Result<'resume.claim'>['peers'][number]['answer'];
+type Claims = { readonly answers: ReadonlyMap<string, Answer>; readonly sessions: PeerSession[] };
+
+/**
+ * Which peers wait for this image. A copy of the file may have been tried, and not resumed, since: its HOLDs were above ours.
+ * One that was resumed refuses both. `counts`: the peers whose answer matters.
+ */
+export async function heldBy(
+  { reader, image, host, signal }: Held,
+  mark: Mark,
+  counts: (peer: string) => boolean,
+): Promise<Claims> {
+  const claimAs = async (attempt: number): Promise<Claims> => {
     // It counts before any peer hears of it.
-    await mark('stored', attempt + 1);
-    return claimed(options, raised(image.metadata.sessions, claimAbove(attempt)), signal);
+    await mark(reader.state.state === 'discarded' ? 'discarded' : 'stored', attempt + 1);
+    const sessions = raised(image.metadata.sessions, claimAbove(attempt));
+    return { answers: await askPeers(host, image.metadata.snapshot.cell, sessions, signal), sessions };
   };
   const { attempts } = reader.state;
-  try {
-    return await claimAs(attempts);
-  } catch (error) {
-    const again = error instanceof OsmosisError && error.code === 'IMAGE_STALE' && error.owner === undefined;
-    if (!again) throw error;
-    return await claimAs(attempts + COPY_ATTEMPTS_MAX);
-  }
+  const first = await claimAs(attempts);
+  const isRefused = [...first.answers].some(([peer, answer]) => answer === 'other' && counts(peer));
+  return isRefused ? claimAs(attempts + COPY_ATTEMPTS_MAX) : first;
+}
+
+async function askPeers(
+  { control }: Host,
+  cell: string,
+  sessions: PeerSession[],
+  signal: AbortSignal,
+): Promise<ReadonlyMap<string, Answer>> {
+  const { peers } = await control.call('resume.claim', { cell, sessions }, { signal });
+  return new Map(peers.map(({ peer, answer }) => [peer, answer]));
+}
+
+async function claimedFirst(options: ResumptionOptions, mark: Mark, signal: AbortSignal): Promise<Claimed> {
+  const { snapshot } = options.image.metadata;
+  const peers = peersOf(snapshot);
+  const { answers, sessions } = await heldBy({ ...options, signal }, mark, (peer) => peers.has(peer));
+  return settled(options, answers, sessions, snapshot);
 }
 
 /** @throws OsmosisError IMAGE_USED */
@@ -171,6 +197,10 @@ function checkState({ reader: { path, state }, image, again }: ResumptionOptions
   if (state.state === 'resumed')
     throw new OsmosisError('IMAGE_USED', `${path} was resumed ${when}; an image can be resumed once`, {
       owner: 'destination',
+    });
+  if (state.state === 'discarded')
+    throw new OsmosisError('IMAGE_USED', `${path} was given up ${when}; its peers wait for it no more`, {
+      owner: 'file',
     });
   const asked = peersOf(image.metadata.snapshot).size > 0;
   if (state.state === 'resuming' && !asked && !again)
@@ -198,7 +228,7 @@ export async function hostChecks(
 }
 
 /** Its maker has not said so: the source's agent knows whether the process was given up for this file. */
-async function checkDecided({ reader, image, host }: ResumptionOptions, signal: AbortSignal): Promise<void> {
+export async function checkDecided({ reader, image, host }: Held, signal: AbortSignal): Promise<void> {
   const { migration, source } = image.metadata;
   const { verdict } = await host.control.call('resume.verdict', { migration, source }, { signal });
   if (verdict === 'commit') return;
@@ -216,13 +246,21 @@ async function checkDecided({ reader, image, host }: ResumptionOptions, signal: 
  * @throws OsmosisError IMAGE_STALE, PEER_SILENT
  */
 async function claimed(
-  { image, host, dropGone, reader }: ResumptionOptions,
+  options: ResumptionOptions,
   sessions: PeerSession[],
   signal: AbortSignal,
-  snapshot: Snapshot = image.metadata.snapshot,
+  snapshot: Snapshot,
 ): Promise<Claimed> {
-  const { peers } = await host.control.call('resume.claim', { cell: snapshot.cell, sessions }, { signal });
-  const answers = new Map(peers.map(({ peer, answer }) => [peer, answer]));
+  const answers = await askPeers(options.host, snapshot.cell, sessions, signal);
+  return settled(options, answers, sessions, snapshot);
+}
+
+function settled(
+  { dropGone, reader }: ResumptionOptions,
+  answers: ReadonlyMap<string, Answer>,
+  sessions: PeerSession[],
+  snapshot: Snapshot,
+): Claimed {
   const gone = [...peersOf(snapshot)].filter((peer) => answers.get(peer) !== 'held');
   if (gone.length > 0 && !dropGone) throw refused(reader.path, gone, answers);
   const isThere = ({ at }: Snapshot['flows'][number]) => !gone.includes(at.address);
@@ -237,11 +275,7 @@ async function claimed(
   };
 }
 
-function refused(
-  path: string,
-  gone: readonly string[],
-  answers: ReadonlyMap<string, 'held' | 'other' | 'silent'>,
-): OsmosisError {
+function refused(path: string, gone: readonly string[], answers: ReadonlyMap<string, Answer>): OsmosisError {
   const others = gone.filter((peer) => answers.get(peer) === 'other');
   if (others.length > 0)
     return new OsmosisError(

@@ -6,7 +6,7 @@ import { setImmediate } from 'node:timers/promises';
 import { type Endpoint, endpointKey, type PlacedFlow } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
-import type { RelayFact, RemoteCellFact } from '../control/protocol.ts';
+import type { HeldFact, RelayFact, RemoteCellFact } from '../control/protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
@@ -36,6 +36,7 @@ import {
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Admission } from './admission.ts';
 import { Follows } from './follows.ts';
+import { endHeldSockets } from './held-ends.ts';
 import { HeldSockets } from './held-sockets.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { OwnEnds } from './own-ends.ts';
@@ -97,6 +98,7 @@ export class PeerSide {
   readonly #cells: RemoteCells;
   readonly #sweeper: Sweeper;
   readonly #heldSockets: HeldSockets;
+  readonly #views: () => readonly NetworkView[];
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
   #sweeping: NodeJS.Timeout | undefined;
@@ -126,6 +128,7 @@ export class PeerSide {
     const ownEnds = new OwnEnds({ datapath, labels, records, slots, turns });
     const dropEnded = () => this.#sweeper.dropEnded(1);
     this.#records = records;
+    this.#views = views;
     this.#follows = follows;
     this.ownEnds = ownEnds;
     this.#admission = new Admission({
@@ -184,6 +187,7 @@ export class PeerSide {
         flows: flows.size,
         state: plainAt === undefined ? away : 'home',
         wire: [...new Set([...flows.values()].map((flow) => placeOf(flow, record)?.endpoint.address ?? ''))],
+        ...(heldAt !== undefined && { held_since: heldAt }),
         relays: relaysOf(record),
         ...(record.follow && { follow: { ...record.follow, labels: [...record.follow.labels] } }),
       };
@@ -210,6 +214,19 @@ export class PeerSide {
         if (relayed.length === 0) continue;
         ended.push(...relaysOf(record).map((relay) => ({ cell: record.cell, ...relay })));
         if (!dryRun) await this.#sweeper.end(record, relayed);
+      }
+    });
+    return ended;
+  }
+
+  /** Ends what this host has with the suspended cell of this id, and forgets it. Answers with what that was. */
+  async endHeld(cell: string, dryRun: boolean): Promise<HeldFact[]> {
+    const ended: HeldFact[] = [];
+    await this.#turns.run(async () => {
+      for (const record of this.#records.of(cell)) {
+        if (record.heldAt === undefined) continue;
+        ended.push({ cell, flows: record.flows.size, since: record.heldAt });
+        if (!dryRun) await this.#endHeld(record);
       }
     });
     return ended;
@@ -470,8 +487,17 @@ export class PeerSide {
         await this.#cells.dropOver(record, message.ended);
         return this.#cells.tidy(record);
       case 'bye':
-        return message.reason === 'aborted' ? this.#cells.disarm(record) : this.#cells.forget(record);
+        if (message.reason === 'aborted') return this.#cells.disarm(record);
+        return record.heldAt === undefined ? this.#cells.forget(record) : this.#endHeld(record);
     }
+  }
+
+  /** It will not come back: whoever waits for it here is told. */
+  async #endHeld(record: PeerRecord): Promise<void> {
+    const { cell, flows } = record;
+    this.#log.info({ cell, flows: flows.size }, 'a suspended cell was given up: its connections here end');
+    await endHeldSockets(record, this.#views());
+    await this.#cells.forget(record);
   }
 }
 
