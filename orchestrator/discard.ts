@@ -27,7 +27,7 @@ export async function discard(options: Held): Promise<DiscardResult> {
       `${reader.path} was resumed ${new Date(state.at).toISOString()} on ${state.host}: there is nothing to be given up. Remove the file`,
       { owner: 'destination' },
     );
-  if (state.state === 'undecided') await checkDecided(options, signal);
+  await checkDecided(options, signal);
   const mark = marker(reader, host.control.host);
   const { answers, sessions } = await heldBy(options, mark, () => true);
   const peers = (wanted: string) =>

@@ -74,7 +74,7 @@ export async function resume(options: ResumptionOptions): Promise<ResumptionResu
     phases.enter('plan');
     checkState(options);
     await checkHost(options, until.signal);
-    if (reader.state.state === 'undecided') await checkDecided(options, until.signal);
+    await checkDecided(options, until.signal);
 
     phases.enter('prepare');
     const { snapshot, sessions, lost } = await claimedFirst(options, mark, until.signal);
@@ -227,18 +227,35 @@ export async function hostChecks(
   return host.control.call('preflight', params, { signal });
 }
 
-/** Its maker has not said so: the source's agent knows whether the process was given up for this file. */
+/**
+ * Its maker has not said so: the source's agent knows whether the process was given up for this file. Where it was not, the
+ * file says so from then on: the agent has told what it knew.
+ * @throws OsmosisError IMAGE_USED
+ */
 export async function checkDecided({ reader, image, host }: Held, signal: AbortSignal): Promise<void> {
+  if (reader.state.state === 'void') throw neverOwned(reader.path);
+  if (reader.state.state !== 'undecided') return;
   const { migration, source } = image.metadata;
   const { verdict } = await host.control.call('resume.verdict', { migration, source }, { signal });
   if (verdict === 'commit') return;
-  const why =
-    verdict === 'abort'
-      ? 'was never suspended for good: the process went on at its host. Remove the file'
-      : `may not own the process: its suspension was cut off, and the agent of ${reader.clear.host.hostname}, which knows, does not answer`;
-  throw new OsmosisError('IMAGE_USED', `the cell in ${reader.path} ${why}`, {
-    owner: verdict === 'abort' ? 'source' : 'file',
-  });
+  if (verdict === 'abort') {
+    await marker(reader, host.control.host)('void').catch(() => undefined);
+    throw neverOwned(reader.path);
+  }
+  const { hostname } = reader.clear.host;
+  throw new OsmosisError(
+    'IMAGE_USED',
+    `the cell in ${reader.path} may not own the process: its suspension was cut off, and the agent of ${hostname}, which knows, does not answer`,
+    { owner: 'file' },
+  );
+}
+
+function neverOwned(path: string): OsmosisError {
+  return new OsmosisError(
+    'IMAGE_USED',
+    `the cell in ${path} was never suspended for good: the process went on at its host, or ended with that. Remove the file`,
+    { owner: 'source' },
+  );
 }
 
 /**

@@ -242,7 +242,9 @@ describe('resume', () => {
     const { error, calls } = await runResume({ 'resume.verdict': async () => ({ verdict }) }, {}, file);
     expect(error).toMatchObject({ code: 'IMAGE_USED', owner });
     expect(calls).toEqual(['preflight', 'resume.verdict']);
-    expect((await runResume({}, {}, file)).result).toMatchObject({ ok: true });
+    const again = await runResume({}, {}, file);
+    if (verdict === 'silent') expect(again.result).toMatchObject({ ok: true });
+    else expect([again.error, again.calls]).toMatchObject([{ code: 'IMAGE_USED', owner }, ['preflight']]);
   });
 
   test('a host that can not take it: refused, and the file is not touched', async () => {
@@ -322,7 +324,7 @@ describe('discard', () => {
     const { error, calls } = await runDiscard({ 'resume.verdict': abort }, undecided);
     expect(error).toMatchObject({ code: 'IMAGE_USED', owner: 'source' });
     expect(calls).toEqual(['resume.verdict']);
-    expect((await runDiscard({}, undecided)).result).toMatchObject({ ok: true });
+    expect((await runDiscard({}, undecided)).error).toMatchObject({ code: 'IMAGE_USED', owner: 'source' });
   });
 
   test('cut off after it was marked: it says what to do', async () => {
