@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -79,4 +79,15 @@ test('with the session alone: who has not answered is named, and what is over by
   expect(await byes.sayUnder(CELL, [farewell], 30, 60)).toEqual([PEER]);
   expect(readdirSync(directory)).toHaveLength(1);
   await expect.poll(() => readdirSync(directory)).toEqual([]);
+});
+
+test('where nothing can be written down it is said all the same', async () => {
+  const socket = new FakeSocket();
+  const { session } = newPair();
+  const byes = new Byes(socket.asH2o(), directory);
+  rmSync(directory, { recursive: true });
+  const farewell = { peer: PEER, session, epoch: 7, reason: 'ended' } as const;
+  expect(await byes.sayUnder(CELL, [farewell], 10, 50)).toEqual([PEER]);
+  expect(socket.sent[0]?.address).toBe(PEER);
+  mkdirSync(directory);
 });

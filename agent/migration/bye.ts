@@ -100,9 +100,19 @@ export class Byes {
   }
 
   async #within(byes: readonly Bye[], wait_ms: number): Promise<void> {
-    for (const bye of byes) if (this.#unanswered.size < BYES_KEPT_MAX) this.#store.put(nameOf(bye), bye);
+    for (const bye of byes) this.#keep(bye);
     const told = Promise.all(byes.map((bye) => this.#send(bye)));
     await Promise.race([told, sleep(wait_ms, undefined, { ref: false })]);
+  }
+
+  /** An undoing must not fail because nothing can be written down: what is said by this agent is said all the same. */
+  #keep(bye: Bye): void {
+    if (this.#unanswered.size >= BYES_KEPT_MAX) return;
+    try {
+      this.#store.put(nameOf(bye), bye);
+    } catch {
+      this.#store.remove(nameOf(bye));
+    }
   }
 
   #send(bye: Bye): Promise<unknown> {
