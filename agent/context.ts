@@ -7,6 +7,7 @@ import type { Datapath } from './datapath/datapath.ts';
 import type { PeerSide } from './h2o/peer-side.ts';
 import type { H2oSocket } from './h2o/socket.ts';
 import type { KeptAddresses } from './host-move/kept-addresses.ts';
+import type { Byes } from './migration/bye.ts';
 import type { Trust } from './trust/trust.ts';
 
 export type AgentPaths = {
@@ -22,6 +23,8 @@ export type AgentContext = {
   /** Who this agent is, and whom it believes. */
   readonly trust: Trust;
   readonly datapath: Datapath;
+  /** What peers are told of moves that won't happen, and of cells that have ended. */
+  readonly byes: Byes;
   /** What this host does for cells of other hosts. */
   readonly peerSide: PeerSide;
   readonly registry: Registry;

@@ -15,6 +15,7 @@ import { byteReader, concatBytes } from './wire/bytes.ts';
 import { packPiece, unpackPiece } from './wire/compression.ts';
 import { decodeMessage, encodeMessage, FrameDecoder, FrameError } from './wire/frame.ts';
 import { decode, type Hello } from './wire/h2o.ts';
+import { decodeArm } from './wire/h2o-arm.ts';
 import { claimedFlows } from './wire/h2o-claims.ts';
 import { decodeFollow } from './wire/h2o-follow.ts';
 import { decodeLabels, resolveLabels } from './wire/h2o-labels.ts';
@@ -129,6 +130,13 @@ function takeLabels(mutant: Uint8Array): void {
   documented(resolveLabels(labels, armed));
 }
 
+function takeArm(mutant: Uint8Array, draw: Draw): void {
+  const arming = decodeArm(draw(2), byteReader(mutant));
+  documented(arming);
+  if (!isDrop(arming) && arming.labels.length * 4 > DATAGRAM_BYTES_MAX)
+    throw new Error(`${arming.labels.length} labels`);
+}
+
 function takeFollow(mutant: Uint8Array): void {
   documented(decodeFollow(byteReader(mutant)));
 }
@@ -197,7 +205,7 @@ type Target = {
 const targets: readonly Target[] = [
   {
     name: 'H2O datagrams',
-    count: 590_000,
+    count: 540_000,
     corpus: [...all(vectors.clear), ...sealed, ...all(vectors.verdicts), ...all(vectors.drops)],
     take: takeDatagram,
   },
@@ -213,6 +221,7 @@ const targets: readonly Target[] = [
     corpus: ofType(3).map((plaintext) => plaintext.subarray(40)),
     take: takeLabels,
   },
+  { name: 'parts of an ARM', count: 50_000, corpus: ofType(10), take: takeArm },
   { name: 'FOLLOW', count: 140_000, corpus: ofType(9), take: takeFollow },
   { name: 'control requests', count: 60_000, corpus: requests, take: takeFrames, refusal: FrameError },
   {

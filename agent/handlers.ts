@@ -17,7 +17,7 @@ import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { HostMoves } from './host-move/host-moves.ts';
 import { keep } from './host-move/keep.ts';
-import { claim, refuseRunning, verdictOf } from './migration/claim.ts';
+import { claim, giveUp, refuseRunning, verdictOf } from './migration/claim.ts';
 import type { Coordinator } from './migration/coordinator.ts';
 import { LEARN_MS, learnFlows, withFlows } from './migration/datagrams.ts';
 import { plannedForwarding } from './migration/forwarding.ts';
@@ -222,6 +222,10 @@ export function createHandlers(
         { phase: 'freeze' },
       );
     },
+    'destination.arm': async ({ migration, sessions }, { signal }) => {
+      await coordinator.destination(migration).arm(sessions, signal);
+      return {};
+    },
     'destination.restore': async ({ migration, sessions, held = [] }, { signal }) => {
       const started = performance.now();
       await coordinator.destination(migration).restore(sessions, held, signal);
@@ -236,6 +240,8 @@ export function createHandlers(
       refuseRunning(registry, cell);
       return { peers: await claim(context, sessions, signal) };
     },
+    'resume.discard': async ({ cell, sessions }) => ({ silent: await giveUp(context.byes, cell, sessions) }),
+    'held.end': async ({ cell, dry_run }) => ({ ended: await peerSide.endHeld(cell, dry_run) }),
     'resume.verdict': async ({ migration, source }, { signal }) => ({
       verdict: await verdictOf(context.socket, migration, source, signal),
     }),

@@ -22,6 +22,7 @@ import { H2oSocket } from './h2o/socket.ts';
 import { createHandlers } from './handlers.ts';
 import { HostMoves } from './host-move/host-moves.ts';
 import { KeptAddresses } from './host-move/kept-addresses.ts';
+import { Byes } from './migration/bye.ts';
 import { Coordinator } from './migration/coordinator.ts';
 import { Trust } from './trust/trust.ts';
 import { VERSION } from './version.ts';
@@ -62,7 +63,8 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const peerSide = new PeerSide(socket, trust, datapath, `${paths.run}/peers`, registry, labels, log);
   const openings = new Openings({ datapath, labels, registry, log });
   const kept = new KeptAddresses(`${paths.run}/kept`, log);
-  const parts = { datapath, peerSide, registry, labels, openings, kept };
+  const byes = new Byes(socket, `${paths.run}/byes`);
+  const parts = { byes, datapath, peerSide, registry, labels, openings, kept };
   const context: AgentContext = { paths, socket, trust, ...parts, log };
   const hostMoves = new HostMoves(context);
   const coordinator = new Coordinator(context, hostMoves);
@@ -77,6 +79,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
       for (const cell of registry.all()) await adoptNewFlows(context, cell);
     },
   );
+  byes.recover();
   await coordinator.recover();
   await openings.recover();
   keeper.start();

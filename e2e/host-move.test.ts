@@ -299,6 +299,20 @@ describe('a host that moves', () => {
     expect(await lines.stop('alpha', lines.pid)).toMatchObject({ ok: true, faults: [] });
   });
 
+  it('with more outgoing connections with one peer than a MOVE lists', async () => {
+    const connections = 400;
+    await using _server = await startTreeServer('peer', 7651);
+    const lines = await startMovableLines('alpha', ['peer:7651'], { connections, everyMs: 250 });
+    const [cell = ''] = await keep(String(lines.pid));
+    await untilKept(cell, { [LAB_HOSTS.peer]: connections }, false);
+    for (const to of [6, 1] as const) {
+      await changeTo(to, 'carried');
+      await untilKept(cell, { [LAB_HOSTS.peer]: connections }, to !== 1);
+      await sleep(THERE_MS);
+    }
+    expect(await lines.stop('alpha', lines.pid)).toMatchObject({ ok: true, faults: [] });
+  });
+
   it('to another device, while the process at the other end has moved as well', async () => {
     await using server = await startTreeServer('alpha', 7641);
     const lines = await startMovableLines('peer', ['alpha:7641'], { connections: 10 });

@@ -2,7 +2,7 @@
 import { execOn, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 
 /** What the product runs by name, and a script may stand in for. */
-const PATHS = { criu: '/usr/sbin/criu', unshare: '/usr/bin/unshare' } as const;
+const PATHS = { criu: '/usr/sbin/criu', unshare: '/usr/bin/unshare', mkfifo: '/usr/bin/mkfifo' } as const;
 
 /**
  * Until disposed of, `program` on `host` is the shell script `body`, in which "$REAL" is the true one.
@@ -67,4 +67,34 @@ export async function onMark(host: LabHost, script: string): Promise<void> {
 export async function untilMarked(host: LabHost): Promise<void> {
   const wait = `i=0; until [ -e ${MARK} ]; do i=$((i + 1)); [ $i -lt 4000 ] || exit 1; sleep 0.005; done; rm -f ${MARK}`;
   await execOn(host, ['sh', '-c', wait]);
+}
+
+/**
+ * All that a restart of the whole host takes away: its agent's memory and /run, its datapath, and the processes that `pattern`
+ * names. Its addresses are there again at once, as is its agent. What is on its disk stays.
+ */
+export async function rebootHost(host: LabHost, pattern: string): Promise<void> {
+  const steps = [
+    signalAgent('STOP'),
+    `pkill -KILL -f '${pattern}' || true`,
+    'for d in eth0 lo; do tc qdisc del dev $d clsact 2>/dev/null; done',
+    'umount -l /run/osmosis/bpf 2>/dev/null; find /run/osmosis -mindepth 1 ! -name agent.sock -delete 2>/dev/null',
+    'echo > /proc/sys/net/ipv4/ip_local_reserved_ports',
+    KILL_AGENT,
+  ];
+  await execOn(host, ['sh', '-c', steps.join('; ')]);
+}
+
+/** Environment of a command of this machine that kills itself at a moment of its work with files. */
+export function dyingCommand(at: 'its file is complete' | 'its file is marked'): Record<string, string> {
+  const deaths = {
+    'its file is complete':
+      "const rm = fs.rm; fs.rm = async (path, ...more) => { await rm(path, ...more); if (String(path).endsWith('.partial')) die(); };",
+    'its file is marked':
+      "const open = fs.open; fs.open = async (path, flags, ...more) => { if (flags === 'r+') die(); return open(path, flags, ...more); };",
+  };
+  const script =
+    "import fs from 'node:fs/promises'; import { syncBuiltinESMExports } from 'node:module'; " +
+    `const die = () => process.kill(process.pid, 'SIGKILL'); ${deaths[at]} syncBuiltinESMExports();`;
+  return { NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(script)}` };
 }

@@ -153,6 +153,31 @@ program
   });
 
 program
+  .command('discard')
+  .summary('give up a suspended process: its peers end their connections with it')
+  .description(
+    'Tells the hosts that wait for the process in a file that it will not come back: the connections end there, and the file ' +
+      'can not be resumed any more. FILE itself stays, to be removed.',
+  )
+  .argument('<file>', 'on this machine')
+  .option('--on <host>', 'whose agent tells them: ssh://[user@]host[:port], or local', 'local')
+  .option('--key-file <file>', 'the key that it was sealed with (default: FILE.key)')
+  .addOption(
+    new Option('--passphrase-file <file>', 'its passphrase is the first line of this file').conflicts(
+      'keyFile',
+    ),
+  )
+  .addOption(new Option('--passphrase', 'ask for its passphrase').conflicts(['keyFile', 'passphraseFile']))
+  .option('--yes', 'do not ask', false)
+  .option('--dry-run', 'say what would be given up; touch nothing', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis discard /srv/cache.osmosis --on ssh://alpha')
+  .action(async (file: string, options) => {
+    const { runDiscard } = await import('./commands/discard.ts');
+    await runDiscard(file, { ...program.opts<Global>(), ...options });
+  });
+
+program
   .command('inspect')
   .summary('say what is in the file of a suspended process')
   .description(
@@ -264,6 +289,25 @@ program
   .action(async (hosts: string[], options) => {
     const { runRelayEnd } = await import('./commands/relay-end.ts');
     await runRelayEnd(hosts, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('held')
+  .summary('end connections that wait for a suspended process')
+  .command('end')
+  .description(
+    "Ends this host's connections with a suspended process whose file is lost, or that will not come back in time. Its file, if " +
+      'there is one, can be resumed with --drop-gone only. osmosis ps lists what waits, and since when.',
+  )
+  .argument('<cell>', 'the start of its id, as osmosis ps shows it on that host')
+  .option('--on <host>', 'ssh://[user@]host[:port], or local', 'local')
+  .option('--yes', 'do not ask', false)
+  .option('--dry-run', 'only say what there is', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis held end 1f2e3d4c --on ssh://peer')
+  .action(async (cell: string, options) => {
+    const { runHeldEnd } = await import('./commands/held-end.ts');
+    await runHeldEnd(cell, { ...program.opts<Global>(), ...options });
   });
 
 const trust = program

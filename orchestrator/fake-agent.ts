@@ -23,6 +23,8 @@ const GOOD: Answers = {
     peers: sessions.map(({ peer }) => ({ peer, answer: 'held' as const })),
   }),
   'resume.verdict': async () => ({ verdict: 'commit' as const }),
+  'resume.discard': async () => ({ silent: [] }),
+  'destination.arm': async () => ({}),
   'destination.commit': async () => ({}),
   status: async () => ({ version: '0', host: hostFactsWith(), cells: [], remote_cells: [] }),
   'source.freeze': async () => ({ sessions: [], dump_ms: 1 }),

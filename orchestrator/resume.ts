@@ -1,7 +1,7 @@
 /** A resumption: the destination's half of a migration, whose source is a file. */
 import { randomBytes } from 'node:crypto';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
-import type { Params, PeerSession, Snapshot } from '../agent/control/protocol.ts';
+import type { Params, PeerSession, Result, Snapshot } from '../agent/control/protocol.ts';
 import { messageOf, OsmosisError, type Owner } from '../agent/error.ts';
 import type { Phase } from '../agent/phases.ts';
 import type { AgentClient } from './agent-client.ts';
@@ -10,7 +10,7 @@ import type { MigrationEvent } from './events.ts';
 import type { Host } from './migrate.ts';
 import { PhaseClock } from './phase-clock.ts';
 import { refuseFailed } from './plan.ts';
-import { claimAbove } from './stored/claims.ts';
+import { claimAbove, MOVE_ABOVE_HOLD } from './stored/claims.ts';
 import type { ImageState } from './stored/format.ts';
 import type { SealedMetadata } from './stored/metadata.ts';
 import type { ImageFileReader, UnlockedImage } from './stored/reader.ts';
@@ -58,13 +58,13 @@ export type ResumptionOptions = {
 /** Tries of a copy of the file that one of this file is above. */
 const COPY_ATTEMPTS_MAX = 64;
 
-type Mark = (state: ImageState, attempts?: number) => Promise<void>;
+export type Mark = (state: ImageState, attempts?: number) => Promise<void>;
 type Claimed = {
   readonly snapshot: Snapshot;
   readonly sessions: PeerSession[];
   readonly lost: number;
   /** Other ends that have moved meanwhile. */
-  readonly ends: NonNullable<Params<'destination.prepare'>['ends']>;
+  readonly ends: Ends;
 };
 
 export async function resume(options: ResumptionOptions): Promise<ResumptionResult> {
@@ -80,7 +80,7 @@ export async function resume(options: ResumptionOptions): Promise<ResumptionResu
     phases.enter('plan');
     checkState(options);
     await checkHost(options, until.signal);
-    if (reader.state.state === 'undecided') await checkDecided(options, until.signal);
+    await checkDecided(options, until.signal);
 
     phases.enter('prepare');
     const { snapshot, sessions, lost, ends } = await claimedFirst(options, mark, until.signal);
@@ -96,8 +96,13 @@ export async function resume(options: ResumptionOptions): Promise<ResumptionResu
     );
 
     phases.enter('restore');
-    const bytes = await sendImage(migration, image, host.image, emit, until);
-    await to.call('destination.restore', { migration, sessions: raised(sessions, 1) }, until);
+    // Beside the image, so that it costs the connections no silence.
+    const moves = raised(sessions, MOVE_ABOVE_HOLD);
+    const [bytes] = await Promise.all([
+      sendImage(migration, image, host.image, emit, until),
+      to.call('destination.arm', { migration, sessions: moves }, until),
+    ]);
+    await to.call('destination.restore', { migration, sessions: moves }, until);
     // Another copy may have been quicker.
     await claimed({ ...options, dropGone: false }, sessions, until.signal, snapshot);
 
@@ -144,8 +149,11 @@ export async function resume(options: ResumptionOptions): Promise<ResumptionResu
   }
 }
 
+/** A stored cell, and where its peers are asked from. */
+export type Held = Pick<ResumptionOptions, 'reader' | 'image' | 'host' | 'signal'>;
+
 /** Writes down what has become of the file. An attempt is known by its number until the next one is. */
-function marker({ path, state }: ImageFileReader, host: string) {
+export function marker({ path, state }: ImageFileReader, host: string) {
   let { attempts } = state;
   return (next: ImageState, begun: number = attempts) => {
     attempts = begun;
@@ -153,22 +161,54 @@ function marker({ path, state }: ImageFileReader, host: string) {
   };
 }
 
-/** A copy of the file may have been tried, and not resumed, since: its HOLDs were above ours. One that was resumed refuses both. */
-async function claimedFirst(options: ResumptionOptions, mark: Mark, signal: AbortSignal): Promise<Claimed> {
-  const { reader, image } = options;
-  const claimAs = async (attempt: number) => {
+type Answer = Result<'resume.claim'>['peers'][number]['answer'];
+type Ends = NonNullable<Params<'destination.prepare'>['ends']>;
+type Answers = {
+  readonly answers: ReadonlyMap<string, Answer>;
+  /** Of those whose ends have moved meanwhile. */
+  readonly ends: Ends;
+};
+type Claims = Answers & { readonly sessions: PeerSession[] };
+
+/**
+ * Which peers wait for this image. A copy of the file may have been tried, and not resumed, since: its HOLDs were above ours.
+ * One that was resumed refuses both. `counts`: the peers whose answer matters.
+ */
+export async function heldBy(
+  { reader, image, host, signal }: Held,
+  mark: Mark,
+  counts: (peer: string) => boolean,
+): Promise<Claims> {
+  const claimAs = async (attempt: number): Promise<Claims> => {
     // It counts before any peer hears of it.
-    await mark('stored', attempt + 1);
-    return claimed(options, raised(image.metadata.sessions, claimAbove(attempt)), signal);
+    await mark(reader.state.state === 'discarded' ? 'discarded' : 'stored', attempt + 1);
+    const sessions = raised(image.metadata.sessions, claimAbove(attempt));
+    return { ...(await askPeers(host, image.metadata.snapshot.cell, sessions, signal)), sessions };
   };
   const { attempts } = reader.state;
-  try {
-    return await claimAs(attempts);
-  } catch (error) {
-    const again = error instanceof OsmosisError && error.code === 'IMAGE_STALE' && error.owner === undefined;
-    if (!again) throw error;
-    return await claimAs(attempts + COPY_ATTEMPTS_MAX);
-  }
+  const first = await claimAs(attempts);
+  const isRefused = [...first.answers].some(([peer, answer]) => answer === 'other' && counts(peer));
+  return isRefused ? claimAs(attempts + COPY_ATTEMPTS_MAX) : first;
+}
+
+async function askPeers(
+  { control }: Host,
+  cell: string,
+  sessions: PeerSession[],
+  signal: AbortSignal,
+): Promise<Answers> {
+  const { peers } = await control.call('resume.claim', { cell, sessions }, { signal });
+  return {
+    answers: new Map(peers.map(({ peer, answer }) => [peer, answer])),
+    ends: peers.flatMap(({ peer, ends }) => (ends === undefined ? [] : [{ peer, ends }])),
+  };
+}
+
+async function claimedFirst(options: ResumptionOptions, mark: Mark, signal: AbortSignal): Promise<Claimed> {
+  const { snapshot } = options.image.metadata;
+  const peers = peersOf(snapshot);
+  const claims = await heldBy({ ...options, signal }, mark, (peer) => peers.has(peer));
+  return settled(options, claims, snapshot);
 }
 
 /** @throws OsmosisError IMAGE_USED */
@@ -177,6 +217,10 @@ function checkState({ reader: { path, state }, image, again }: ResumptionOptions
   if (state.state === 'resumed')
     throw new OsmosisError('IMAGE_USED', `${path} was resumed ${when}; an image can be resumed once`, {
       owner: 'destination',
+    });
+  if (state.state === 'discarded')
+    throw new OsmosisError('IMAGE_USED', `${path} was given up ${when}; its peers wait for it no more`, {
+      owner: 'file',
     });
   const asked = peersOf(image.metadata.snapshot).size > 0;
   if (state.state === 'resuming' && !asked && !again)
@@ -203,18 +247,35 @@ export async function hostChecks(
   return host.control.call('preflight', params, { signal });
 }
 
-/** Its maker has not said so: the source's agent knows whether the process was given up for this file. */
-async function checkDecided({ reader, image, host }: ResumptionOptions, signal: AbortSignal): Promise<void> {
+/**
+ * Its maker has not said so: the source's agent knows whether the process was given up for this file. Where it was not, the
+ * file says so from then on: the agent has told what it knew.
+ * @throws OsmosisError IMAGE_USED
+ */
+export async function checkDecided({ reader, image, host }: Held, signal: AbortSignal): Promise<void> {
+  if (reader.state.state === 'void') throw neverOwned(reader.path);
+  if (reader.state.state !== 'undecided') return;
   const { migration, source } = image.metadata;
   const { verdict } = await host.control.call('resume.verdict', { migration, source }, { signal });
   if (verdict === 'commit') return;
-  const why =
-    verdict === 'abort'
-      ? 'was never suspended for good: the process went on at its host. Remove the file'
-      : `may not own the process: its suspension was cut off, and the agent of ${reader.clear.host.hostname}, which knows, does not answer`;
-  throw new OsmosisError('IMAGE_USED', `the cell in ${reader.path} ${why}`, {
-    owner: verdict === 'abort' ? 'source' : 'file',
-  });
+  if (verdict === 'abort') {
+    await marker(reader, host.control.host)('void').catch(() => undefined);
+    throw neverOwned(reader.path);
+  }
+  const { hostname } = reader.clear.host;
+  throw new OsmosisError(
+    'IMAGE_USED',
+    `the cell in ${reader.path} may not own the process: its suspension was cut off, and the agent of ${hostname}, which knows, does not answer`,
+    { owner: 'file' },
+  );
+}
+
+function neverOwned(path: string): OsmosisError {
+  return new OsmosisError(
+    'IMAGE_USED',
+    `the cell in ${path} was never suspended for good: the process went on at its host, or ended with that. Remove the file`,
+    { owner: 'source' },
+  );
 }
 
 /**
@@ -222,13 +283,20 @@ async function checkDecided({ reader, image, host }: ResumptionOptions, signal: 
  * @throws OsmosisError IMAGE_STALE, PEER_SILENT
  */
 async function claimed(
-  { image, host, dropGone, reader }: ResumptionOptions,
+  options: ResumptionOptions,
   sessions: PeerSession[],
   signal: AbortSignal,
-  snapshot: Snapshot = image.metadata.snapshot,
+  snapshot: Snapshot,
 ): Promise<Claimed> {
-  const { peers } = await host.control.call('resume.claim', { cell: snapshot.cell, sessions }, { signal });
-  const answers = new Map(peers.map(({ peer, answer }) => [peer, answer]));
+  const asked = await askPeers(options.host, snapshot.cell, sessions, signal);
+  return settled(options, { ...asked, sessions }, snapshot);
+}
+
+function settled(
+  { dropGone, reader }: ResumptionOptions,
+  { answers, ends, sessions }: Claims,
+  snapshot: Snapshot,
+): Claimed {
   const gone = [...peersOf(snapshot)].filter((peer) => answers.get(peer) !== 'held');
   if (gone.length > 0 && !dropGone) throw refused(reader.path, gone, answers);
   const isThere = ({ at }: Snapshot['flows'][number]) => !gone.includes(at.address);
@@ -240,15 +308,11 @@ async function claimed(
     // A peer without a flow that has forgotten it needs no MOVE.
     sessions: sessions.filter(({ peer }) => answers.get(peer) !== 'other' && !gone.includes(peer)),
     lost: left.length,
-    ends: peers.flatMap(({ peer, ends }) => (ends === undefined ? [] : [{ peer, ends }])),
+    ends,
   };
 }
 
-function refused(
-  path: string,
-  gone: readonly string[],
-  answers: ReadonlyMap<string, 'held' | 'other' | 'silent'>,
-): OsmosisError {
+function refused(path: string, gone: readonly string[], answers: ReadonlyMap<string, Answer>): OsmosisError {
   const others = gone.filter((peer) => answers.get(peer) === 'other');
   if (others.length > 0)
     return new OsmosisError(

@@ -1,10 +1,11 @@
-/** suspend() and resume() against scripted agents and real files: their order, and for every step what its failure leaves. */
+/** suspend(), resume() and discard() against scripted agents and real files: their order, and for every step what its failure leaves. */
 import { existsSync, readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Method, PeerSession } from '../agent/control/protocol.ts';
 import { asOsmosisError, OsmosisError } from '../agent/error.ts';
 import { snapshotWith, temporaryDirectory } from '../agent/test-support.ts';
+import { discard } from './discard.ts';
 import { type Answers, fakeHosts } from './fake-agent.ts';
 import { type ResumptionOptions, resume } from './resume.ts';
 import { ImageFileReader } from './stored/reader.ts';
@@ -121,9 +122,14 @@ function claims(...answers: ('held' | 'other' | 'silent')[]) {
 describe('resume', () => {
   test('the steps come in their order; the image goes as it came; the file is spent', async () => {
     const sealed: PeerSession[] = [];
+    const armed: PeerSession[] = [];
     const { asked, answers } = claims('held');
     const { file, calls, frames, result } = await runResume({
       ...answers,
+      'destination.arm': async ({ sessions }) => {
+        armed.push(...sessions);
+        return {};
+      },
       'destination.restore': async ({ sessions }) => {
         sealed.push(...sessions);
         return { restore_ms: 1 };
@@ -134,6 +140,7 @@ describe('resume', () => {
       'resume.claim',
       'destination.prepare',
       'image.write',
+      'destination.arm',
       'destination.restore',
       'resume.claim',
       'destination.commit',
@@ -145,26 +152,30 @@ describe('resume', () => {
       ['data', true],
       ['end', true],
     ]);
-    // Above the suspension's; asked for twice in the same words; and the MOVE has the next one.
+    // Above the suspension's; asked for twice in the same words; the ARM has the next one, and the MOVE the one after that.
     const [first, second] = asked.map(({ epoch }) => epoch);
     expect(first).toBeGreaterThan(5);
     expect(second).toBe(first);
-    expect(sealed.map(({ epoch }) => epoch)).toEqual([(first ?? 0) + 1]);
+    expect(sealed.map(({ epoch }) => epoch)).toEqual([(first ?? 0) + 2]);
+    expect(armed).toEqual(sealed);
     expect(result).toMatchObject({ ok: true, cell: 'server', flows: { moved: 1, relayed: 0, lost: 0 } });
     expect(await stateOf(file)).toMatchObject({ state: 'resumed', attempts: 1, host: 'beta' });
     expect((await runResume({}, {}, file)).error).toMatchObject({ code: 'IMAGE_USED', owner: 'destination' });
   });
 
-  test.each<Method>(['destination.prepare', 'image.write', 'destination.restore', 'destination.commit'])(
-    '%s fails: undone, and the file can be resumed',
-    async (method) => {
-      const { file, calls, error } = await runResume({ [method]: fails });
-      expect(error).toMatchObject({ code: 'DATAPATH', owner: 'file' });
-      expect(calls.at(-1)).toBe('destination.abort');
-      expect(await stateOf(file)).toMatchObject({ state: 'stored', attempts: 1 });
-      expect((await runResume({}, {}, file)).result).toMatchObject({ ok: true });
-    },
-  );
+  test.each<Method>([
+    'destination.prepare',
+    'destination.arm',
+    'image.write',
+    'destination.restore',
+    'destination.commit',
+  ])('%s fails: undone, and the file can be resumed', async (method) => {
+    const { file, calls, error } = await runResume({ [method]: fails });
+    expect(error).toMatchObject({ code: 'DATAPATH', owner: 'file' });
+    expect(calls.at(-1)).toBe('destination.abort');
+    expect(await stateOf(file)).toMatchObject({ state: 'stored', attempts: 1 });
+    expect((await runResume({}, {}, file)).result).toMatchObject({ ok: true });
+  });
 
   test('after the commit nothing is undone', async () => {
     const { file, calls, error } = await runResume({ 'destination.resume': fails });
@@ -231,7 +242,9 @@ describe('resume', () => {
     const { error, calls } = await runResume({ 'resume.verdict': async () => ({ verdict }) }, {}, file);
     expect(error).toMatchObject({ code: 'IMAGE_USED', owner });
     expect(calls).toEqual(['preflight', 'resume.verdict']);
-    expect((await runResume({}, {}, file)).result).toMatchObject({ ok: true });
+    const again = await runResume({}, {}, file);
+    if (verdict === 'silent') expect(again.result).toMatchObject({ ok: true });
+    else expect([again.error, again.calls]).toMatchObject([{ code: 'IMAGE_USED', owner }, ['preflight']]);
   });
 
   test('a host that can not take it: refused, and the file is not touched', async () => {
@@ -256,5 +269,69 @@ describe('resume', () => {
     const { error, calls } = await runResume({ preflight }, {}, file);
     expect(error).toMatchObject({ code: 'IMAGE_FILE', owner: 'file' });
     expect(calls).not.toContain('resume.claim');
+  });
+});
+
+async function runDiscard(answers: Answers, file: string) {
+  const { destination, calls } = fakeHosts(answers);
+  const reader = await ImageFileReader.open(file);
+  const image = await reader.unlock(await secretFor(file, reader.key, {}));
+  const outcome = await discard({ reader, image, host: destination, signal: quiet.signal }).then(
+    (result) => ({ result, error: undefined }),
+    (error: unknown) => ({ result: undefined, error: asOsmosisError(error) }),
+  );
+  await reader.close();
+  return { calls, ...outcome };
+}
+
+describe('discard', () => {
+  test('peers that wait are told, above their HOLD; after that the file can not be resumed', async () => {
+    const { file } = await runSuspend();
+    const { asked, answers } = claims('held');
+    const said: PeerSession[] = [];
+    const { calls, result } = await runDiscard(
+      {
+        ...answers,
+        'resume.discard': async ({ sessions }) => {
+          said.push(...sessions);
+          expect(await stateOf(file)).toMatchObject({ state: 'discarded' });
+          return { silent: [] };
+        },
+      },
+      file,
+    );
+    expect(calls).toEqual(['resume.claim', 'resume.discard']);
+    expect(said.map(({ epoch }) => epoch)).toEqual([(asked[0]?.epoch ?? 0) + 2]);
+    expect(result).toMatchObject({ ok: true, told: ['10.77.4.2'], gone: [], unconfirmed: [] });
+    expect((await runResume({}, {}, file)).error).toMatchObject({ code: 'IMAGE_USED', owner: 'file' });
+    expect((await runDiscard(claims('other').answers, file)).result).toMatchObject({ gone: ['10.77.4.2'] });
+    expect(await stateOf(file)).toMatchObject({ state: 'discarded' });
+  });
+
+  test('who does not answer is told all the same, and named', async () => {
+    const silent = async () => ({ silent: ['10.77.4.2'] });
+    const { file } = await runSuspend();
+    const { result } = await runDiscard({ ...claims('silent').answers, 'resume.discard': silent }, file);
+    expect(result).toMatchObject({ told: [], unconfirmed: ['10.77.4.2'] });
+  });
+
+  test('what runs, or may run, is not given up', async () => {
+    const { file } = await runSuspend();
+    await runResume({}, {}, file);
+    expect((await runDiscard({}, file)).error).toMatchObject({ code: 'IMAGE_USED', owner: 'destination' });
+    const { file: undecided } = await runSuspend({ 'source.commit': fails, 'source.abort': fails });
+    const abort = async () => ({ verdict: 'abort' as const });
+    const { error, calls } = await runDiscard({ 'resume.verdict': abort }, undecided);
+    expect(error).toMatchObject({ code: 'IMAGE_USED', owner: 'source' });
+    expect(calls).toEqual(['resume.verdict']);
+    expect((await runDiscard({}, undecided)).error).toMatchObject({ code: 'IMAGE_USED', owner: 'source' });
+  });
+
+  test('cut off after it was marked: it says what to do', async () => {
+    const { file } = await runSuspend();
+    const { error } = await runDiscard({ 'resume.discard': fails }, file);
+    expect(error).toMatchObject({ code: 'DATAPATH', owner: 'file' });
+    expect(error?.message).toContain('discard once more');
+    expect((await runDiscard({}, file)).result).toMatchObject({ told: ['10.77.4.2'] });
   });
 });

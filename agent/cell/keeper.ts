@@ -3,7 +3,6 @@
 import { type Flow, flowKey } from '../address.ts';
 import type { AgentContext } from '../context.ts';
 import { messageOf } from '../error.ts';
-import { sayBye } from '../migration/bye.ts';
 import { type SocketIndex, socketIndex } from '../proc/socket-index.ts';
 import { inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
@@ -107,12 +106,11 @@ export class CellKeeper {
   }
 
   async #remove(cell: Cell): Promise<void> {
-    const { datapath, labels, openings, registry, socket, log } = this.#context;
+    const { byes, datapath, labels, openings, registry, log } = this.#context;
     log.info({ cell: cell.name }, 'the cell has ended');
     await openings.close(cell);
     // Whoever follows it, or carries its flows on for others, forgets it.
-    if (cell.peers.length > 0)
-      await sayBye(socket, cell.id, cell.peers, () => registry.save(cell.id), 'ended');
+    if (cell.peers.length > 0) await byes.say(cell.id, cell.peers, () => registry.save(cell.id), 'ended');
     await datapath.removeLocals(cell.flows);
     if (cell.side !== 0) await datapath.removeSide(cell.side);
     if (cell.link !== undefined) {

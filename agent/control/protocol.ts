@@ -280,6 +280,8 @@ export const remoteCellSchema = z.object({
   flows: z.int(),
   state: z.string(),
   wire: z.array(z.string()),
+  /** Suspended since; ms since 1970. */
+  held_since: z.number().optional(),
   /** Of `flows`: those that this host carries on for peers without an agent. */
   relays: z.array(z.object({ peer: z.string(), flows: z.int() })),
   /** New flows of this host to these endpoints go there, until then (ms since the epoch) unless it is renewed. */
@@ -293,6 +295,10 @@ export const remoteCellSchema = z.object({
     .optional(),
 });
 export type RemoteCellFact = z.infer<typeof remoteCellSchema>;
+
+/** A suspended cell whose peers on this host wait for it, since then (ms since 1970). */
+export const heldSchema = z.object({ cell: id, flows: z.int(), since: z.number() });
+export type HeldFact = z.infer<typeof heldSchema>;
 
 export const relaySchema = z.object({ cell: z.union([id, z.literal('')]), peer: z.string(), flows: z.int() });
 /** Connections of one peer without an agent with one cell. */
@@ -334,6 +340,11 @@ export const METHODS = {
   'relay.end': {
     params: z.object({ cell: id.optional(), what: z.enum(['sockets', 'entries']), dry_run: z.boolean() }),
     result: z.object({ ended: z.array(relaySchema) }),
+  },
+  /** Ends the connections of this host's processes with a suspended cell: it will find nobody here when it comes back. */
+  'held.end': {
+    params: z.object({ cell: id, dry_run: z.boolean() }),
+    result: z.object({ ended: z.array(heldSchema) }),
   },
   forward: {
     params: z.object({
@@ -473,6 +484,11 @@ export const METHODS = {
       held: remotesHeldSchema,
     }),
   },
+  /** Out of a file: the peers are told its labels. `sessions`: as of `destination.restore`. */
+  'destination.arm': {
+    params: z.object({ ...migration, sessions: z.array(sessionSchema) }),
+    result: none,
+  },
   'destination.restore': {
     params: z.object({ ...migration, sessions: z.array(sessionSchema), held: remotesHeldSchema }),
     result: z.object({ restore_ms: z.number() }),
@@ -495,6 +511,11 @@ export const METHODS = {
     }),
   },
   /** What the source's agent has decided; `silent` where it does not answer, or knows nothing of it. */
+  /** The cell is given up. `sessions`: each with the epoch of its BYE. Answers with peers that have not acknowledged yet. */
+  'resume.discard': {
+    params: z.object({ cell: id, sessions: z.array(sessionSchema) }),
+    result: z.object({ silent: z.array(z.string()) }),
+  },
   'resume.verdict': {
     params: z.object({ ...migration, source: decisionSchema }),
     result: z.object({ verdict: z.enum(['commit', 'abort', 'silent']) }),

@@ -22,6 +22,7 @@ import { isWelcomeGenuine, parseFingerprint } from '../wire/h2o-identity.ts';
 import { H2O_PORT, isDrop, type Label } from '../wire/h2o-layout.ts';
 import { PAIRS_PER_CELL_MAX } from '../wire/h2o-peer.ts';
 import {
+  createArm,
   createBye,
   createHold,
   createMove,
@@ -356,6 +357,47 @@ describe.skipIf(!hasIp)('peer side', () => {
       expect(peer.peer.list()).toMatchObject([{ state: 'moved', epoch: 3, wire: [AWAY] }]);
       expect(await peer.say(createHold(session, 5), AWAY)).toBeUndefined();
       expect(peer.socket.drops).toEqual(['session']);
+    });
+
+    test('comes back by labels that are armed before: the MOVE is one update', async () => {
+      const { peer, cell, here, armed, session, ack } = await suspended();
+      const arming = { epoch: 2, part: 0, parts: 1, transaction: newTransaction(), labels: peer.labels };
+      const datagram = createArm(session, arming);
+      const answer = await peer.say(datagram, AWAY);
+      expect(answer?.message).toMatchObject({ type: 'ack', epoch: 2 });
+      const sides = peer.datapath.calls.filter(([name]) => name === 'putSide').map(([, side]) => side);
+      expect(sides).toEqual([expect.objectContaining({ state: 'held', accept: 0b11 })]);
+      const [, entries] = peer.datapath.calls.find(([name]) => name === 'putRemotes') ?? [];
+      const there = { endpoint: { address: AWAY, port: 40_001 }, ifindex: 1 };
+      expect((entries as RemoteHalf[]).map(({ wireRemote }) => wireRemote)).toEqual(
+        armed.map(({ wireRemote }) => [wireRemote[0], there]),
+      );
+      expect((await peer.say(datagram, HOME))?.datagram).toEqual(answer?.datagram);
+      expect(peer.datapath.calls).toEqual([]);
+      // Whoever asks whether it waits still is answered as before.
+      expect((await peer.say(createHold(session, 1), AWAY))?.datagram).toEqual(ack?.datagram);
+      cell.transaction = arming.transaction;
+      await peer.say(cell.move(session, peer.labels, 3), AWAY);
+      expect(peer.datapath.calls).toEqual([
+        ['putSide', expect.objectContaining({ state: 'moved', active: 1, accept: 0b10 })],
+      ]);
+      expect(await peer.say(datagram, AWAY)).toBeUndefined();
+      expect(peer.socket.drops).toEqual(['session']);
+      expect(here).toHaveLength(1);
+    });
+
+    test('what is armed for a resumption that comes to nothing is taken back, and it waits on', async () => {
+      const { peer, cell, session } = await suspended();
+      const arming = { epoch: 2, part: 0, parts: 1, transaction: newTransaction(), labels: peer.labels };
+      await peer.say(createArm(session, arming), AWAY);
+      await peer.say(createBye(session, { epoch: 3, reason: 'aborted' }), AWAY);
+      expect(peer.peer.list()).toMatchObject([{ state: 'held', flows: 2 }]);
+      expect(await peer.say(createArm(session, arming), AWAY)).toBeUndefined();
+      expect(peer.socket.drops).toEqual(['stale']);
+      expect((await peer.say(createHold(session, 257), AWAY))?.message.type).toBe('ack');
+      await peer.say(createArm(session, { ...arming, epoch: 258, transaction: newTransaction() }), AWAY);
+      await peer.say(cell.move(session, peer.labels, 259), AWAY);
+      expect(peer.peer.list()).toMatchObject([{ state: 'moved', epoch: 259, wire: [AWAY] }]);
     });
 
     test('comes back to the place where it was', async () => {
@@ -718,6 +760,24 @@ describe.skipIf(!hasIp)('peer side', () => {
       const next = cell.session(acknowledged.nextPublicKey);
       await peer.say(cell.move(next, to(peer, HOME, peer.labels[0]?.virtual.port), 2), HOME);
       expect(peer.peer.list()).toMatchObject([{ state: 'home', epoch: 2, flows: 2, wire: [HOME] }]);
+    });
+
+    test('what was only claimed may be armed first, in parts', async () => {
+      const peer = await withPeer();
+      const cell = keptCell();
+      const session = await claimed(peer, cell);
+      const labels = to(peer, AWAY);
+      const transaction = newTransaction();
+      const other = { ...labels[0], virtual: { address: HOME, port: 1 } } as Label;
+      await peer.say(createArm(session, { epoch: 1, part: 1, parts: 2, transaction, labels: [other] }), AWAY);
+      await peer.say(createArm(session, { epoch: 1, part: 0, parts: 2, transaction, labels }), AWAY);
+      expect(peer.peer.list()).toMatchObject([{ state: 'armed', flows: 2 }]);
+      cell.transaction = transaction;
+      await peer.say(cell.move(session, [...labels, other], 2), AWAY);
+      expect(peer.datapath.calls).toEqual([
+        ['putSide', expect.objectContaining({ state: 'moved', active: 1, accept: 0b10 })],
+      ]);
+      expect(peer.peer.list()).toMatchObject([{ state: 'moved', epoch: 2, flows: 2, wire: [AWAY] }]);
     });
 
     test('what is claimed in passing, as by a plan, is not kept', async () => {

@@ -6,7 +6,7 @@ import { setImmediate } from 'node:timers/promises';
 import { type Endpoint, endpointKey, type PlacedFlow } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
-import type { RelayFact, RemoteCellFact, RemoteHeld } from '../control/protocol.ts';
+import type { HeldFact, RelayFact, RemoteCellFact, RemoteHeld } from '../control/protocol.ts';
 import type { AnnouncedFact } from '../control/trust-protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { FlowId } from '../datapath/model.ts';
@@ -41,6 +41,7 @@ import {
 } from '../wire/h2o-peer.ts';
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Admission } from './admission.ts';
+import { endHeldSockets } from './end-held-sockets.ts';
 import { Follows } from './follows.ts';
 import { type Handed, HandedOver } from './handed-over.ts';
 import { HeldEnds, handedTo } from './held-ends.ts';
@@ -113,6 +114,7 @@ export class PeerSide {
   readonly #cells: RemoteCells;
   readonly #sweeper: Sweeper;
   readonly #heldSockets: HeldSockets;
+  readonly #views: () => readonly NetworkView[];
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
   #sweeping: NodeJS.Timeout | undefined;
@@ -145,6 +147,7 @@ export class PeerSide {
     const ownEnds = new OwnEnds({ datapath, labels, records, slots, turns });
     const dropEnded = () => this.#sweeper.dropEnded(1);
     this.#records = records;
+    this.#views = views;
     this.#follows = follows;
     this.ownEnds = ownEnds;
     this.#admission = new Admission({
@@ -218,6 +221,7 @@ export class PeerSide {
         flows: flows.size,
         state: plainAt === undefined ? away : 'home',
         wire: [...new Set([...flows.values()].map((flow) => placeOf(flow, record)?.endpoint.address ?? ''))],
+        ...(heldAt !== undefined && { held_since: heldAt }),
         relays: relaysOf(record),
         ...(record.follow && { follow: { ...record.follow, labels: [...record.follow.labels] } }),
       };
@@ -244,6 +248,19 @@ export class PeerSide {
         if (relayed.length === 0) continue;
         ended.push(...relaysOf(record).map((relay) => ({ cell: record.cell, ...relay })));
         if (!dryRun) await this.#sweeper.end(record, relayed);
+      }
+    });
+    return ended;
+  }
+
+  /** Ends what this host has with the suspended cell of this id, and forgets it. Answers with what that was. */
+  async endHeld(cell: string, dryRun: boolean): Promise<HeldFact[]> {
+    const ended: HeldFact[] = [];
+    await this.#turns.run(async () => {
+      for (const record of this.#records.of(cell)) {
+        if (record.heldAt === undefined) continue;
+        ended.push({ cell, flows: record.flows.size, since: record.heldAt });
+        if (!dryRun) await this.#endHeld(record);
       }
     });
     return ended;
@@ -396,7 +413,8 @@ export class PeerSide {
       message.type === 'move' ||
       message.type === 'hold' ||
       message.type === 'bye' ||
-      message.type === 'follow';
+      message.type === 'follow' ||
+      message.type === 'arm';
     if (!forUs || (message.type === 'hello' && !this.#isHeard(message, from))) return;
     if (this.#waiting.add(message, from)) void this.#inTurn(() => this.#serveNext());
   }
@@ -583,6 +601,7 @@ export class PeerSide {
     }
     this.#socket.send(consumed.ack, from.address, from.port);
     if (consumed.outcome === 'accepted') this.#recognize(record, consumed.message.type);
+    if (sealed.type === 'arm') this.#makeReady(record);
   }
 
   /** What opened was sealed for whoever has shown this identity, and a receipt for its address, with the pair's key. */
@@ -605,13 +624,25 @@ export class PeerSide {
         return this.#cells.move(record, message.labels);
       case 'hold':
         return this.#cells.hold(record);
+      case 'arm':
+        for (const { wire } of message.labels.slice(0, 1)) this.#socket.expect(wire.address);
+        return this.#cells.armListed(record, message.labels);
       case 'follow':
         await this.#follows.set(record, message);
         await this.#cells.dropOver(record, message.ended);
         return this.#cells.tidy(record);
       case 'bye':
-        return message.reason === 'aborted' ? this.#cells.disarm(record) : this.#cells.forget(record);
+        if (message.reason === 'aborted') return this.#cells.disarm(record);
+        return record.heldAt === undefined ? this.#cells.forget(record) : this.#endHeld(record);
     }
+  }
+
+  /** It will not come back: whoever waits for it here is told. */
+  async #endHeld(record: PeerRecord): Promise<void> {
+    const { cell, flows } = record;
+    this.#log.info({ cell, flows: flows.size }, 'a suspended cell was given up: its connections here end');
+    await endHeldSockets(record, this.#views());
+    await this.#cells.forget(record);
   }
 }
 

@@ -133,6 +133,42 @@ export class RemoteCells {
       const own = this.#needs.ownEnds.offered(id) ?? known?.own;
       armed.push({ id, wireRemote, missing: 0, own, userTimeout: known?.userTimeout });
     }
+    await this.#understandBoth(record);
+    for (const flow of armed) this.#needs.records.take(record, flow);
+    // What is to be moved is said anew: nothing else comes along.
+    this.#needs.records.unclaim(record, claimedBy(record));
+    Follows.remember(record, ids);
+    await this.#needs.datapath.putLocals(armed.flatMap(({ own }) => own ?? []));
+    await this.#put(record, armed);
+    record.armedAt = Date.now();
+  }
+
+  /** The same for what a sealed part of an arming says of the flows that the cell has here already, or has claimed. */
+  async armListed(record: PeerRecord, labels: readonly Label[]): Promise<void> {
+    const next = record.active === 0 ? 1 : 0;
+    await this.#takeClaimed(record, labels);
+    const wires = wiresOf(labels);
+    const armed = new Map<PeerFlow, RemoteHalf['wireRemote']>();
+    for (const flow of record.flows.values()) {
+      const wire = wires.get(endpointKey(flow.id.protocol, flow.id.remote));
+      const current = placeOf(flow, record);
+      if (wire === undefined) continue;
+      const isThere = current !== undefined && endpointText(current.endpoint) === endpointText(wire);
+      const slots = isThere
+        ? onlySlot(flow.wireRemote, record.active)
+        : twoSlots(await this.#needs.slots.of(wire), current, next);
+      armed.set(flow, slots);
+    }
+    await this.#understandBoth(record);
+    await this.#put(
+      record,
+      [...armed].map(([flow, wireRemote]) => ({ ...flow, wireRemote })),
+    );
+    for (const [flow, wireRemote] of armed) flow.wireRemote = wireRemote;
+    record.armedAt = Date.now();
+  }
+
+  async #understandBoth(record: PeerRecord): Promise<void> {
     record.plainAt = undefined;
     await this.#needs.datapath.putSide({
       id: record.side,
@@ -142,13 +178,6 @@ export class RemoteCells {
       accept: BOTH_SLOTS,
       ifindex: 0,
     });
-    for (const flow of armed) this.#needs.records.take(record, flow);
-    // What is to be moved is said anew: nothing else comes along.
-    this.#needs.records.unclaim(record, claimedBy(record));
-    Follows.remember(record, ids);
-    await this.#needs.datapath.putLocals(armed.flatMap(({ own }) => own ?? []));
-    await this.#put(record, armed);
-    record.armedAt = Date.now();
   }
 
   async #put({ side }: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
@@ -192,9 +221,7 @@ export class RemoteCells {
   /** What the cell has claimed and never armed, because nobody knew that it would move: listed, so it comes along. */
   async #takeClaimed(record: PeerRecord, labels: readonly Label[]): Promise<void> {
     const { records, datapath, slots } = this.#needs;
-    const wires = new Map(
-      labels.map(({ protocol, virtual, wire }) => [endpointKey(protocol, virtual), wire]),
-    );
+    const wires = wiresOf(labels);
     const taken: PeerFlow[] = [];
     for (const id of claimedBy(record)) {
       const wire = wires.get(endpointKey(id.protocol, id.remote));
@@ -229,9 +256,7 @@ export class RemoteCells {
   }
 
   async #correct(record: PeerRecord, labels: readonly Label[], next: 0 | 1): Promise<void> {
-    const wires = new Map(
-      labels.map(({ protocol, virtual, wire }) => [endpointKey(protocol, virtual), wire]),
-    );
+    const wires = wiresOf(labels);
     const right = new Map<PeerFlow, RemoteHalf['wireRemote']>();
     for (const flow of record.flows.values()) {
       const armed = flow.wireRemote[next]?.endpoint;
@@ -322,6 +347,10 @@ export class RemoteCells {
     // The devices may be detached now: whoever arms next attaches them anew.
     this.#needs.slots.clear();
   }
+}
+
+function wiresOf(labels: readonly Label[]): ReadonlyMap<string, Endpoint> {
+  return new Map(labels.map(({ protocol, virtual, wire }) => [endpointKey(protocol, virtual), wire]));
 }
 
 function claimedBy({ claims }: PeerRecord): FlowId[] {

@@ -36,6 +36,7 @@ import {
 } from '../wire/h2o-peer.ts';
 import {
   consumeAck,
+  createArm,
   createBye,
   createMove,
   deriveSession,
@@ -93,6 +94,16 @@ type Migration = {
   decision: 'commit' | 'abort' | undefined;
   readonly secret: { readonly migration: Uint8Array; readonly key: Uint8Array };
   readonly nonce: Uint8Array;
+  /** Of labels that no HELLO has armed. */
+  arming:
+    | {
+        readonly session: Session;
+        readonly epoch: number;
+        readonly transaction: Uint8Array;
+        /** Not acknowledged yet, by part. */
+        readonly waiting: Map<number, Uint8Array>;
+      }
+    | undefined;
   /** At the destination, written down before it restores. */
   move:
     | {
@@ -123,6 +134,8 @@ type Peer = {
 
 export class SimulatedHandoff {
   readonly #endpoints: readonly Endpoint[];
+  /** The labels of one ARM part; undefined where HELLOs arm them. */
+  readonly #labelsPerPart: number | undefined;
   readonly #cell = new Uint8Array(16).fill(0xc0);
   #home: Host = HOSTS[0];
   readonly #running = new Set<Host>([HOSTS[0]]);
@@ -148,7 +161,8 @@ export class SimulatedHandoff {
   unasked = 0;
   aborts = 0;
 
-  constructor(endpoints: number) {
+  constructor(endpoints: number, labelsPerPart?: number) {
+    this.#labelsPerPart = labelsPerPart;
     this.#endpoints = Array.from({ length: endpoints }, (_, index) => ({
       address: HOSTS[0],
       port: 7000 + index,
@@ -232,13 +246,18 @@ export class SimulatedHandoff {
     if (stage === 'armed')
       return [step('freeze', () => this.#freeze(migration)), ...(isFair ? [] : [abort]), ...lost];
     if (stage === 'frozen')
-      return [
-        ...(this.#orchestrated ? [step('restore', () => this.#restore(migration))] : []),
-        abort,
-        ...lost,
-      ];
+      return [...(this.#orchestrated ? this.#restoringSteps(migration) : []), abort, ...lost];
     if (stage === 'restored') return this.#restoredSteps(migration, abort, lost);
     return this.#redirectSteps(migration);
+  }
+
+  #restoringSteps(migration: Migration): Choice[] {
+    const unarmed = [...(migration.arming?.waiting.values() ?? [])];
+    if (unarmed.length === 0) return [{ name: 'restore', take: () => this.#restore(migration) }];
+    const arm = () => {
+      for (const datagram of unarmed) this.#send(migration.to, PEER, datagram);
+    };
+    return [{ name: 'ARM', take: arm }];
   }
 
   #restoredSteps(migration: Migration, abort: Choice, lost: readonly Choice[]): Choice[] {
@@ -311,7 +330,7 @@ export class SimulatedHandoff {
         local: virtual,
         peerAddress: PEER,
         peerPorts: [51_000],
-        arm: wire,
+        ...(this.#labelsPerPart === undefined && { arm: wire }),
       }),
     );
     const transaction = newTransaction();
@@ -329,6 +348,7 @@ export class SimulatedHandoff {
         key: new Uint8Array(KEY_BYTES).fill(7),
       },
       nonce: newQueryNonce(),
+      arming: undefined,
       move: undefined,
       acknowledged: undefined,
     };
@@ -367,6 +387,18 @@ export class SimulatedHandoff {
   #freeze(migration: Migration): void {
     this.#running.delete(this.#home);
     migration.stage = 'frozen';
+    if (this.#labelsPerPart !== undefined) this.#createArming(migration, this.#labelsPerPart);
+  }
+
+  #createArming(migration: Migration, labelsPerPart: number): void {
+    const [session, epoch, transaction] = [this.#session(), ++this.#keys.last, newTransaction()];
+    const parts = Math.ceil(migration.labels.length / labelsPerPart);
+    const labelsOf = (part: number) =>
+      migration.labels.slice(part * labelsPerPart, (part + 1) * labelsPerPart);
+    const datagrams = Array.from({ length: parts }, (_, part) =>
+      createArm(session, { epoch, part, parts, transaction, labels: labelsOf(part) }),
+    );
+    migration.arming = { session, epoch, transaction, waiting: new Map(datagrams.entries()) };
   }
 
   /** Computed once: public-key operations would be most of what a schedule takes. */
@@ -393,7 +425,8 @@ export class SimulatedHandoff {
     if (migration.isUnasked) this.#keys.last++;
     const [session, next] = [this.#session(), nextKeyPair()];
     const epoch = migration.isUnasked ? this.#keys.last : this.#keys.last + 1;
-    const { transaction, labels } = migration;
+    const { labels } = migration;
+    const { transaction } = migration.arming ?? migration;
     const datagram = createMove(session, { epoch, transaction, labels, nextPublicKey: next.publicKey });
     migration.move = { datagram, session, epoch, next };
     migration.stage = 'restored';
@@ -501,7 +534,12 @@ export class SimulatedHandoff {
   }
 
   #atCellAck(message: Sealed): void {
-    const [move, bye] = [this.#migration?.move, this.#bye];
+    const [move, bye, arming] = [this.#migration?.move, this.#bye, this.#migration?.arming];
+    for (const part of arming?.waiting.keys() ?? []) {
+      const sent = { type: 'arm', epoch: arming?.epoch ?? 0, part } as const;
+      if (arming !== undefined && !isDrop(consumeAck(arming.session, sent, message)))
+        arming.waiting.delete(part);
+    }
     if (move !== undefined && this.#migration !== undefined) {
       const ack = consumeAck(move.session, { type: 'move', epoch: move.epoch }, message);
       if (!isDrop(ack) && ack.acknowledged === 'move') this.#migration.acknowledged = ack.nextPublicKey;
@@ -587,6 +625,10 @@ export class SimulatedHandoff {
         isClaimed,
         slots: slotsWith(other, to, undefined),
       };
+    } else if (message.type === 'arm') {
+      const to = message.labels[0]?.wire.address;
+      this.#understood = { ...this.#understood, other: to };
+      this.#peer = { ...this.#peer, state: consumed.state, slots: slotsWith(active, slots[active], to) };
     } else {
       this.#understood = { ...this.#understood, other: undefined };
       const slotsNow = slotsWith(active, slots[active], undefined);

@@ -8,11 +8,17 @@ const STEPS_MAX = 120;
 /** With nothing lost any more everything is settled within this. */
 const SETTLING_STEPS_MAX = 300;
 const SIMULATION_MS_MAX = 60_000;
-/** More labels than a MOVE lists, in three parts of a HELLO. */
+/** More labels than a MOVE lists, in three parts of a HELLO, or of an ARM. */
 const MANY_ENDPOINTS = 300;
+const SIZES: readonly { readonly endpoints: number; readonly labelsPerPart?: number }[] = [
+  { endpoints: MANY_ENDPOINTS },
+  { endpoints: MANY_ENDPOINTS, labelsPerPart: 100 },
+];
 
 const schedule = fc.record({
-  endpoints: fc.nat({ max: 39 }).map((draw) => (draw === 0 ? MANY_ENDPOINTS : 1)),
+  size: fc
+    .nat({ max: 59 })
+    .map((draw) => SIZES[draw] ?? (draw % 2 === 0 ? { endpoints: 1 } : { endpoints: 3, labelsPerPart: 1 })),
   picks: fc.array(fc.nat({ max: 0xffff }), { minLength: 20, maxLength: STEPS_MAX, size: 'max' }),
 });
 const seed = process.env.OSMOSIS_SEED;
@@ -50,8 +56,8 @@ test('one owner, no reset, and the peer sends to where the process runs', {
   let aborts = 0;
   let unasked = 0;
   fc.assert(
-    fc.property(schedule, ({ endpoints, picks }) => {
-      const handoff = new SimulatedHandoff(endpoints);
+    fc.property(schedule, ({ size, picks }) => {
+      const handoff = new SimulatedHandoff(size.endpoints, size.labelsPerPart);
       const names: string[] = [];
       try {
         for (const pick of picks) {

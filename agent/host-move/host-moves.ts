@@ -278,16 +278,19 @@ export class HostMoves {
 
   /** One label an endpoint, whatever the number of its peers. */
   #moved(lane: Lane, flows: readonly KeptFlow[], wanted: Wanted): KeptFlow[] {
-    return movedFlows(flows, wanted, (endpoint) => {
-      const owner = `${lane.cell} ${endpoint}`;
-      const protocol = protocolOf(endpoint);
-      const label = this.#labels.get(owner) ?? {
-        protocol,
-        port: this.#context.labels.draw([protocol])[0] ?? 0,
-      };
-      this.#labels.set(owner, label);
-      return label.port;
+    const ownerOf = (endpoint: string) => `${lane.cell} ${endpoint}`;
+    const unlabelled = new Set<string>();
+    movedFlows(flows, wanted, (endpoint) => {
+      if (!this.#labels.has(ownerOf(endpoint))) unlabelled.add(endpoint);
+      return 0;
     });
+    // All at once: each draw looks at every socket of the host.
+    const protocols = [...unlabelled].map(protocolOf);
+    const ports = protocols.length === 0 ? [] : this.#context.labels.draw(protocols);
+    [...unlabelled].forEach((endpoint, index) => {
+      this.#labels.set(ownerOf(endpoint), { protocol: protocolOf(endpoint), port: ports[index] ?? 0 });
+    });
+    return movedFlows(flows, wanted, (endpoint) => this.#labels.get(ownerOf(endpoint))?.port ?? 0);
   }
 
   /** Labels of endpoints at home that this host has lost the address of, by cell and endpoint. */

@@ -2,7 +2,6 @@
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import type { KeptCell, Params } from '../control/protocol.ts';
-import { sayBye } from '../migration/bye.ts';
 import type { HostMoves } from './host-moves.ts';
 
 /** Without targets everything is listed and nothing changed. @throws OsmosisError NO_SUCH_TARGET, before anything is. */
@@ -21,11 +20,11 @@ export async function keep(
 }
 
 /** A process that was only adopted to be kept is an ordinary one again, and its peers forget it. */
-async function letGo({ registry, socket }: AgentContext, cell: Cell): Promise<void> {
+async function letGo({ byes, registry }: AgentContext, cell: Cell): Promise<void> {
   const isOnlyKept = cell.init === undefined && cell.link === undefined && (cell.known ?? []).length === 0;
   if (registry.isRegistered(cell.id)) registry.put(cell);
   if (!isOnlyKept || !registry.isRegistered(cell.id)) return;
-  if (cell.peers.length > 0) await sayBye(socket, cell.id, cell.peers, () => registry.save(cell.id), 'ended');
+  if (cell.peers.length > 0) await byes.say(cell.id, cell.peers, () => registry.save(cell.id), 'ended');
   registry.remove(cell.id);
 }
 

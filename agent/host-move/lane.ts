@@ -10,10 +10,12 @@ import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { acceptOf, type LocalHalf, type Side } from '../datapath/model.ts';
 import { messageOf } from '../error.ts';
+import { type Arming, createArming, sendArming } from '../h2o/arming.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import type { Route } from '../host/routes.ts';
 import { Announcement, type AnnouncementRecord } from '../migration/announcement.ts';
 import { newTransaction } from '../wire/h2o.ts';
+import { canArm } from '../wire/h2o-arm.ts';
 import { areListed } from '../wire/h2o-labels.ts';
 import { isDrop, type Label } from '../wire/h2o-layout.ts';
 import { deriveSession, generateKeyPair } from '../wire/h2o-session.ts';
@@ -27,6 +29,8 @@ export type LaneRecord = {
   readonly flows: readonly KeptFlow[];
   /** The MOVE that is not acknowledged yet. */
   readonly announcement?: AnnouncementRecord | undefined;
+  /** Before it: labels that it names by digest, since they are more than it can list. */
+  readonly arming?: Arming | undefined;
 };
 
 export type LaneNeeds = {
@@ -50,25 +54,41 @@ export class Lane {
   /** By flowKey. */
   readonly flows: Map<string, KeptFlow>;
   #announcement: Announcement | undefined;
+  #arming: Arming | undefined;
   /** Its side is in the datapath. */
   #isEntered = false;
 
   constructor(
     needs: LaneNeeds,
-    { cell, peer, side, flows, announcement }: Omit<LaneRecord, 'side' | 'flows'> & Partial<LaneRecord>,
+    {
+      cell,
+      peer,
+      side,
+      flows,
+      announcement,
+      arming,
+    }: Omit<LaneRecord, 'side' | 'flows'> & Partial<LaneRecord>,
   ) {
     this.#needs = needs;
     this.cell = cell;
     this.peer = peer;
     this.#side = side ?? randomInt(1, 2 ** 31);
     this.flows = new Map((flows ?? []).map((flow) => [flowKey(flow), flow]));
+    this.#arming = arming;
     this.#announcement = announcement && Announcement.adopt(needs.socket, announcement, this.#stop.signal);
   }
 
   record(): LaneRecord {
     const { cell, peer } = this;
     const announcement = this.#announcement?.record();
-    return { cell, peer, side: this.#side, flows: [...this.flows.values()], announcement };
+    return {
+      cell,
+      peer,
+      side: this.#side,
+      flows: [...this.flows.values()],
+      announcement,
+      arming: this.#arming,
+    };
   }
 
   /** A MOVE waits for its ACK: the next one can only be made of what that says. */
@@ -82,7 +102,7 @@ export class Lane {
 
   /** There may be a way to the peer now: what it has not acknowledged is said at once. */
   nudge(): void {
-    this.#announcement?.nudge();
+    if (this.#arming === undefined) this.#announcement?.nudge();
   }
 
   /** After a restart. */
@@ -93,7 +113,7 @@ export class Lane {
   /** These flows are at another place from now on; the others stay. `route`: to the peer, by a device that is attached. */
   async move(cell: Cell, flows: readonly KeptFlow[], route: Route): Promise<void> {
     const { datapath, registry, socket, log, save } = this.#needs;
-    const labels = listed(labelsOf(flows));
+    const labels = sayable(labelsOf(flows));
     const keys = registry.keysWith(cell, this.peer);
     const { epoch, publicKey: cellPublicKey, secretKey, peerPublicKey } = keys;
     const id = Buffer.from(cell.id, 'hex');
@@ -111,16 +131,18 @@ export class Lane {
     if (going.length < flows.length)
       log.warn(
         { cell: cell.name, peer: this.peer, flows: flows.length - going.length },
-        'more endpoints than one MOVE can list: their connections are not kept',
+        'more endpoints than can be announced: their connections are not kept',
       );
     this.#isEntered = true;
     await datapath.putSide(this.#sideIn('queued', cell));
     const halves = going.map((flow) => ({ ...flow, localSide: this.#side, path: route.ifindex }));
     await datapath.putLocals(entered(halves));
     for (const half of halves) this.flows.set(flowKey(half), half);
+    if (!areListed(labels)) this.#arming = createArming(this.peer, session, ++keys.last, labels);
+    const transaction = this.#arming?.transaction ?? newTransaction();
     keys.last += 1;
     registry.save(cell.id);
-    const peerSession = { peer: this.peer, epoch: keys.last, transaction: newTransaction(), ...session };
+    const peerSession = { peer: this.peer, epoch: keys.last, transaction, ...session };
     this.#announcement = Announcement.create(socket, peerSession, labels, generateKeyPair(), {
       signal: this.#stop.signal,
     });
@@ -180,12 +202,20 @@ export class Lane {
 
   /** Until it is acknowledged, however long that takes: an `Announcement` gives up after a while. */
   async #announce(announcement: Announcement): Promise<void> {
+    if (this.#arming !== undefined) await this.#arm(this.#arming);
     while (!announcement.isAcknowledged && !this.#stop.signal.aborted) await announcement.send();
     if (this.#stop.signal.aborted) return;
     await this.#settle(announcement).catch((error: unknown) => {
       this.#needs.log.warn({ peer: this.peer, error: messageOf(error) }, 'a host move could not be finished');
     });
     this.#needs.settled();
+  }
+
+  /** Written down before the MOVE is sent: a peer that has moved on knows nothing of the arming any more. */
+  async #arm(arming: Arming): Promise<void> {
+    if (!(await sendArming(this.#needs.socket, arming, this.#stop.signal))) return;
+    this.#arming = undefined;
+    this.#needs.save(this);
   }
 
   async #settle(announcement: Announcement): Promise<void> {
@@ -243,13 +273,13 @@ export class Lane {
   }
 }
 
-/** As many as one MOVE can say one by one: none of them was armed. */
-function listed(labels: readonly Label[]): readonly Label[] {
-  if (areListed(labels)) return labels;
+/** As many as can be announced. */
+function sayable(labels: readonly Label[]): readonly Label[] {
+  if (canArm(labels)) return labels;
   let [fits, tooMany] = [0, labels.length];
   while (tooMany - fits > 1) {
     const middle = Math.floor((fits + tooMany) / 2);
-    if (areListed(labels.slice(0, middle))) fits = middle;
+    if (canArm(labels.slice(0, middle))) fits = middle;
     else tooMany = middle;
   }
   return labels.slice(0, fits);

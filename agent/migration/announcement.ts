@@ -5,6 +5,7 @@ import { sendUntilAcknowledged } from '../h2o/cell-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import type { Label } from '../wire/h2o-layout.ts';
 import { createMove, type KeyPair, type Session } from '../wire/h2o-session.ts';
+import type { Farewell } from './bye.ts';
 
 export type AnnouncementRecord = {
   readonly peer: string;
@@ -121,6 +122,12 @@ export class Announcement {
   /** Where the other ends have gone while the cell was suspended, once that is acknowledged. */
   get ends(): readonly Label[] {
     return this.#ends;
+  }
+
+  /** To the peer in the place of the MOVE, which will not be said. */
+  farewell(): Farewell {
+    const { peer, session, epoch } = this.#record;
+    return { peer, session, epoch, reason: 'aborted' };
   }
 
   /** The keys of the next session with this peer. */

@@ -11,6 +11,7 @@ import { exchangeHello, type Voice } from '../h2o/cell-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
 import { newCellId, newTransaction } from '../wire/h2o.ts';
+import type { Byes } from './bye.ts';
 import { Holding } from './holding.ts';
 import { askVerdict } from './verdicts.ts';
 
@@ -20,6 +21,9 @@ const ANSWER_MS = 300;
 const GRACE_MS = 500;
 /** The agent that suspended a cell answers within this. */
 const VERDICT_MS_MAX = 3_000;
+/** A peer ends its connections with a cell that was given up within this, usually; and is told for so long. */
+const FAREWELL_WAIT_MS_MAX = 5_000;
+const FAREWELL_MS_MAX = 600_000;
 /** No connection has this port (tcpmux, RFC 1078): a HELLO that claims one is answered, and leaves nothing. */
 const NO_FLOW_PORT = 1;
 
@@ -72,6 +76,20 @@ export function refuseRunning(registry: Pick<Registry, 'get' | 'isRegistered'>, 
     phase: 'plan',
     owner: 'destination',
   });
+}
+
+/**
+ * Tells the peers of a cell that is given up. `sessions`: each with the epoch of its BYE.
+ * @returns those that have not acknowledged within FAREWELL_WAIT_MS_MAX; they are told for FAREWELL_MS_MAX
+ */
+export function giveUp(byes: Byes, cell: string, sessions: readonly PeerSession[]): Promise<string[]> {
+  const farewells = sessions.map(({ peer, epoch, cell: id, tag, toPeer, toCell }) => ({
+    peer,
+    session: { cell: id, tag, toPeer, toCell },
+    epoch,
+    reason: 'ended' as const,
+  }));
+  return byes.sayUnder(cell, farewells, FAREWELL_WAIT_MS_MAX, FAREWELL_MS_MAX);
 }
 
 /** Whether a suspension was decided, for a file whose maker did not live to learn it. */

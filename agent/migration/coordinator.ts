@@ -8,7 +8,6 @@ import type { FlowId } from '../datapath/model.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { isAlive } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
-import { sayBye } from './bye.ts';
 import { DestinationMigration, type DestinationRecord } from './destination.ts';
 import { Holding } from './holding.ts';
 import { flowIds } from './placed.ts';
@@ -332,11 +331,11 @@ export class Coordinator {
   }
 
   async #tellPeers({ cell, keys }: SourceRecord): Promise<void> {
-    const { registry, socket } = this.#context;
+    const { registry, byes } = this.#context;
     // A registered cell's own keys, or their epochs would be used twice.
     const current = registry.get(cell.id)?.peers;
     const told = keys.map((each) => current?.find(({ address }) => address === each.address) ?? each);
-    await sayBye(socket, cell.id, told, () => registry.save(cell.id));
+    await byes.say(cell.id, told, () => registry.save(cell.id));
   }
 
   #recoverDestination(record: DestinationRecord): void {

@@ -23,6 +23,7 @@ import { Decision, type Verdict } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
 import { SocketSetter } from '../datapath/socket-programs.ts';
 import { OsmosisError } from '../error.ts';
+import { createArming, sendArming } from '../h2o/arming.ts';
 import { TMPFS_MAGIC } from '../host/facts.ts';
 import { IMAGE_STAYS, ImageWriter, PROCESS_STAYS } from '../image/writer.ts';
 import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
@@ -49,6 +50,11 @@ const HEAD_START_MS_MAX = 30;
  * minute. One that is gone must not keep the others.
  */
 const TURNED_MS_MAX = 10_000;
+
+/** Peers that have just answered arm within this. Then the image is as it was. */
+const ARM_MS_MAX = 15_000;
+/** An undoing waits for peers that forget what they have armed. */
+const BYE_WAIT_MS_MAX = 1_000;
 
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
 
@@ -262,6 +268,52 @@ export class DestinationMigration {
     return new ImageWriter(this.#directory, this.#stays);
   }
 
+  /**
+   * Out of a file: no HELLO has armed its labels, so that its peers are told them now. They understand the new place from
+   * here on, and one MOVE each is left to be said, whatever the number. `sessions`: each with the epoch of its MOVE; the one
+   * before it is free.
+   * @throws OsmosisError PEER_SILENT, PREFLIGHT
+   */
+  arm(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
+    return this.#during(this.#arm(sessions, signal));
+  }
+
+  async #arm(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
+    const armings = sessions.flatMap(({ peer, epoch, cell, tag, toPeer, toCell }) => {
+      const labels = this.#moveLabels(peer);
+      return labels.length === 0
+        ? []
+        : [createArming(peer, { cell, tag, toPeer, toCell }, epoch - 1, labels)];
+    });
+    const armed = new Map(armings.map(({ peer, transaction }) => [peer, transaction]));
+    this.#announce(sessions.map((one) => ({ ...one, transaction: armed.get(one.peer) ?? one.transaction })));
+    // For a successor of this agent, which takes it back.
+    this.#enter('prepared');
+    const until = AbortSignal.any([signal, AbortSignal.timeout(ARM_MS_MAX)]);
+    const told = await Promise.all(armings.map((one) => sendArming(this.#context.socket, one, until)));
+    signal.throwIfAborted();
+    const silent = armings.filter((_, index) => !told[index]).map(({ peer }) => peer);
+    if (silent.length === 0) return;
+    throw new OsmosisError(
+      'PEER_SILENT',
+      `the agent of the peer ${silent.join(', ')} does not answer any more. Check it and UDP port 18018; or another copy of the file is being resumed`,
+      { phase: 'prepare' },
+    );
+  }
+
+  #announce(sessions: readonly PeerSession[]): void {
+    this.#announcements = sessions.map((session) =>
+      Announcement.create(
+        this.#context.socket,
+        session,
+        this.#moveLabels(session.peer),
+        this.#nextKeys.get(session.peer) ?? generateKeyPair(),
+        // Out of a file: its answer may have more to say, where its end is now.
+        { padded: this.source === undefined },
+      ),
+    );
+  }
+
   /** Restores, behind the fence and not yet running. Resolves when CRIU waits for the verdict. */
   restore(sessions: readonly PeerSession[], held: readonly RemoteHeld[], signal: AbortSignal): Promise<void> {
     return this.#during(this.#restore(sessions, held, signal));
@@ -277,16 +329,7 @@ export class DestinationMigration {
       throw new OsmosisError('RESTORE_FAILED', 'there is no prepared cell; start the migration anew', {
         phase: 'restore',
       });
-    this.#announcements = sessions.map((session) =>
-      Announcement.create(
-        this.#context.socket,
-        session,
-        this.#moveLabels(session.peer),
-        this.#nextKeys.get(session.peer) ?? generateKeyPair(),
-        // Its answer may have more to say: where its end is now.
-        { padded: this.source === undefined },
-      ),
-    );
+    if (this.source !== undefined) this.#announce(sessions);
     await this.#arrival.adoptHeld(held);
     const { outside } = this.#request.snapshot;
     // Opened through the cell's own root: CRIU takes no descriptor of another mount namespace.
@@ -476,8 +519,17 @@ export class DestinationMigration {
     await Promise.race([this.#step, sleep(STEP_MS_MAX, undefined, { ref: false })]);
     if (this.#init !== undefined && this.#init !== early) await destroyNamespaces(this.#init);
     await this.#sockets?.drop();
+    await this.#disarm();
     await this.#arrival.undo();
     this.end();
+  }
+
+  /** Out of a file: there is no source that would tell the peers. They hold the cell as before. */
+  async #disarm(): Promise<void> {
+    if (this.source !== undefined) return;
+    const farewells = this.#announcements.map((announcement) => announcement.farewell());
+    const { byes } = this.#context;
+    await byes.sayUnder(this.#request.snapshot.cell, farewells, BYE_WAIT_MS_MAX, ARM_MS_MAX);
   }
 
   /** A FIFO that the hook holds open: opening for reading and writing never blocks, and the line waits there for it. */

@@ -35,7 +35,6 @@ import { newTransaction } from '../wire/h2o.ts';
 import { areListed, LABELS_LISTED_MAX } from '../wire/h2o-labels.ts';
 import { isDrop } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
-import { isByeOver, sayBye } from './bye.ts';
 import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
 import { type Answered, SourceForwarding } from './forwarding.ts';
@@ -315,22 +314,7 @@ export class SourceMigration {
         { phase: 'prepare' },
       );
     this.#labels = this.#departure.placedLabels(this.#flows);
-    this.#checkListed();
     await this.#armPeers(signal);
-  }
-
-  /** No HELLO can arm the labels of a resumption: its MOVE has to say all of them. */
-  #checkListed(): void {
-    const places = this.#labels.map((label) => ({ ...label, wire: { ...label.wire, address: label.peer } }));
-    for (const [peer, labels] of Map.groupBy(places, (label) => label.peer)) {
-      if (areListed(labels)) continue;
-      throw new OsmosisError(
-        'PREFLIGHT',
-        `it can't be suspended: the process has ${labels.length} endpoints of its own that the peer ${peer} is connected with, ` +
-          `and one message can bring back ${LABELS_LISTED_MAX} of them; it goes on at the source. Move it instead, or close connections.`,
-        { phase: 'prepare' },
-      );
-    }
   }
 
   /** Answers with how many flows were refused that are not there any more. */
@@ -369,7 +353,7 @@ export class SourceMigration {
   async #armPeer(peer: string, flows: readonly SourcedFlow[], signal: AbortSignal): Promise<number> {
     const { registry } = this.#context;
     const known = registry.keysWith(this.#cell, peer);
-    if (!(await isByeOver(this.#cell.id, known, signal))) throw this.#silent(peer);
+    if (!(await this.#context.byes.isOver(this.#cell.id, known, signal))) throw this.#silent(peer);
     const first = await this.#announce(peer, known, flows, signal);
     // A peer that knows nothing of a cell that has been there before has forgotten it: its last flow had ended.
     const forgotten = known.epoch > 0 && !first.silent && first.peerPublicKey === undefined;
@@ -718,8 +702,8 @@ export class SourceMigration {
     await this.#departure.switchTo('home');
     await this.#criuEnd();
     await Promise.race([this.#step, sleep(CRIU_END_MS_MAX, undefined, { ref: false })]);
-    const { socket, registry } = this.#context;
-    await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
+    const { byes, registry } = this.#context;
+    await byes.say(this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     await this.#departure.takeBack();
     await this.#context.peerSide.keepHeld(this.#heldIds);
     await this.#context.peerSide.ownEnds.withdraw(this.#flows);

@@ -5,6 +5,7 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { decode, encode } from 'cborg';
+import { OsmosisError } from '../error.ts';
 
 export class Store<T> {
   readonly #directory: string;
@@ -14,10 +15,16 @@ export class Store<T> {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
   }
 
+  /** @throws OsmosisError NO_ROOM; then what was there is as it was. */
   put(name: string, item: T): void {
     const path = this.#path(name);
-    writeFileSync(`${path}.new`, encode(item, { ignoreUndefinedProperties: true }), { mode: 0o600 });
-    renameSync(`${path}.new`, path);
+    try {
+      writeFileSync(`${path}.new`, encode(item, { ignoreUndefinedProperties: true }), { mode: 0o600 });
+      renameSync(`${path}.new`, path);
+    } catch (cause) {
+      rmSync(`${path}.new`, { force: true });
+      throw isFull(cause) ? noRoom(this.#directory, cause) : cause;
+    }
   }
 
   remove(name: string): void {
@@ -40,4 +47,16 @@ export class Store<T> {
   #path(name: string): string {
     return join(this.#directory, `${name}.cbor`);
   }
+}
+
+function isFull(cause: unknown): boolean {
+  return cause instanceof Error && 'code' in cause && cause.code === 'ENOSPC';
+}
+
+function noRoom(directory: string, cause: unknown): OsmosisError {
+  return new OsmosisError(
+    'NO_ROOM',
+    `there is no room in ${directory}: its file system is full. Free memory on this host, or enlarge its /run`,
+    { cause },
+  );
 }

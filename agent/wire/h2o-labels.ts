@@ -30,16 +30,17 @@ import {
 } from './h2o-layout.ts';
 import { SEAL_BYTES } from './seal.ts';
 
-const GROUP_HEAD_BYTES = 1 + 1 + 2 + 2 * ADDRESS_BYTES;
-const PAIR_BYTES = 4;
+/** What a group takes before its labels, and a label in it. */
+export const LABEL_GROUP_BYTES = 1 + 1 + 2 + 2 * ADDRESS_BYTES;
+export const LABEL_BYTES = 4;
 const DIGEST_BYTES = 32;
 /** Next public key, transaction, number of groups, reserved. */
 const MOVE_PREFIX_BYTES = KEY_BYTES + TRANSACTION_BYTES + 1 + 3;
 const GROUPS_BYTES_MAX = DATAGRAM_BYTES_MAX - SEALED_HEADER_BYTES - SEAL_BYTES - MOVE_PREFIX_BYTES;
 /** Different (protocol, virtual address, wire address) in one MOVE: as many as fit when each is a digest. */
-export const MOVE_GROUPS_MAX = Math.floor(GROUPS_BYTES_MAX / (GROUP_HEAD_BYTES + DIGEST_BYTES));
+export const MOVE_GROUPS_MAX = Math.floor(GROUPS_BYTES_MAX / (LABEL_GROUP_BYTES + DIGEST_BYTES));
 /** Labels of one group that a MOVE can list; above, it names them by digest. */
-export const LABELS_LISTED_MAX = Math.floor((GROUPS_BYTES_MAX - GROUP_HEAD_BYTES) / PAIR_BYTES);
+export const LABELS_LISTED_MAX = Math.floor((GROUPS_BYTES_MAX - LABEL_GROUP_BYTES) / LABEL_BYTES);
 
 /** Labels that a MOVE names by digest. */
 export type ArmedGroup = {
@@ -63,12 +64,9 @@ export function uniqueLabels(labels: readonly Label[]): Label[] {
 }
 
 function group(labels: readonly Label[]): Group[] {
-  return [...Map.groupBy(uniqueLabels(labels), groupKey).values()].flatMap((same) => {
+  return labelGroups(labels).flatMap((same) => {
     const [first] = same;
-    const ascending = same.toSorted((a, b) => a.virtual.port - b.virtual.port);
-    const pairs = concatBytes(
-      ...ascending.flatMap(({ virtual, wire }) => [u16(virtual.port), u16(wire.port)]),
-    );
+    const pairs = concatBytes(...same.flatMap(({ virtual, wire }) => [u16(virtual.port), u16(wire.port)]));
     return first === undefined ? [] : [{ first, count: same.length, pairs }];
   });
 }
@@ -92,8 +90,20 @@ export function assertMovable(labels: readonly Label[]): void {
 /** Whether a MOVE says all of `labels` one by one: then it may have such as were never armed. */
 export function areListed(labels: readonly Label[]): boolean {
   const groups = group(labels);
-  const bytes = groups.reduce((sum, { pairs }) => sum + GROUP_HEAD_BYTES + pairs.length, 0);
+  const bytes = groups.reduce((sum, { pairs }) => sum + LABEL_GROUP_BYTES + pairs.length, 0);
   return groups.length <= MOVE_GROUPS_MAX && bytes <= GROUPS_BYTES_MAX;
+}
+
+/** Those of one group together, in the order of their virtual ports. */
+export function labelGroups(labels: readonly Label[]): Label[][] {
+  return [...Map.groupBy(uniqueLabels(labels), groupKey).values()].map((same) =>
+    same.toSorted((a, b) => a.virtual.port - b.virtual.port),
+  );
+}
+
+/** A field for each group. */
+export function encodeListed(labels: readonly Label[]): Uint8Array[] {
+  return group(labels).map((each) => encodeGroup(each, true));
 }
 
 /**
@@ -104,7 +114,7 @@ export function encodeLabels(labels: readonly Label[], padded = false): Uint8Arr
   assert(labels.length > 0, 'a MOVE moves at least one label');
   assertMovable(labels);
   const groups = group(labels).toSorted((a, b) => a.count - b.count);
-  let room = GROUPS_BYTES_MAX - groups.length * (GROUP_HEAD_BYTES + DIGEST_BYTES);
+  let room = GROUPS_BYTES_MAX - groups.length * (LABEL_GROUP_BYTES + DIGEST_BYTES);
   const fields = groups.map((each) => {
     const listed = each.pairs.length - DIGEST_BYTES <= room;
     if (listed) room -= each.pairs.length - DIGEST_BYTES;
@@ -132,6 +142,14 @@ export function decodeLabels(reader: ByteReader): MoveLabels | Drop {
   if (reader.overrun()) return { drop: 'too-short' };
   if (reserved !== 0) return { drop: 'reserved' };
   if (count === 0 || count > MOVE_GROUPS_MAX) return { drop: 'count' };
+  const groups = decodeGroups(reader, count);
+  if ('drop' in groups) return groups;
+  if (reader.take(padding).some((byte) => byte !== 0)) return { drop: 'reserved' };
+  if (reader.overrun()) return { drop: 'too-short' };
+  return reader.remaining() === 0 ? groups : { drop: 'trailing' };
+}
+
+export function decodeGroups(reader: ByteReader, count: number): MoveLabels | Drop {
   const listed: Label[] = [];
   const armed: ArmedGroup[] = [];
   for (let index = 0; index < count; index++) {
@@ -140,9 +158,7 @@ export function decodeLabels(reader: ByteReader): MoveLabels | Drop {
     if ('digest' in decoded) armed.push(decoded);
     else listed.push(...decoded);
   }
-  if (reader.take(padding).some((byte) => byte !== 0)) return { drop: 'reserved' };
-  if (reader.overrun()) return { drop: 'too-short' };
-  return reader.remaining() === 0 ? { listed, armed } : { drop: 'trailing' };
+  return { listed, armed };
 }
 
 function decodeGroup(reader: ByteReader): Label[] | ArmedGroup | Drop {
@@ -151,7 +167,7 @@ function decodeGroup(reader: ByteReader): Label[] | ArmedGroup | Drop {
   const count = reader.u16();
   const virtualAddress = addressText(reader.take(ADDRESS_BYTES));
   const wireAddress = addressText(reader.take(ADDRESS_BYTES));
-  const bytes = kind === 1 ? DIGEST_BYTES : count * PAIR_BYTES;
+  const bytes = kind === 1 ? DIGEST_BYTES : count * LABEL_BYTES;
   if (reader.overrun() || reader.remaining() < bytes) return { drop: 'too-short' };
   if (protocol === undefined || kind > 1 || !sameFamily(virtualAddress, wireAddress))
     return { drop: 'value' };

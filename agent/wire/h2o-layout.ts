@@ -38,6 +38,7 @@ export const MESSAGE_TYPES = {
   query: 7,
   verdict: 8,
   follow: 9,
+  arm: 10,
 } as const;
 export type MessageType = keyof typeof MESSAGE_TYPES;
 
@@ -49,6 +50,11 @@ export const ACKNOWLEDGED = {
   follow: MESSAGE_TYPES.follow,
 } as const;
 export type Acknowledged = keyof typeof ACKNOWLEDGED;
+
+/** Parts of one ARM: as many as its detail, and that of their ACKs, can number. */
+export const ARM_PARTS_MAX = 128;
+/** Detail of the ACK of an ARM: this and the number of the part. */
+export const ARM_PART_ACKNOWLEDGED = 128;
 
 /** `aborted`: the prepared move won't happen, the cell goes on where it is. `ended`: the cell exists no more. */
 export const BYE_REASONS = { aborted: 1, ended: 2 } as const;
@@ -103,8 +109,8 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   3b: magic "H2O"
  *   1b: version (1)
  *   1b: type
- *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted, 2 if a receipt; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
- *   1b: hops (MOVE, HOLD, BYE, FOLLOW, ACK: agents that have passed it on, HOPS_MAX at most; authenticated as zero); else zero
+ *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted, 2 if a receipt; ARM: part; ACK: type acknowledged, or 128 + part of an ARM; BYE: reason; VERDICT: verdict; else zero)
+ *   1b: hops (MOVE, HOLD, BYE, FOLLOW, ARM, ACK: agents that have passed it on, HOPS_MAX at most; authenticated as zero); else zero
  *   1b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
  */
@@ -134,7 +140,7 @@ export function encodeHeader({ type, detail, id }: Omit<Header, 'hops'>): Uint8A
 }
 
 function isPassedOn(type: MessageType): boolean {
-  return type === 'ack' || Object.hasOwn(ACKNOWLEDGED, type);
+  return type === 'ack' || type === 'arm' || Object.hasOwn(ACKNOWLEDGED, type);
 }
 
 export function decodeHeader(reader: ByteReader): Header | Drop {
@@ -151,8 +157,16 @@ export function decodeHeader(reader: ByteReader): Header | Drop {
   if (hops > HOPS_MAX) return { drop: 'count' };
   const details = DETAILS[type];
   const header = { type, detail, hops, id };
+  if (isPart(type, detail)) return header;
+  if (type === 'arm') return { drop: 'value' };
   if (details === undefined) return detail === 0 ? header : { drop: 'reserved' };
   return nameOf(details, detail) === undefined ? { drop: 'value' } : header;
+}
+
+/** Whether the detail numbers a part of an ARM. */
+function isPart(type: MessageType, detail: number): boolean {
+  if (type === 'ack') return detail >= ARM_PART_ACKNOWLEDGED;
+  return type === 'arm' && detail < ARM_PARTS_MAX;
 }
 
 /** Both of IPv4 or both of IPv6: addresses are rewritten in place, which can't turn one family into the other. */

@@ -12,6 +12,7 @@ import {
 } from './h2o-peer.ts';
 import {
   consumeAck,
+  createArm,
   createBye,
   createHold,
   createMove,
@@ -278,4 +279,50 @@ test('a new transaction replaces an older plan, whose labels do not mix with its
   };
   const moved = accepted(consume(state, createMove(session, move)));
   expect(moved.message.type === 'move' && moved.message.labels.length).toBe(500);
+});
+
+test('an arming in parts: any order, each as often as it comes, and a MOVE of it once all are there', () => {
+  const { state: before, session } = first();
+  const many = labels('10.77.3.2', 300);
+  const transaction = newTransaction();
+  const part = (number: number, epoch = 2) =>
+    createArm(session, {
+      epoch,
+      part: number,
+      parts: 3,
+      transaction,
+      labels: many.slice(number * 100, (number + 1) * 100),
+    });
+  const move = (epoch: number) =>
+    createMove(session, { epoch, transaction, nextPublicKey: generateKeyPair().publicKey, labels: many });
+  let state = accepted(consume(before, part(2))).state;
+  const again = consume(state, part(2));
+  expect(again).toMatchObject({ outcome: 'duplicate', state });
+  state = accepted(consume(state, part(0))).state;
+  expect(consume(state, move(3))).toMatchObject({ reason: 'unarmed' });
+  const last = accepted(consume(state, part(1)));
+  expect(consumeAck(session, { type: 'arm', epoch: 2, part: 1 }, sealedOf(last.ack))).toMatchObject({
+    part: 1,
+  });
+  expect(consumeAck(session, { type: 'arm', epoch: 2, part: 0 }, sealedOf(last.ack))).toEqual({
+    drop: 'stale',
+  });
+  expect(consume(last.state, part(0, 3))).toMatchObject({ reason: 'value' });
+  const moved = accepted(consume(last.state, move(3)));
+  expect(moved.message).toMatchObject({ type: 'move', labels: many });
+  expect(consume(moved.state, part(0))).toMatchObject({ reason: 'session' });
+});
+
+test('an arming gives way to a later one, to a HOLD and to a BYE, and not to an earlier one', () => {
+  const { state: before, session } = first();
+  const armed = (epoch: number, transaction = newTransaction()) =>
+    createArm(session, { epoch, part: 0, parts: 1, transaction, labels: labels('10.77.3.2') });
+  const [older, newer] = [armed(2), armed(5)];
+  const late = accepted(consume(before, newer)).state;
+  expect(consume(late, older)).toMatchObject({ reason: 'stale' });
+  const both = accepted(consume(accepted(consume(before, older)).state, newer)).state;
+  expect(consume(both, older)).toMatchObject({ reason: 'stale' });
+  expect(consume(both, newer)).toMatchObject({ outcome: 'duplicate' });
+  for (const message of [createHold(session, 6), createBye(session, { epoch: 6, reason: 'aborted' })])
+    expect(consume(accepted(consume(both, message)).state, newer)).toMatchObject({ reason: 'stale' });
 });

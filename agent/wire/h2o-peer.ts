@@ -19,6 +19,7 @@ import { resolveLabels } from './h2o-labels.ts';
 import { type Drop, type DropReason, isDrop, type Label } from './h2o-layout.ts';
 import {
   type Ack,
+  type Arm,
   type Bye,
   createAck,
   deriveSession,
@@ -41,8 +42,12 @@ export const ARMED_TRANSACTIONS_MAX = 2;
 /** Transactions that are known to be over, so that a HELLO of theirs that comes once more arms nothing. */
 export const PAST_TRANSACTIONS_MAX = 16;
 
-/** The labels that one HELLO transaction armed, by part. */
-export type Armed = { readonly transaction: Uint8Array; readonly parts: readonly (readonly Label[])[] };
+/** The labels that one transaction armed, by part; `epoch`: of its ARM, where it was no HELLO's. */
+export type Armed = {
+  readonly transaction: Uint8Array;
+  readonly parts: readonly (readonly Label[])[];
+  readonly epoch?: number;
+};
 
 /** What the peer side keeps of a cell. Plain data: to be written down before an ACK leaves. */
 export type PeerState = {
@@ -64,7 +69,12 @@ export type PeerState = {
 };
 
 /** A MOVE whose labels are all known, also those that it named by digest. */
-export type Accepted = (Omit<Move, 'labels'> & { readonly labels: readonly Label[] }) | Hold | Bye | Follow;
+export type Accepted =
+  | (Omit<Move, 'labels'> & { readonly labels: readonly Label[] })
+  | Hold
+  | Bye
+  | Follow
+  | Arm;
 
 /** `state` is to be kept in every case: also what is dropped may have computed the session. */
 export type Consumed =
@@ -116,7 +126,10 @@ export function isPairOf(hello: Hello, { pair }: PeerState): boolean {
  * Whether a HELLO part is one of an earlier transaction: the network repeats and delays, and what was replaced or taken back
  * since must not be armed in the place of what is armed now.
  */
-export function isPast({ armed, past = [] }: PeerState, { transaction }: Hello): boolean {
+export function isPast(
+  { armed, past = [] }: PeerState,
+  { transaction }: Pick<Hello | Arm, 'transaction'>,
+): boolean {
   const replaced = armed.slice(0, -1).map((each) => each.transaction);
   return [...past, ...replaced].some((each) => equalBytes(each, transaction));
 }
@@ -129,9 +142,16 @@ function pastWith({ past = [] }: PeerState, over: readonly Armed[]): readonly Ui
 export function arm(state: PeerState, hello: Hello): PeerState {
   const labels = armedLabels(hello.claims);
   if (labels.length === 0 || isPast(state, hello)) return state;
-  const index = state.armed.findIndex(({ transaction }) => equalBytes(transaction, hello.transaction));
-  const parts = Array.from({ length: hello.parts }, (_, part) => state.armed[index]?.parts[part] ?? []);
-  const armed = { transaction: hello.transaction, parts: parts.with(hello.part, labels) };
+  return withPart(state, hello, labels);
+}
+
+type Part = Pick<Hello | Arm, 'transaction' | 'part' | 'parts'>;
+
+function withPart(state: PeerState, of: Part, labels: readonly Label[], epoch?: number): PeerState {
+  const index = state.armed.findIndex(({ transaction }) => equalBytes(transaction, of.transaction));
+  const parts = Array.from({ length: of.parts }, (_, part) => state.armed[index]?.parts[part] ?? []);
+  const { transaction, part } = of;
+  const armed = { transaction, parts: parts.with(part, labels), ...(epoch !== undefined && { epoch }) };
   if (index >= 0) return { ...state, armed: state.armed.with(index, armed) };
   const over = state.armed.slice(0, -(ARMED_TRANSACTIONS_MAX - 1));
   return {
@@ -195,6 +215,7 @@ function accept(
   newKeyPair: () => KeyPair,
 ): Consumed {
   const { type, epoch } = message;
+  if (type === 'arm') return acceptPart(state, session, message);
   if (type !== 'move') {
     // No answer is longer than what it answers.
     const tells = message.type === 'hold' && message.padded === true && state.ends !== undefined;
@@ -225,6 +246,22 @@ function accept(
     message,
     ack,
   };
+}
+
+/**
+ * Its parts come in any order, so none of them counts as the highest epoch that was accepted: until something newer is, each
+ * is answered however often it comes. An arming gives way to a later one.
+ */
+function acceptPart(state: PeerState, session: Session, message: Arm): Consumed {
+  const { epoch, part, parts, transaction } = message;
+  const dropped = (reason: DropReason) => ({ outcome: 'dropped', state, reason }) as const;
+  const known = state.armed.find((each) => equalBytes(each.transaction, transaction));
+  if (isPast(state, message) || state.armed.some((each) => (each.epoch ?? 0) > epoch))
+    return dropped('stale');
+  if (known !== undefined && (known.epoch !== epoch || known.parts.length !== parts)) return dropped('value');
+  const ack = createAck(session, { type: 'ack', epoch, acknowledged: 'arm', part });
+  if ((known?.parts[part]?.length ?? 0) > 0) return { outcome: 'duplicate', state, ack };
+  return { outcome: 'accepted', state: withPart(state, message, message.labels, epoch), message, ack };
 }
 
 function digestOf(datagram: Uint8Array): Uint8Array {

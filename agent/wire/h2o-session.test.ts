@@ -8,8 +8,10 @@ import { LABELS_LISTED_MAX, resolveLabels } from './h2o-labels.ts';
 import { DATAGRAM_BYTES_MAX, HOPS_AT, isDrop, type Label } from './h2o-layout.ts';
 import {
   type Ack,
+  type Arm,
   consumeAck,
   createAck,
+  createArm,
   createBye,
   createFollow,
   createHold,
@@ -53,6 +55,7 @@ type Golden =
   | { type: 'hold'; epoch: number; padded?: true }
   | ({ type: 'bye' } & Parameters<typeof createBye>[1])
   | Follow
+  | Arm
   | Ack;
 
 /** The labels of a golden MOVE; `more` stands for a row of them. */
@@ -81,6 +84,8 @@ function create(keys: Session, message: Golden): Uint8Array {
       return createBye(keys, message);
     case 'follow':
       return createFollow(keys, message);
+    case 'arm':
+      return createArm(keys, message);
     case 'ack':
       return createAck(keys, message);
   }

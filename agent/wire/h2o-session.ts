@@ -9,24 +9,27 @@
  * Sealed with ChaCha20-Poly1305; additional data: the whole clear header, 36 bytes. Nonce, 12 bytes:
  *
  *   1b: type
- *   1b: detail (ACK: type acknowledged; BYE: reason)
+ *   1b: detail (ARM: part; ACK: type acknowledged, or 128 + part of an ARM; BYE: reason)
  *   6b: zero
  *   4b: epoch
  *
  * One key never seals two plaintexts under one nonce: BYE and its ACK have none (all they say is in the header), HOLD nothing but zeros;
  * the cell side gives every new message (a FOLLOW that says the same anew as well) a new epoch and keeps a MOVE's datagram, not its parts, to send it again; the
- * peer side keeps the ACK that it made. So both MUST be written down before they are first sent.
+ * peer side keeps the ACK that it made. So both MUST be written down before they are first sent. The parts of an ARM share an
+ * epoch, and differ in their detail.
  */
 import assert from 'node:assert/strict';
 import { createHash, hkdfSync } from 'node:crypto';
 import { x25519 } from '@noble/curves/ed25519.js';
 import { type ByteReader, byteReader, concatBytes, equalBytes, u8, u32 } from './bytes.ts';
 import type { Sealed } from './h2o.ts';
+import { type ArmBody, decodeArm, encodeArm } from './h2o-arm.ts';
 import { decodeFollow, encodeFollow, type FollowBody } from './h2o-follow.ts';
 import { decodeLabels, encodeLabels, type MoveLabels } from './h2o-labels.ts';
 import {
   ACKNOWLEDGED,
   type Acknowledged,
+  ARM_PART_ACKNOWLEDGED,
   BYE_REASONS,
   type ByeReason,
   DATAGRAM_BYTES_MAX,
@@ -143,9 +146,11 @@ export type Ack = {
     }
   | { readonly acknowledged: 'hold'; readonly ends?: readonly Label[] }
   | { readonly acknowledged: 'bye' | 'follow' }
+  | { readonly acknowledged: 'arm'; readonly part: number }
 );
 export type Follow = FollowBody & { readonly type: 'follow'; readonly epoch: number };
-export type FromCell = Move | Hold | Bye | Follow;
+export type Arm = ArmBody & { readonly type: 'arm'; readonly epoch: number; readonly part: number };
+export type FromCell = Move | Hold | Bye | Follow | Arm;
 
 type Legible = { readonly type: Sealed['type']; readonly detail: number; readonly epoch: number };
 
@@ -188,12 +193,18 @@ export function createFollow(session: Session, { epoch, ...body }: Omit<Follow, 
   return seal(session, { type: 'follow', detail: 0, epoch }, encodeFollow(body));
 }
 
+/** One part. All parts have one epoch and transaction; what a part says under them must never change. */
+export function createArm(session: Session, { epoch, part, ...body }: Omit<Arm, 'type'>): Uint8Array {
+  return seal(session, { type: 'arm', detail: part, epoch }, encodeArm(body));
+}
+
 /**
  * ACK's plaintext, for a MOVE: 32b: X25519 public key of the peer side for the next session; and, where the other ends have
  * moved while the cell was suspended, where to, as a MOVE lists labels. For a HOLD: the latter alone. Else none.
  */
 export function createAck(session: Session, ack: Ack): Uint8Array {
-  const detail = ACKNOWLEDGED[ack.acknowledged];
+  const detail =
+    ack.acknowledged === 'arm' ? ARM_PART_ACKNOWLEDGED + ack.part : ACKNOWLEDGED[ack.acknowledged];
   const nextKey = ack.acknowledged === 'move' ? ack.nextPublicKey : new Uint8Array();
   const ends = 'ends' in ack && ack.ends !== undefined ? encodeLabels(ack.ends) : new Uint8Array();
   const plaintext = concatBytes(nextKey, ends);
@@ -235,11 +246,17 @@ function decodePlaintext({ type, detail, epoch }: Legible, plaintext: Uint8Array
     const body = decodeFollow(byteReader(plaintext));
     return isDrop(body) ? body : { type, epoch, ...body };
   }
+  if (type === 'arm') {
+    const body = decodeArm(detail, byteReader(plaintext));
+    return isDrop(body) ? body : { type, epoch, part: detail, ...body };
+  }
   const acknowledged = type === 'ack' ? nameOf(ACKNOWLEDGED, detail) : undefined;
   if (acknowledged === 'move') return decodeMoveAck(epoch, plaintext);
   if (acknowledged === 'hold') return withEnds({ type: 'ack', epoch, acknowledged }, byteReader(plaintext));
   if (type === 'hold') return decodeHold(epoch, plaintext);
   if (plaintext.length > 0) return { drop: 'trailing' };
+  if (type === 'ack' && detail >= ARM_PART_ACKNOWLEDGED)
+    return { type, epoch, acknowledged: 'arm', part: detail - ARM_PART_ACKNOWLEDGED };
   if (acknowledged !== undefined) return { type: 'ack', epoch, acknowledged };
   const reason = nameOf(BYE_REASONS, detail);
   return type === 'bye' && reason !== undefined ? { type, epoch, reason } : { drop: 'value' };
@@ -272,16 +289,18 @@ function decodeMove(epoch: number, plaintext: Uint8Array): Move | Drop {
   return isDrop(labels) ? labels : { type: 'move', epoch, nextPublicKey, transaction, labels };
 }
 
+/** A message that waits for its ACK. */
+export type Sent =
+  | { readonly type: Acknowledged; readonly epoch: number }
+  | { readonly type: 'arm'; readonly epoch: number; readonly part: number };
+
 /** The cell side's reading of an answer: the ACK of exactly the message that it sent, or a drop. */
-export function consumeAck(
-  session: Session,
-  sent: { readonly type: Acknowledged; readonly epoch: number },
-  sealed: Sealed,
-): Ack | Drop {
+export function consumeAck(session: Session, sent: Sent, sealed: Sealed): Ack | Drop {
   if (sealed.type !== 'ack') return { drop: 'type' };
   const ack = open(session, sealed);
   if (isDrop(ack)) return ack;
   if (ack.type !== 'ack' || ack.acknowledged !== sent.type || ack.epoch !== sent.epoch)
     return { drop: 'stale' };
-  return ack;
+  const isOther = ack.acknowledged === 'arm' && sent.type === 'arm' && ack.part !== sent.part;
+  return isOther ? { drop: 'stale' } : ack;
 }

@@ -14,6 +14,9 @@
  *                                                       ←   ACK (next public key)
  *                 the two next public keys are the next session's
  *
+ *    resumed to   ARM part 1..n (labels)                →   arms them: no HELLO could
+ *                                                       ←   ACK for each
+ *
  *    source       HOLD (suspension), BYE (aborted, ended) →
  *                                                       ←   ACK
  *
@@ -120,7 +123,7 @@ export type Welcome = {
 
 /** A sealed message before it is opened: only `type`, `cell`, `tag` and `epoch` are legible, and none is to be believed yet. */
 export type Sealed = {
-  readonly type: Acknowledged | 'ack';
+  readonly type: Acknowledged | 'arm' | 'ack';
   readonly cell: Uint8Array;
   /** Which session it is sealed under: what is for another one costs no public-key operation. */
   readonly tag: Uint8Array;
@@ -163,6 +166,7 @@ function decodeBody(header: Header, reader: ByteReader, datagram: Uint8Array): M
     case 'hold':
     case 'bye':
     case 'follow':
+    case 'arm':
     case 'ack':
       return decodeSealed({ ...header, type: header.type }, reader, datagram);
     case 'query':
@@ -300,11 +304,11 @@ function decodePart(reader: ByteReader): Part | Drop {
 }
 
 /**
- * Sealed, after the header (MOVE, HOLD, BYE, FOLLOW, ACK):
+ * Sealed, after the header (MOVE, HOLD, BYE, FOLLOW, ARM, ACK):
  *
  *    8b: session tag
  *    4b: epoch
- *        ciphertext (MOVE, FOLLOW: labels; ACK of a MOVE: 32b; else empty)
+ *        ciphertext (MOVE, FOLLOW, ARM: labels; ACK of a MOVE: 32b; else empty)
  *   16b: authentication tag
  */
 function decodeSealed(

@@ -82,6 +82,8 @@ const STATE_TEXTS = {
   stored: 'suspended, to be resumed',
   resuming: 'was about to be resumed; how that ended was not written down',
   resumed: 'has been resumed: of no use any more',
+  discarded: 'was given up: of no use any more',
+  void: 'was never suspended for good: of no use',
 } as const;
 
 function inspectText(facts: Facts, intact: boolean, sealed: SealedFacts | undefined): string {

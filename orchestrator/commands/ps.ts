@@ -53,10 +53,14 @@ export function statusText({ name: host, status: { version, cells, remote_cells 
     }
     if (forwarding !== undefined) lines.push(`    ${forwardingText(forwarding)}`);
   }
-  for (const { cell, state, flows, wire, epoch, relays, follow } of remote_cells) {
+  for (const { cell, state, flows, wire, epoch, relays, follow, held_since } of remote_cells) {
     lines.push(
       `  cell ${cell.slice(0, 8) || '(unnamed)'} elsewhere: ${state}, epoch ${epoch}, ${flows} flows, now at ${wire.join(', ') || 'no place known'}`,
     );
+    if (held_since !== undefined)
+      lines.push(
+        `    suspended since ${timeText(held_since)}: its connections here wait; osmosis held end gives it up`,
+      );
     for (const { peer, flows: count } of relays)
       lines.push(`    relayed from here for ${peer}, which has no agent: ${count} flows`);
     if (follow !== undefined) lines.push(`    ${followText(follow)}`);

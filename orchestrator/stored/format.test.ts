@@ -62,7 +62,7 @@ describe('whatever is written', () => {
       clearBytes: fc.integer({ min: 0, max: 1024 * 1024 }),
     });
     const state = fc.record({
-      state: fc.constantFrom('undecided', 'stored', 'resuming', 'resumed'),
+      state: fc.constantFrom('undecided', 'stored', 'resuming', 'resumed', 'discarded', 'void'),
       attempts: fc.integer({ min: 0, max: 2 ** 32 - 1 }),
       at: fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER }),
       host: fc.stringMatching(/^[a-z0-9.-]{0,63}$/),

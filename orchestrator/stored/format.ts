@@ -51,9 +51,17 @@ export type Head = {
 
 /**
  * `undecided`: written whole, and its maker has not said that the process was given up for it; `stored`: the file owns the
- * process; `resuming`: a resumption was about to be decided; `resumed`: the process has run since.
+ * process; `resuming`: a resumption was about to be decided; `resumed`: the process has run since;
+ * `discarded`: it was given up; `void`: it was never the owner, as the source's agent has said.
  */
-export const IMAGE_STATES = { undecided: 1, stored: 2, resuming: 3, resumed: 4 } as const;
+export const IMAGE_STATES = {
+  undecided: 1,
+  stored: 2,
+  resuming: 3,
+  resumed: 4,
+  discarded: 5,
+  void: 6,
+} as const;
 export type ImageState = keyof typeof IMAGE_STATES;
 
 export type State = {
@@ -136,7 +144,7 @@ export function decodeHead(bytes: Uint8Array): Head {
 /**
  * State:
  *
- *    1b: 1 undecided, 2 stored, 3 resuming, 4 resumed
+ *    1b: 1 undecided, 2 stored, 3 resuming, 4 resumed, 5 discarded, 6 void
  *    1b: reserved, zero
  *    2b: bytes of the host's name
  *    4b: resumptions begun

@@ -22,6 +22,8 @@ export async function storeImage(
     if (kind !== 'data') return;
     const writing = writer.piece(body);
     written = Promise.all([written, writing]);
+    // What fails ends the stream, and with it the call that is awaited first.
+    written.catch(() => undefined);
     const now = performance.now();
     if (now - reportedAt >= PROGRESS_MS) {
       reportedAt = now;
