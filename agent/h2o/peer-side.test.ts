@@ -172,6 +172,12 @@ describe.skipIf(!hasIp)('peer side', () => {
     expect(await peer.say(new FakeCell().hello(peer.flows), HOME, H2O_PORT + 1)).toBeUndefined();
   });
 
+  test('a HELLO from a link-local address is answered, and no more', async () => {
+    const peer = await withPeer();
+    const welcome = welcomeOf(await peer.say(new FakeCell().hello(peer.flows), 'fe80::1%eth0'));
+    expect(welcome).toMatchObject({ claimable: [false, false], publicKey: new Uint8Array(32) });
+  });
+
   test('a HELLO from elsewhere than where its flows are may claim none of them, and leaves nothing', async () => {
     const peer = await withPeer();
     const welcome = welcomeOf(await peer.say(new FakeCell().hello(peer.flows, peer.labels), AWAY));

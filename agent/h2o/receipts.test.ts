@@ -30,6 +30,13 @@ test('it is good from the address that it was sent to, for that pair and that id
   expect(new Receipts().isShown({ ...bearer, receipt }, ADDRESS)).toBe(false);
 });
 
+test('a link-local address is as good as any, on its device', () => {
+  const receipts = new Receipts();
+  const receipt = receipts.of(bearer, 'fe80::1%eth0');
+  expect(receipts.isShown({ ...bearer, receipt }, 'fe80::1%eth0')).toBe(true);
+  expect(receipts.isShown({ ...bearer, receipt }, 'fe80::1%eth1')).toBe(false);
+});
+
 test('it runs out', () => {
   vi.useFakeTimers({ now: 5.5 * RECEIPT_MS_MIN });
   const receipts = new Receipts();

@@ -3,7 +3,6 @@
  * sent to that address, and did not only write it into its datagrams. Nothing is kept for those that have not shown any.
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { addressBytes } from '../address.ts';
 import { concatBytes, u32 } from '../wire/bytes.ts';
 import type { Hello } from '../wire/h2o.ts';
 import { RECEIPT_BYTES } from '../wire/h2o-layout.ts';
@@ -31,7 +30,9 @@ export class Receipts {
   }
 
   #made({ cell, epoch, publicKey, identity }: Bearer, address: string, period: number): Uint8Array {
-    const bound = concatBytes(u32(period), addressBytes(address), cell, u32(epoch), publicKey, identity);
+    // Last, and as text: it has a zone where it is link-local.
+    const from = new TextEncoder().encode(address);
+    const bound = concatBytes(u32(period), cell, u32(epoch), publicKey, identity, from);
     const mac = createHmac('sha256', this.#secret).update(bound).digest();
     return new Uint8Array(mac.subarray(0, RECEIPT_BYTES));
   }

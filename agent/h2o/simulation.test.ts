@@ -7,7 +7,7 @@ const SCHEDULES = 2_000;
 const STEPS_MAX = 120;
 /** With nothing lost any more everything is settled within this. */
 const SETTLING_STEPS_MAX = 300;
-const SIMULATION_MS_MAX = 60_000;
+const SIMULATION_MS_MAX = 180_000;
 /** More labels than a MOVE lists, in three parts of a HELLO, or of an ARM. */
 const MANY_ENDPOINTS = 300;
 const SIZES: readonly { readonly endpoints: number; readonly labelsPerPart?: number }[] = [
