@@ -52,6 +52,8 @@ export type PeerRecord = {
   claimedAt?: number | undefined;
   /** Since then: hosts that its messages pass by until they come here. */
   hops?: number | undefined;
+  /** Addresses of the host where its messages begin their way here, if that is another one. */
+  origin?: readonly string[] | undefined;
   /** Who announced the cell last, and from where: known here once something is sealed with the keys of that. */
   by?: { readonly address: string; readonly identity: Uint8Array } | undefined;
   /** The one address that this side's key of the pair was sent to; `several` if there were more. */
