@@ -9,7 +9,8 @@ const POLL_MS = 50;
 const FLUSH_MS = 300;
 
 export const H2O_TYPES = ['hello', 'welcome', 'move', 'hold', 'bye', 'ack'] as const;
-type H2oType = (typeof H2O_TYPES)[number] | 'other';
+/** `background`: a HELLO whose claims are to be kept, which no migration says. */
+type H2oType = (typeof H2O_TYPES)[number] | 'background' | 'other';
 
 export type Capture = {
   /** Types of all about this cell (hex) that has come to the host so far, over IPv4 and from elsewhere, in order. */
@@ -39,7 +40,7 @@ export async function captureH2o(host: LabHost): Promise<Capture> {
   };
 }
 
-/** Of the output of `tcpdump -x`: IPv4 without options, UDP; of H2O the type at byte 4, and the cell's id at byte 8. */
+/** Of the output of `tcpdump -x`: IPv4 without options, UDP; of H2O the type at byte 4, the detail at byte 5, and the cell's id at byte 8. */
 function typesOf(dump: string, cell: string): H2oType[] {
   const packets = dump.split(/^(?=\S)/m).filter((packet) => packet.includes('0x0000'));
   return packets.flatMap((packet) => {
@@ -49,6 +50,8 @@ function typesOf(dump: string, cell: string): H2oType[] {
       .join('')
       .slice(2 * (20 + 8));
     if (h2o.slice(2 * 8, 2 * 24) !== cell) return [];
-    return [H2O_TYPES[Number.parseInt(h2o.slice(2 * 4, 2 * 5), 16) - 1] ?? 'other'];
+    const type = H2O_TYPES[Number.parseInt(h2o.slice(2 * 4, 2 * 5), 16) - 1] ?? 'other';
+    const isKept = h2o.slice(2 * 5, 2 * 6) === '01';
+    return [type === 'hello' && isKept ? 'background' : type];
   });
 }

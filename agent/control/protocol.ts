@@ -187,6 +187,8 @@ export const remoteHeldSchema = z.object({
   held_at: z.number(),
   /** Hosts that its messages will pass by. */
   hops: z.int().min(1).max(HOPS_MAX),
+  /** Addresses of the first of them. */
+  origin: z.array(z.string().max(45)).max(256),
   /** Endpoints that its peer knows it by. */
   endpoints: z.array(z.string().max(64)).max(64),
   /** As the host of their other ends has them; `at`: where the cell was when it was suspended. */

@@ -2,12 +2,13 @@
  * Ends of this host's for cells that are suspended: what goes along when such an end moves to another host, so that the cell
  * finds it there once it is back. Nobody else can tell the two of each other then.
  */
-import type { PlacedFlow } from '../address.ts';
+import { isLinkLocal, isLoopback, type PlacedFlow } from '../address.ts';
 import type { RemoteHeld } from '../control/protocol.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { acceptOf, type FlowId } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { OsmosisError } from '../error.ts';
+import { ownInterfaceAddresses } from '../host/routes.ts';
 import { areListed } from '../wire/h2o-labels.ts';
 import { HOPS_MAX, type Label } from '../wire/h2o-layout.ts';
 import type { PeerState } from '../wire/h2o-peer.ts';
@@ -19,6 +20,8 @@ import type { WireSlots } from './wire-slots.ts';
 
 /** Who resumes a cell has been told where these ends are, and has brought it back by then. */
 const RETURNING_MS_MAX = 30_000;
+/** Of a host, that are remembered. */
+const ORIGIN_ADDRESSES_MAX = 256;
 /** Their processes have to be restored first. */
 const ARRIVAL_LOOKS_MAX = 120;
 
@@ -85,13 +88,22 @@ export class HeldEnds {
   handOut(ids: readonly FlowId[]): RemoteHeld[] {
     return this.check(ids).map((record) => {
       this.#leaving.add(record);
-      const { cell, state, heldAt = 0, hops = 0, endpoints = [], flows } = record;
+      const {
+        cell,
+        state,
+        heldAt = 0,
+        hops = 0,
+        passedFrom: origin = ownAddressList(),
+        endpoints = [],
+        flows,
+      } = record;
       if (state === undefined) throw new Error('a suspended cell without keys');
       return {
         cell,
         state: stateOf(state),
         held_at: heldAt,
         hops: hops + 1,
+        origin: [...origin],
         endpoints: [...endpoints],
         flows: [...flows.values()].map((flow) => {
           const { protocol, local, remote } = flow.id;
@@ -121,7 +133,7 @@ export class HeldEnds {
   /** `ends`: where these flows' ends are from now on, by the names that their cell has for them. */
   async adopt(
     scope: number,
-    { cell, state, held_at, hops, endpoints, flows }: RemoteHeld,
+    { cell, state, held_at, hops, origin, endpoints, flows }: RemoteHeld,
     ends: readonly Label[],
   ): Promise<void> {
     const { records, datapath, slots } = this.#needs;
@@ -130,7 +142,9 @@ export class HeldEnds {
     if (record === undefined)
       throw new OsmosisError('DATAPATH', 'this host follows as many cells as it can; choose another host');
     record.heldAt = held_at;
-    record.hops = hops;
+    const isBack = ownAddressList().some((address) => origin.includes(address));
+    record.hops = isBack ? undefined : hops;
+    record.passedFrom = isBack ? undefined : origin;
     record.endpoints = endpoints;
     await datapath.putSide({ id: record.side, state: 'held', active: 0, accept: acceptOf(0), ifindex: 0 });
     for (const { protocol, local, remote, at, user_timeout } of flows) {
@@ -151,6 +165,13 @@ export class HeldEnds {
     );
     records.save(record);
   }
+}
+
+function ownAddressList(): string[] {
+  return ownInterfaceAddresses()
+    .map(({ address }) => address)
+    .filter((address) => !isLoopback(address) && !isLinkLocal(address))
+    .slice(0, ORIGIN_ADDRESSES_MAX);
 }
 
 /** Without what can be computed anew. */

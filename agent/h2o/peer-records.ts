@@ -57,6 +57,8 @@ export type PeerRecord = {
   claimedAt?: number | undefined;
   /** Since then: hosts that its messages pass by until they come here. */
   hops?: number | undefined;
+  /** Addresses of the host where its messages begin their way here, if that is another one. */
+  passedFrom?: readonly string[] | undefined;
   /** The one address that this side's key of the pair was sent to; `several` if there were more. */
   keyAt?: string | undefined;
   /** Endpoints of the cell that it was seen at from here. */

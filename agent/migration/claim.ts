@@ -17,8 +17,11 @@ import { askVerdict } from './verdicts.ts';
 
 /** A peer's agent answers a HOLD within this, usually; then it is asked whether it is there at all. */
 const ANSWER_MS = 300;
-/** It has answered something that it was asked later: its answer to the HOLD is lost, or there will be none. */
-const GRACE_MS = 500;
+/**
+ * It has answered something that it was asked later: its answer to the HOLD is lost, or there will be none, or it has passed the
+ * HOLD on to where its end has gone.
+ */
+const GRACE_MS = 2_000;
 /** The agent that suspended a cell answers within this. */
 const VERDICT_MS_MAX = 3_000;
 /** A peer ends its connections with a cell that was given up within this, usually; and is told for so long. */

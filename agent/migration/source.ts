@@ -490,7 +490,8 @@ export class SourceMigration {
     this.#handed = held.flatMap((each) => {
       const places = new Set(each.flows.map(({ at }) => at.address));
       const to = this.#labels.find(({ peer }) => places.has(peer))?.wire.address;
-      return to === undefined ? [] : [handedTo(to, each)];
+      // Back where its cell looks for it nobody has to be told the way.
+      return to === undefined || each.origin.includes(to) ? [] : [handedTo(to, each)];
     });
     return held;
   }

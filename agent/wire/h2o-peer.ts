@@ -15,8 +15,15 @@ import { createHash } from 'node:crypto';
 import { equalBytes } from './bytes.ts';
 import type { Hello, Sealed } from './h2o.ts';
 import { armedLabels } from './h2o-claims.ts';
-import { resolveLabels } from './h2o-labels.ts';
-import { type Drop, type DropReason, isDrop, type Label } from './h2o-layout.ts';
+import { encodeLabels, resolveLabels } from './h2o-labels.ts';
+import {
+  type Drop,
+  type DropReason,
+  isDrop,
+  KEY_BYTES,
+  type Label,
+  SEALED_HEADER_BYTES,
+} from './h2o-layout.ts';
 import {
   type Ack,
   type Arm,
@@ -34,6 +41,7 @@ import {
   type Session,
   sessionTag,
 } from './h2o-session.ts';
+import { SEAL_BYTES } from './seal.ts';
 
 /** Pairs that a peer keeps under one cell id, from one source: one for each of its own addresses that the cell talks to. */
 export const PAIRS_PER_CELL_MAX = 8;
@@ -194,7 +202,7 @@ export function consumeFromCell(
   const message = openFromCell(session, sealed, state.armed);
   return isDrop(message)
     ? dropped(message.drop, opened)
-    : accept(opened, session, message, digestOf(sealed.datagram), newKeyPair);
+    : accept(opened, session, message, sealed.datagram, newKeyPair);
 }
 
 function openFromCell(session: Session, sealed: Sealed, armed: readonly Armed[]): Accepted | Drop {
@@ -211,14 +219,15 @@ function accept(
   state: PeerState,
   session: Session,
   message: Accepted,
-  digest: Uint8Array,
+  datagram: Uint8Array,
   newKeyPair: () => KeyPair,
 ): Consumed {
   const { type, epoch } = message;
   if (type === 'arm') return acceptPart(state, session, message);
+  const digest = digestOf(datagram);
+  const sealedBytes = datagram.length - SEALED_HEADER_BYTES - SEAL_BYTES;
   if (type !== 'move') {
-    // No answer is longer than what it answers.
-    const tells = message.type === 'hold' && message.padded === true && state.ends !== undefined;
+    const tells = type === 'hold' && fits(state.ends, sealedBytes);
     const ack = createAck(session, {
       type: 'ack',
       epoch,
@@ -230,7 +239,7 @@ function accept(
     return { outcome: 'accepted', state: { ...state, ...taken, epoch, last: { digest, ack } }, message, ack };
   }
   const { secretKey, publicKey } = newKeyPair();
-  const ends = state.ends === undefined ? {} : { ends: state.ends };
+  const ends = fits(state.ends, sealedBytes - KEY_BYTES) ? { ends: state.ends } : {};
   const ack = createAck(session, {
     type: 'ack',
     epoch,
@@ -262,6 +271,11 @@ function acceptPart(state: PeerState, session: Session, message: Arm): Consumed 
   const ack = createAck(session, { type: 'ack', epoch, acknowledged: 'arm', part });
   if ((known?.parts[part]?.length ?? 0) > 0) return { outcome: 'duplicate', state, ack };
   return { outcome: 'accepted', state: withPart(state, message, message.labels, epoch), message, ack };
+}
+
+/** No answer is longer than what it answers: whoever resumes a cell pads what it says. */
+function fits(ends: readonly Label[] | undefined, bytesMax: number): ends is readonly Label[] {
+  return ends !== undefined && encodeLabels(ends).length <= bytesMax;
 }
 
 function digestOf(datagram: Uint8Array): Uint8Array {
