@@ -47,6 +47,7 @@ import { SourceBudgets } from './source-budgets.ts';
 import { Sweeper } from './sweeper.ts';
 import { TokenBucket } from './token-bucket.ts';
 import { WaitingMessages } from './waiting.ts';
+import { Wakes } from './wakes.ts';
 import { WireSlots } from './wire-slots.ts';
 
 /** HELLO parts are answered this long after the first of them at the latest: their sender waits for a second. */
@@ -97,6 +98,7 @@ export class PeerSide {
   readonly #cells: RemoteCells;
   readonly #sweeper: Sweeper;
   readonly #heldSockets: HeldSockets;
+  readonly #wakes: Wakes;
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
   #sweeping: NodeJS.Timeout | undefined;
@@ -137,6 +139,7 @@ export class PeerSide {
       cells: () => registry.all(),
     });
     this.#heldSockets = heldSockets;
+    this.#wakes = new Wakes({ datapath, views, log });
     this.#cells = new RemoteCells({
       datapath,
       records,
@@ -145,6 +148,7 @@ export class PeerSide {
       slots,
       turns,
       heldSockets,
+      wakes: this.#wakes,
       dropEnded,
       log,
     });
@@ -167,6 +171,7 @@ export class PeerSide {
 
   async stop(): Promise<void> {
     clearInterval(this.#sweeping);
+    this.#wakes.stop();
     await this.#turns.idle();
     await this.#heldSockets.idle();
   }
