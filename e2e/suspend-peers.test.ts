@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
 import { resumedAfterMs, startWaitingClients, startWaitingServer } from '../fixtures/load/waiting.ts';
-import { replaceProgram } from './inject.ts';
+import { KILL_AGENT, replaceProgram } from './inject.ts';
 import { imageDirectory, resume, suspend } from './suspending.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
@@ -19,6 +19,9 @@ const AWAY_MS = 12_000;
 /** Buffers are full. */
 const TRAFFIC_MS = 500;
 const AGAIN_MS = 1_000;
+/** Longer than the first timeout of a restored socket, shorter than the process waits for its peers. */
+const TURN_S = 5;
+const AGENT_BACK_MS = 3_000;
 /** A round trip and 50 ms is what is promised; the machine is busy. What waits for a timer waits for 5 s and more. */
 const RESUMED_MS_MAX = 1_500;
 const KEEPALIVE = 'TCP_KEEPIDLE=1,TCP_KEEPINTVL=1,TCP_KEEPCNT=4';
@@ -76,6 +79,44 @@ describe('while the process is suspended', () => {
     expect(given.map(({ what }) => what)).toEqual(KINDS.filter((what) => what !== 'receive'));
   });
 });
+
+describe('when it is resumed', () => {
+  it('nothing is said to a peer that takes its time to turn, or it would answer with a reset', async () => {
+    const port = PORT + 1;
+    await using server = await startWaitingServer('alpha', port);
+    await using clients = await startWaitingClients('peer', 'alpha', port, ['receive', 'send']);
+    // So that the process has something to repeat.
+    await execOn('peer', ['pkill', '-STOP', '-f', 'waiting-client.py']);
+    await sleep(AGAIN_MS);
+    const file = images.file('slow');
+    await suspend(server.pid, 'alpha', file);
+    {
+      await using _slow = await slowToTurn('peer');
+      await resume(file, 'beta');
+    }
+    await execOn('peer', ['pkill', '-CONT', '-f', 'waiting-client.py']);
+    await sleep(AGAIN_MS);
+    expect(await clients.stop()).toMatchObject({ ok: true });
+  });
+});
+
+/** It takes a while until the host knows where packets of the process come from. The agent is another one, for it keeps one bpftool running. */
+async function slowToTurn(host: LabHost): Promise<AsyncDisposable> {
+  const slow = `s=${TURN_S}; while read -r line; do case "$line" in *maps/ingress*) sleep "$s"; s=0;; esac; echo "$line"; done`;
+  const body = `[ "$1" = batch ] || exec "$REAL" "$@"\n{ ${slow}; } | "$REAL" "$@"`;
+  const bpftool = await replaceProgram(host, 'bpftool', body);
+  const again = async () => {
+    await execOn(host, ['sh', '-c', KILL_AGENT]);
+    await sleep(AGENT_BACK_MS);
+  };
+  await again();
+  return {
+    async [Symbol.asyncDispose]() {
+      await bpftool[Symbol.asyncDispose]();
+      await again();
+    },
+  };
+}
 
 async function shrunk(host: LabHost): Promise<AsyncDisposable> {
   const retries = (number: number) => execOn(host, ['sysctl', '-qw', `net.ipv4.tcp_retries2=${number}`]);

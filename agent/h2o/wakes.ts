@@ -58,7 +58,7 @@ export class Wakes {
   async #looks(record: PeerRecord, signal: AbortSignal): Promise<void> {
     const began = performance.now();
     for (const [index, at] of LOOKS_MS.entries()) {
-      await sleep(at - (performance.now() - began), undefined, { signal, ref: false });
+      await sleep(Math.max(0, at - (performance.now() - began)), undefined, { signal, ref: false });
       await this.#look(record, index > 0);
     }
     if (!signal.aborted) this.#running.delete(record);
