@@ -51,7 +51,7 @@ describe('sockets whose other end is suspended', () => {
     expect(await ask()).toEqual([5000, 0]);
   });
 
-  it('that are closed are kept, though nobody takes what they have sent last', async () => {
+  it('that have data in flight, or are closed, are kept, though nobody takes what they have sent last', async () => {
     const states = async () => (await execOn(HOST, ['ss', '-Htn', 'state', 'fin-wait-1'])).stdout;
     try {
       await execOn(HOST, ['sysctl', '-qw', `net.ipv4.tcp_orphan_retries=${ORPHAN_RETRIES}`]);

@@ -15,7 +15,8 @@ import { inNetwork, iterate, load, type Namespace, unload, want } from './socket
 const LIFTED = 0xffffffff;
 
 /**
- * Answers with what was changed. A socket whose process has closed it gets one that is longer than any suspension.
+ * Answers with what was changed. A socket that its process has closed, or that has data in flight, gets one that is longer than
+ * any suspension: without one the kernel has a limit of its own.
  * @throws OsmosisError DATAPATH where the kernel can't.
  */
 export async function liftTimeouts(
