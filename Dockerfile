@@ -11,7 +11,8 @@ COPY agent/datapath ./
 RUN clang -O2 -g -Wall -target bpf -mcpu=v3 -I"/usr/include/$(uname -m)-linux-gnu" -c osmosis.bpf.c -o osmosis.bpf.o \
   && clang -O2 -g -Wall -target bpf -mcpu=v3 -DSOCKET_OPTIONS -I"/usr/include/$(uname -m)-linux-gnu" \
     -c osmosis.bpf.c -o sockets.bpf.o \
-  && llvm-strip -g osmosis.bpf.o sockets.bpf.o
+  && clang -O2 -g -Wall -target bpf -mcpu=v3 -I"/usr/include/$(uname -m)-linux-gnu" -c wake.bpf.c -o wake.bpf.o \
+  && llvm-strip -g osmosis.bpf.o sockets.bpf.o wake.bpf.o
 
 FROM node:24-trixie-slim AS modules
 WORKDIR /opt/osmosis
@@ -43,7 +44,7 @@ RUN for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do
   && criu --version
 COPY --from=modules /opt/osmosis/node_modules /opt/osmosis/node_modules
 COPY . /opt/osmosis/
-COPY --from=datapath /src/osmosis.bpf.o /src/sockets.bpf.o /opt/osmosis/agent/datapath/
+COPY --from=datapath /src/osmosis.bpf.o /src/sockets.bpf.o /src/wake.bpf.o /opt/osmosis/agent/datapath/
 # PID 1 reaps whatever a test leaves behind, as init does on a plain host.
 ENTRYPOINT ["catatonit", "--"]
 CMD ["sh", "/opt/osmosis/fixtures/lab/host.sh"]

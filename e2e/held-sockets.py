@@ -1,7 +1,7 @@
 """
 Connections of a process with itself. Prints their local ports as JSON: one with TCP_USER_TIMEOUT, one without, and two
-more. For each line of standard input it says what the first two have; `N` sets that of the first, `close` closes the last
-two, with some bytes on their way.
+more. For each line of standard input it says what the first two have; `N` sets that of the first, `send` sends some bytes on
+the second, `close` closes the last two, with some bytes on their way.
 """
 import json
 import socket
@@ -21,6 +21,8 @@ for line in sys.stdin:
         for client in clients[-CLOSED:]:
             client.send(b'the last')
             client.close()
+    elif line.strip() == 'send':
+        clients[1].send(b'something')
     elif line.strip():
         clients[0].setsockopt(*OPTION, int(line))
     print(json.dumps([client.getsockopt(*OPTION) for client in clients[:2]]), flush=True)

@@ -2,7 +2,12 @@
 import { execOn, type LabHost, spawnOn } from '../fixtures/lab/hosts.ts';
 
 /** What the product runs by name, and a script may stand in for. */
-const PATHS = { criu: '/usr/sbin/criu', unshare: '/usr/bin/unshare', mkfifo: '/usr/bin/mkfifo' } as const;
+const PATHS = {
+  bpftool: '/usr/sbin/bpftool',
+  criu: '/usr/sbin/criu',
+  mkfifo: '/usr/bin/mkfifo',
+  unshare: '/usr/bin/unshare',
+} as const;
 
 /**
  * Until disposed of, `program` on `host` is the shell script `body`, in which "$REAL" is the true one.

@@ -19,7 +19,8 @@ import { KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram, untilMarked } from '
 import { imageDirectory, resume, resumeArgs, suspend, suspendArgs } from './suspending.ts';
 import { leftSince, type Traces, traces, tracesOn } from './traces.ts';
 
-const AWAY_MS = 1_500;
+/** Everybody has noticed; e2e/suspend-peers.test.ts and e2e/datapath-hold.test.ts wait for longer. */
+const AWAY_MS = 500;
 const BETWEEN_MS = 500;
 /** Above all that an agent finishes or undoes by itself. */
 const SETTLE_MS = 3_000;
@@ -77,37 +78,47 @@ describe('under load', () => {
     expect(await client.stop()).toMatchObject({ ok: true, resets: 0, out_of_order: 0, closed: 0 });
   });
 
-  it.each([
-    ['one socket for all clients', 7601, {}],
-    ['a socket for each client', 7602, { connected: true }],
-  ])('datagrams: %s', async (_, port, options) => {
-    await using server = await startDatagramServer('alpha', { port, ...options });
-    await using client = await startDatagramClient({
-      server: 'alpha',
-      port,
-      connected: 10,
-      unconnected: 10,
-      everyMs: 40,
-    });
-    await away(String(server.pid), 'alpha', 'beta', 20);
-    const summary = await client.stop();
-    expectAllAnswered(summary);
+  it('datagrams, to one socket for all clients and to a socket for each', async () => {
+    const servers = [
+      { port: 7601, connected: false },
+      { port: 7602, connected: true },
+    ];
+    const check = async ({ port, connected }: (typeof servers)[number]) => {
+      await using server = await startDatagramServer('alpha', { port, connected });
+      await using client = await startDatagramClient({
+        server: 'alpha',
+        port,
+        connected: 10,
+        unconnected: 10,
+        everyMs: 40,
+      });
+      await away(String(server.pid), 'alpha', 'beta', 20);
+      expectAllAnswered(await client.stop());
+    };
+    await Promise.all(servers.map(check));
   });
 
-  it.each([
-    ["the same host, over the host's address", 7603, 'alpha', 'alpha'],
-    ['the same host, over loopback', 7604, 'alpha', '127.0.0.1'],
-    ['the host that it is resumed on', 7605, 'beta', 'alpha'],
-  ] as const)('a peer on %s', async (_, port, on, address) => {
+  it('peers on the same host, over its address and over loopback, and on the host that it is resumed on', async () => {
+    const port = 7603;
+    const peers = [
+      ['alpha', 'alpha'],
+      ['alpha', '127.0.0.1'],
+      ['beta', 'alpha'],
+    ] as const;
     await using server = await startTreeServer('alpha', port);
-    const client = await startMovableLines(on, [`${address as string}:${port}`], {
-      connections: 5,
-      everyMs: 20,
-    });
-    const cell = await away(String(server.pid), 'alpha', 'beta', 5);
-    await away(cell, 'beta', 'alpha', 5);
-    const { stdout } = await execOn(on, ['pgrep', '-f', `lines-client.py .*:${port}`]);
-    expect(await client.stop(on, Number(stdout))).toMatchObject({ ok: true, faults: [] });
+    const clients = await Promise.all(
+      peers.map(([on, address], index) =>
+        startMovableLines(on, [`${address}:${port}`], {
+          connections: 5,
+          everyMs: 20,
+          log: `suspend-${index}`,
+        }),
+      ),
+    );
+    const cell = await away(String(server.pid), 'alpha', 'beta', 15);
+    await away(cell, 'beta', 'alpha', 15);
+    for (const [index, [on]] of peers.entries())
+      expect(await clients[index]?.stop(on)).toMatchObject({ ok: true, faults: [] });
   });
 });
 
@@ -120,6 +131,7 @@ function refused(
   expect(exitCode).toBe(EXIT_STATUS[code]);
 }
 
+/** One suspension for all of them: what is refused or fails leaves the file as it was, and the last one resumes it. */
 describe('one owner', () => {
   let server: StreamServer;
   let client: StreamClient;
@@ -127,41 +139,23 @@ describe('one owner', () => {
   let file: string;
 
   /** In a file of its own, with the key beside it. */
-  beforeEach(async () => {
+  beforeAll(async () => {
     server = await startStreamServer('alpha', { port: 7610 });
     client = await startStreamClient({ server: 'alpha', port: 7610, connections: 5 });
-    file = images.file(`one-${Date.now()}`);
+    file = images.file('one');
     ({ cell } = await suspend(server.pid, 'alpha', file));
   });
 
-  afterEach(async () => {
-    expect(await server.locate()).toHaveLength(1);
-    await sleep(BETWEEN_MS);
-    expect(await client.stop()).toMatchObject({ ok: true, resets: 0, out_of_order: 0 });
+  afterAll(async () => {
     await server[Symbol.asyncDispose]();
   });
 
-  function copyOf(original: string): string {
-    const copy = `${original}-copy`;
+  function copyOf(original: string, name: string): string {
+    const copy = `${original}-${name}`;
     copyFileSync(original, copy);
     copyFileSync(`${original}.key`, `${copy}.key`);
     return copy;
   }
-
-  it('a file is resumed once, a copy of it not at all, and an old one not after a newer', async () => {
-    const copy = copyOf(file);
-    await resume(file, 'beta');
-    refused(await osmosis(resumeArgs(file, 'gamma')), 'IMAGE_USED', 'destination');
-    const stale = await osmosis(resumeArgs(copy, 'gamma'));
-    refused(stale, 'IMAGE_STALE', 'file');
-    expect(stale.object.message).toContain('does not wait for the cell');
-    refused(await osmosis(resumeArgs(copy, 'beta')), 'IMAGE_STALE', 'destination');
-    const newer = images.file('newer');
-    await suspend(cell, 'beta', newer);
-    refused(await osmosis(resumeArgs(copy, 'gamma')), 'IMAGE_STALE', 'file');
-    await resume(newer, 'gamma');
-    refused(await osmosis(resumeArgs(copy, 'alpha')), 'IMAGE_STALE', 'file');
-  });
 
   it('damaged, cut, of another version, or with another key: refused, and nothing is changed', async () => {
     const untouched = await traces();
@@ -186,17 +180,18 @@ describe('one owner', () => {
       ['metadata', flipped(bytes.length - 100), 'IMAGE_CORRUPT'],
       ['data', flipped(Math.floor(bytes.length / 2)), 'IMAGE_CORRUPT'],
     ];
-    for (const [name, altered, code] of cases)
+    const outcomes = cases.map(async ([name, altered, code]) =>
       expect([name, (await osmosis(resumeArgs(change(name, altered), 'beta'))).object]).toMatchObject([
         name,
         { ok: false, code },
-      ]);
+      ]),
+    );
+    await Promise.all(outcomes);
     const other = images.file('another.key');
     writeFileSync(other, `${'ab'.repeat(32)}\n`, { mode: 0o600 });
     refused(await osmosis(resumeArgs(file, 'beta', '--key-file', other)), 'IMAGE_KEY', 'file');
     expect(readFileSync(file).equals(bytes)).toBe(true);
     expect(await leftSince(untouched)).toEqual({});
-    await resume(file, 'beta');
   });
 
   it('a peer whose agent does not answer: refused, by its name, and later it goes on', async () => {
@@ -208,7 +203,6 @@ describe('one owner', () => {
     } finally {
       await execOn('peer', ['pkill', '-CONT', '-f', 'osmosis agent$']);
     }
-    await resume(file, 'beta');
   });
 
   it("the destination's agent ends before the commit: the file is as it was", async () => {
@@ -224,7 +218,6 @@ describe('one owner', () => {
     }
     await sleep(AGENT_BACK_MS);
     expect(await server.locate()).toEqual([]);
-    await resume(file, 'beta');
   });
 
   it('the command is killed while it resumes: the file is as it was, or it runs', async () => {
@@ -242,7 +235,28 @@ describe('one owner', () => {
     }
     await sleep(SETTLE_MS);
     expect(await server.locate()).toEqual([]);
-    await resume(file, 'gamma');
+  });
+
+  it('a file is resumed once, a copy of it not at all, and an old one not after a newer', async () => {
+    const [copy, another] = [copyOf(file, 'copy'), copyOf(file, 'another')];
+    await resume(file, 'beta');
+    const [used, stale, there] = await Promise.all([
+      osmosis(resumeArgs(file, 'gamma')),
+      osmosis(resumeArgs(copy, 'gamma')),
+      osmosis(resumeArgs(another, 'beta')),
+    ]);
+    refused(used, 'IMAGE_USED', 'destination');
+    refused(stale, 'IMAGE_STALE', 'file');
+    expect(stale.object.message).toContain('does not wait for the cell');
+    refused(there, 'IMAGE_STALE', 'destination');
+    const newer = images.file('newer');
+    await suspend(cell, 'beta', newer);
+    refused(await osmosis(resumeArgs(copy, 'gamma')), 'IMAGE_STALE', 'file');
+    await resume(newer, 'gamma');
+    refused(await osmosis(resumeArgs(copy, 'alpha')), 'IMAGE_STALE', 'file');
+    expect(await server.locate()).toHaveLength(1);
+    await sleep(BETWEEN_MS);
+    expect(await client.stop()).toMatchObject({ ok: true, resets: 0, out_of_order: 0 });
   });
 });
 

@@ -14,6 +14,10 @@ const MULTIARCH = { x64: 'x86_64-linux-gnu', arm64: 'aarch64-linux-gnu' } as con
 /** The socket iterators, a second object of the same source: socket-programs.ts. */
 export const SOCKETS_OBJECT_FILE = fileURLToPath(new URL('sockets.bpf.o', import.meta.url));
 
+/** What wakes the peers of a cell that is back: socket-wakes.ts. */
+export const WAKE_OBJECT_FILE = fileURLToPath(new URL('wake.bpf.o', import.meta.url));
+const WAKE_SOURCE_FILE = fileURLToPath(new URL('wake.bpf.c', import.meta.url));
+
 /** For clang 14 or later; -g is for the type information (BTF) that maps are declared with. */
 export function clangArgv(source: string, object: string, defines: readonly string[] = []): string[] {
   const triplet = Object.entries(MULTIARCH).find(([machine]) => machine === arch())?.[1];
@@ -35,19 +39,20 @@ export function clangArgv(source: string, object: string, defines: readonly stri
   ];
 }
 
-/** The datapath's object; both are compiled first where missing or older than the source. OsmosisError DATAPATH without clang. */
+/** The datapath's object; all three are compiled first where missing or older than the source. OsmosisError DATAPATH without clang. */
 export async function objectFile(): Promise<string> {
-  await compile(SOCKETS_OBJECT_FILE, ['SOCKET_OPTIONS']);
-  return await compile(OBJECT_FILE);
+  await compile(SOURCE_FILE, SOCKETS_OBJECT_FILE, ['SOCKET_OPTIONS']);
+  await compile(WAKE_SOURCE_FILE, WAKE_OBJECT_FILE);
+  return await compile(SOURCE_FILE, OBJECT_FILE);
 }
 
-async function compile(file: string, defines: readonly string[] = []): Promise<string> {
-  const [source, object] = await Promise.all([stat(SOURCE_FILE), stat(file).catch(() => undefined)]);
+async function compile(from: string, file: string, defines: readonly string[] = []): Promise<string> {
+  const [source, object] = await Promise.all([stat(from), stat(file).catch(() => undefined)]);
   if (object !== undefined && object.mtimeMs >= source.mtimeMs) return file;
   try {
-    await execa('clang', clangArgv(SOURCE_FILE, file, defines));
+    await execa('clang', clangArgv(from, file, defines));
   } catch (cause) {
-    throw new OsmosisError('DATAPATH', `${SOURCE_FILE} did not compile; it needs clang and libbpf-dev`, {
+    throw new OsmosisError('DATAPATH', `${from} did not compile; it needs clang and libbpf-dev`, {
       cause,
     });
   }

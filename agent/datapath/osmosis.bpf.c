@@ -151,8 +151,11 @@ struct timeout_change {
 
 /* In socket_options.user_timeout, for set_timeouts: none, for as long as the other end is suspended. */
 #define TIMEOUT_LIFTED 0xffffffff
-/* ms. Of a socket that its process has closed: without one its kernel gives it up after some 100 s without progress. */
-#define TIMEOUT_OF_CLOSED 0x7fffffff
+/*
+ * ms. Of a socket that its process has closed: without one its kernel gives it up after some 100 s without progress. And of one
+ * with data in flight: that counts from the first time that it was repeated, so it would be over when the cell is back.
+ */
+#define TIMEOUT_ENDLESS 0x7fffffff
 
 _Static_assert(sizeof(struct timeout_change) == 40, "socket-layout.ts");
 _Static_assert(sizeof(struct socket_key) == 36, "socket-layout.ts");
@@ -262,6 +265,7 @@ struct tcp_md5sig_info;
 
 struct tcp_sock___kernel {
 	struct tcp_options_received___kernel rx_opt;
+	__u32 packets_out;
 	__u32 notsent_lowat;
 	__u32 window_clamp;
 	__u32 tcp_tx_delay;
@@ -552,8 +556,8 @@ int set_timeouts(struct bpf_iter__tcp *ctx)
 	dead = HAS_FLAG(BPF_CORE_READ((struct sock_common___kernel *)sk, skc_flags), SOCK_DEAD);
 	next = options->user_timeout;
 	if (next == TIMEOUT_LIFTED)
-		next = dead ? TIMEOUT_OF_CLOSED : 0;
-	else if (change.was && change.was != TIMEOUT_OF_CLOSED)
+		next = dead || BPF_CORE_READ((struct tcp_sock___kernel *)sk, packets_out) ? TIMEOUT_ENDLESS : 0;
+	else if (change.was && change.was != TIMEOUT_ENDLESS)
 		return 0;
 	if (change.was != next && !set(sk, SOL_TCP, TCP_USER_TIMEOUT, next, 0))
 		bpf_seq_write(ctx->meta->seq, &change, sizeof(change));
@@ -920,6 +924,7 @@ struct last_word {
 	__u32 next;
 	__u32 received;
 	bool closing; /* the socket that it is said to has no more to send than what is queued */
+	bool unrepeated; /* something is in flight, and has not been repeated yet */
 };
 
 /* An answer while it is put together: too large for the stack. */
@@ -1859,6 +1864,7 @@ static __noinline bool ask_socket(struct __sk_buff *skb, struct last_word *said)
 		return false;
 	said->next = tcp->rcv_nxt;
 	said->received = tcp->snd_una;
+	said->unrepeated = tcp->packets_out && !tcp->icsk_retransmits;
 	return true;
 }
 
@@ -1989,7 +1995,8 @@ static __noinline int stand_in(struct __sk_buff *skb, const struct egress_key *k
 	/* TCP does not take it for a sign of congestion then. */
 	if (asks == NOTHING)
 		return at_socket ? TC_ACT_STOLEN : TC_ACT_SHOT;
-	if (asks == SEGMENT && at_socket && is_just_answered(skb))
+	/* With a closed window TCP does not count what it repeats, and believes nobody who has it take its timer back: wake.bpf.c. */
+	if (asks == SEGMENT && at_socket && (answer->said.unrepeated || is_just_answered(skb)))
 		return TC_ACT_SHOT;
 	if (!write_answer_of(skb, &key->virtual, answer))
 		return TC_ACT_SHOT;

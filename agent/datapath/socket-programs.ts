@@ -14,14 +14,20 @@ import {
   parseRecords,
   type SocketGroup,
   type SocketOutcome,
+  type SocketPair,
   type SocketRecord,
 } from './socket-layout.ts';
 
 const DIRECTORY = '/run/osmosis';
 const PREFIX = 'sockets-';
 const TOOL_MS_MAX = 5_000;
+/** As much as an Ethernet header and more: what it becomes is longer. */
+const PACKET_BYTES = 64;
 /** Of the answer of an iterator: 65,536 sockets and more. */
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
+
+/** A network namespace: that of a process (`self`: this one's), or at a path. */
+export type Namespace = number | 'self' | string;
 
 const run = runnerIn(undefined);
 
@@ -106,13 +112,15 @@ export async function sweepSocketPrograms(): Promise<void> {
   for (const name of names.filter((one) => one.startsWith(PREFIX))) await unload(`${DIRECTORY}/${name}`);
 }
 
-export async function load(): Promise<string> {
+/** The iterators, or the programs of another object; answers with where they are. */
+export async function load(object = SOCKETS_OBJECT_FILE): Promise<string> {
   await mkdir(DIRECTORY, { recursive: true, mode: 0o700 });
   const directory = await mkdtemp(`${DIRECTORY}/${PREFIX}`);
   try {
     await run('mount', ['-t', 'bpf', '-o', 'mode=0700', 'bpf', directory]);
     const pins = [`${directory}/programs`, 'pinmaps', `${directory}/maps`];
-    await run('bpftool', ['prog', 'loadall', SOCKETS_OBJECT_FILE, ...pins, 'autoattach']);
+    const attached = object === SOCKETS_OBJECT_FILE ? ['autoattach'] : [];
+    await run('bpftool', ['prog', 'loadall', object, ...pins, ...attached]);
     return directory;
   } catch (error) {
     await unload(directory);
@@ -122,14 +130,28 @@ export async function load(): Promise<string> {
 
 /** Tells the programs what to set. */
 export async function want(directory: string, groups: readonly SocketGroup[]): Promise<void> {
-  const map = `${directory}/maps/wanted`;
-  const lines = groups.flatMap(({ options, sockets }) => {
-    const value = hex(packOptions(options));
-    return sockets.map(
-      (pair) => `map update pinned ${map} key hex ${hex(packKey(pair))} value hex ${value}\n`,
-    );
+  const elements = groups.flatMap(({ options, sockets }) => {
+    const value = packOptions(options);
+    return sockets.map((pair) => [pair, value] as const);
   });
-  await execa('bpftool', ['batch', 'file', '-'], { ...tool(), input: lines.join('') });
+  await enter(`${directory}/maps/wanted`, elements);
+}
+
+/** Into a pinned map that is looked up by sockets. */
+export async function enter(
+  map: string,
+  elements: readonly (readonly [pair: SocketPair, value: Buffer])[],
+): Promise<void> {
+  const line = ([pair, value]: readonly [SocketPair, Buffer]) =>
+    `map update pinned ${map} key hex ${hex(packKey(pair))} value hex ${hex(value)}\n`;
+  await execa('bpftool', ['batch', 'file', '-'], { ...tool(), input: elements.map(line).join('') });
+}
+
+/** Runs a pinned program once, in the namespace that `prefix` enters, on a packet of zeros; answers with what it returned. */
+export async function runOnce(prefix: readonly string[], program: string): Promise<number> {
+  const [file = '', ...argv] = [...prefix, 'bpftool', '-j', 'prog', 'run', 'pinned', program, 'data_in', '-'];
+  const { stdout } = await execa(file, argv, { ...tool(), input: Buffer.alloc(PACKET_BYTES) });
+  return (JSON.parse(stdout) as { readonly retval: number }).retval;
 }
 
 /** Pins first: a cell that was made meanwhile has a copy of the mount. */
@@ -151,4 +173,12 @@ function tool() {
 
 function hex(bytes: Buffer): string {
   return bytes.toString('hex').replace(/../g, '$& ').trimEnd();
+}
+
+/** What a command is to begin with, to run there. */
+export function inNetwork(namespace: Namespace): string[] {
+  if (namespace === 'self') return [];
+  return typeof namespace === 'number'
+    ? ['nsenter', '--target', String(namespace), '--net', '--']
+    : ['nsenter', `--net=${namespace}`, '--'];
 }

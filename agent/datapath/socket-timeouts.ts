@@ -9,16 +9,14 @@ import {
   type SocketPair,
   type TimeoutChange,
 } from './socket-layout.ts';
-import { iterate, load, unload, want } from './socket-programs.ts';
+import { inNetwork, iterate, load, type Namespace, unload, want } from './socket-programs.ts';
 
 /** TIMEOUT_LIFTED of osmosis.bpf.c. */
 const LIFTED = 0xffffffff;
 
-/** A network namespace: that of a process (`self`: this one's), or at a path. */
-export type Namespace = number | 'self' | string;
-
 /**
- * Answers with what was changed. A socket whose process has closed it gets one that is longer than any suspension.
+ * Answers with what was changed. A socket that its process has closed, or that has data in flight, gets one that is longer than
+ * any suspension: without one the kernel has a limit of its own.
  * @throws OsmosisError DATAPATH where the kernel can't.
  */
 export async function liftTimeouts(
@@ -44,7 +42,7 @@ async function setTimeouts(
   try {
     await want(directory, wanted.map(groupOf));
     const read = ['cat', `${directory}/programs/set_timeouts`];
-    return parseTimeoutChanges(await iterate([...enter(namespace), ...read]));
+    return parseTimeoutChanges(await iterate([...inNetwork(namespace), ...read]));
   } finally {
     await unload(directory);
   }
@@ -52,11 +50,4 @@ async function setTimeouts(
 
 function groupOf([timeout, sockets]: readonly [number, readonly SocketPair[]]): SocketGroup {
   return { options: { congestion: '', values: { TCP_USER_TIMEOUT: timeout } }, sockets: [...sockets] };
-}
-
-function enter(namespace: Namespace): string[] {
-  if (namespace === 'self') return [];
-  return typeof namespace === 'number'
-    ? ['nsenter', '--target', String(namespace), '--net', '--']
-    : ['nsenter', `--net=${namespace}`, '--'];
 }

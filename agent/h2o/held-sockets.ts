@@ -42,7 +42,7 @@ export class HeldSockets {
 
   /** Cells of this host that have flows with it. */
   async #attach({ flows }: PeerRecord): Promise<void> {
-    for (const [pid, [flow]] of this.#byNamespace([...flows.values()])) {
+    for (const [pid, [flow]] of tcpByNamespace(this.#needs.views(), [...flows.values()])) {
       const scope = flow?.id.scope ?? 0;
       if (scope !== 0) await this.#needs.datapath.attachHeld(`/proc/${pid}/ns/net`, scope);
     }
@@ -80,7 +80,7 @@ export class HeldSockets {
     // It may be back by now.
     const held = records.filter((record) => record.heldAt !== undefined && this.#needs.records.has(record));
     const flows = held.flatMap((record) => [...record.flows.values()]);
-    for (const [pid, its] of this.#byNamespace(flows)) {
+    for (const [pid, its] of tcpByNamespace(this.#needs.views(), flows)) {
       const changes = await liftTimeouts(pid, its.map(pairOf));
       const was = new Map(changes.map((change) => [flowKey({ protocol: 'tcp', ...change }), change.wasMs]));
       for (const flow of its) flow.userTimeout ??= was.get(flowKey(flow.id));
@@ -89,21 +89,12 @@ export class HeldSockets {
   }
 
   async #giveBack(record: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
-    for (const [pid, its] of this.#byNamespace(flows)) {
+    for (const [pid, its] of tcpByNamespace(this.#needs.views(), flows)) {
       const changes = its.map((flow) => ({ ...pairOf(flow), wasMs: flow.userTimeout ?? 0 }));
       await giveTimeoutsBack(pid, changes);
     }
     for (const flow of flows) flow.userTimeout = undefined;
     if (this.#needs.records.has(record)) this.#needs.records.saveFlows(record);
-  }
-
-  /** TCP flows; sockets of relayed ones are elsewhere. */
-  #byNamespace(flows: readonly PeerFlow[]): (readonly [NetworkView['pid'], PeerFlow[]])[] {
-    const tcp = flows.filter(({ id }) => id.protocol === 'tcp');
-    return this.#needs.views().flatMap(({ pid, scope }) => {
-      const its = tcp.filter(({ id }) => id.scope === scope);
-      return its.length === 0 ? [] : [[pid, its] as const];
-    });
   }
 
   /** In order: what is lifted is given back after that. */
@@ -114,6 +105,18 @@ export class HeldSockets {
       this.#needs.log.warn({ error: messageOf(error) }, message);
     });
   }
+}
+
+/** TCP flows by the process in whose network namespace they are; sockets of relayed ones are elsewhere. */
+export function tcpByNamespace(
+  views: readonly NetworkView[],
+  flows: readonly PeerFlow[],
+): (readonly [NetworkView['pid'], PeerFlow[]])[] {
+  const tcp = flows.filter(({ id }) => id.protocol === 'tcp');
+  return views.flatMap(({ pid, scope }) => {
+    const its = tcp.filter(({ id }) => id.scope === scope);
+    return its.length === 0 ? [] : [[pid, its] as const];
+  });
 }
 
 function isLifted({ flows }: PeerRecord): boolean {

@@ -58,6 +58,7 @@ import { SourceBudgets } from './source-budgets.ts';
 import { Sweeper } from './sweeper.ts';
 import { TokenBucket } from './token-bucket.ts';
 import { WaitingMessages } from './waiting.ts';
+import { Wakes } from './wakes.ts';
 import { WireSlots } from './wire-slots.ts';
 
 /** HELLO parts are answered this long after the first of them at the latest: their sender waits for a second. */
@@ -115,6 +116,7 @@ export class PeerSide {
   readonly #sweeper: Sweeper;
   readonly #heldSockets: HeldSockets;
   readonly #views: () => readonly NetworkView[];
+  readonly #wakes: Wakes;
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
   #sweeping: NodeJS.Timeout | undefined;
@@ -161,6 +163,7 @@ export class PeerSide {
     this.#heldSockets = heldSockets;
     this.#heldEnds = new HeldEnds({ datapath, records, slots });
     this.#handedOver = new HandedOver(socket, `${directory}/handed-over`);
+    this.#wakes = new Wakes({ datapath, views, log });
     this.#cells = new RemoteCells({
       datapath,
       records,
@@ -169,6 +172,7 @@ export class PeerSide {
       slots,
       turns,
       heldSockets,
+      wakes: this.#wakes,
       dropEnded,
       log,
     });
@@ -204,6 +208,7 @@ export class PeerSide {
 
   async stop(): Promise<void> {
     clearInterval(this.#sweeping);
+    this.#wakes.stop();
     await this.#turns.idle();
     await this.#heldSockets.idle();
   }

@@ -12,6 +12,7 @@ import type { HeldSockets } from './held-sockets.ts';
 import type { OwnEnds } from './own-ends.ts';
 import { isAway, isPlain, onlySlot } from './peer-flows.ts';
 import { type PeerFlow, type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
+import type { Wakes } from './wakes.ts';
 import type { WireSlots } from './wire-slots.ts';
 
 /** A flow that arrives with a cell gets this many looks more: its process has to be restored first. */
@@ -26,6 +27,7 @@ type Needs = {
   readonly slots: WireSlots;
   readonly turns: Turns;
   readonly heldSockets: HeldSockets;
+  readonly wakes: Wakes;
   /** A label may have belonged to a cell that has ended: its flows must not be in the way. */
   readonly dropEnded: () => Promise<void>;
   readonly log: { info(fields: object, message: string): void };
@@ -195,6 +197,7 @@ export class RemoteCells {
     record.armedAt = undefined;
     if (record.heldAt !== undefined) record.claimedAt = Date.now();
     record.heldAt ??= Date.now();
+    this.#needs.wakes.end(record);
     await this.#switch(record, 'held');
     this.#needs.heldSockets.lift(record);
   }
@@ -207,6 +210,7 @@ export class RemoteCells {
     await this.#correct(record, labels, next);
     await this.#switch({ ...record, active: next }, 'moved');
     const flip_ms = performance.now() - started;
+    if (record.heldAt !== undefined) this.#needs.wakes.begin(record);
     record.active = next;
     record.armedAt = undefined;
     record.heldAt = undefined;
@@ -311,6 +315,7 @@ export class RemoteCells {
   }
 
   async forget(record: PeerRecord): Promise<void> {
+    this.#needs.wakes.end(record);
     await this.#needs.follows.end(record);
     await this.dropFlows(record, [...record.flows.values()]);
     this.#needs.records.forget(record);

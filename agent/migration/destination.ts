@@ -380,13 +380,14 @@ export class DestinationMigration {
     // "commit", and does the same again with the same datagrams.
     const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
     this.#stage = 'committed';
-    // What its sockets answered before that would draw resets, also while the process stands still.
-    await this.#unaskedTurned();
+    const held = this.source === undefined;
+    // Its kernel repeats what is unacknowledged, whether the process runs or not: a peer that has not turned would answer with a reset.
+    await (held ? this.#headStart(turned) : this.#unaskedTurned());
     await this.#arrival.open();
     // Done by now, unless this agent is the successor of one that restored.
     if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
-    await this.#headStart(turned);
+    if (!held) await this.#headStart(turned);
     for (const one of this.#announcements) await this.#arrival.followEnds(one.peer, one.ends);
     this.#letRun();
     await markerAppears(
