@@ -1,4 +1,5 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
+import { hostname } from 'node:os';
 import { flowKey, knownFlow, type PlacedFlow } from './address.ts';
 import { type Forwarder, forward } from './cell/forwarder.ts';
 import { adoptNewFlows } from './cell/new-flows.ts';
@@ -12,6 +13,7 @@ import type { Call, Handlers } from './control/server.ts';
 import { OsmosisError } from './error.ts';
 import { aboutOf, sayHello } from './h2o/cell-side.ts';
 import type { PeerSide } from './h2o/peer-side.ts';
+import { cordonHandlers } from './host/cordon-handlers.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
@@ -39,7 +41,7 @@ export function createHandlers(
   forwarder: Forwarder,
   hostMoves: HostMoves,
 ): Handlers {
-  const { registry, datapath, peerSide, paths } = context;
+  const { registry, datapath, peerSide, paths, cordon } = context;
 
   const snapshotOf = async (
     cell: Cell,
@@ -52,6 +54,7 @@ export function createHandlers(
     cell: cell.id,
     name: cell.name,
     pid: cell.pid,
+    ...(cell.placement === undefined ? {} : { placement: cell.placement }),
     home: cell.link === undefined,
     host: await hostFacts(paths.run),
     agent_addresses: await ownAddresses(),
@@ -70,6 +73,7 @@ export function createHandlers(
     status: async () => ({
       version: VERSION,
       host: await hostFacts(paths.run),
+      ...(cordon.record === undefined ? {} : { cordon: cordon.record }),
       cells: registry.all().map((cell) => ({
         ...describeCell(cell, peerSide),
         ...(cell.forwarding && {
@@ -143,6 +147,7 @@ export function createHandlers(
         checks: [
           ...preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
           ...publishChecks(published),
+          ...cordon.checks(host.hostname),
         ],
         home,
         published: [...published.publications],
@@ -161,6 +166,7 @@ export function createHandlers(
       return snapshotOf(migration.cell, tree);
     },
     'destination.prepare': async ({ migration: id, ...request }, { gone }) => {
+      cordon.refuse(hostname());
       const migration = await coordinator.beginDestination(id, request, gone);
       const labels = await migration.prepare();
       return { labels, homes: migration.homes, published: [...migration.published] };
@@ -246,6 +252,7 @@ export function createHandlers(
       return {};
     },
     ...trustHandlers(context),
+    ...cordonHandlers(context),
   };
 }
 
@@ -267,6 +274,7 @@ function describeCell(cell: Cell, peerSide: PeerSide) {
     name: cell.name,
     pid: cell.pid,
     command: commandLine(cell.pid),
+    placement: cell.placement ?? {},
     home: cell.link === undefined,
     flows: cell.flows.map((flow) => ({
       protocol: flow.protocol,

@@ -17,6 +17,14 @@ export function parseLease(text: string | true, option: string): number {
   );
 }
 
+/** Milliseconds of 90s, 10m, 2h. @throws OsmosisError USAGE */
+export function parseDuration(text: string, option: string): number {
+  const [, digits = '', unit = ''] = /^(\d{1,6})([smh])$/.exec(text) ?? [];
+  const seconds = Number(digits) * (SECONDS[unit as keyof typeof SECONDS] ?? 0);
+  if (seconds > 0) return seconds * 1_000;
+  throw new OsmosisError('USAGE', `${option} ${text}: write 90s, 10m or 2h; nothing was touched`);
+}
+
 export function leaseText(seconds: number): string {
   if (seconds % SECONDS.h === 0) return `${seconds / SECONDS.h}h`;
   return seconds % SECONDS.m === 0 ? `${seconds / SECONDS.m}m` : `${seconds}s`;

@@ -3,6 +3,7 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentContext } from '../context.ts';
 import type { Params } from '../control/protocol.ts';
@@ -17,9 +18,10 @@ const START_MS_MAX = 2_000;
 const START_POLL_MS = 10;
 
 export async function runCell(
-  { registry }: AgentContext,
-  { name, argv, cwd, env }: Params<'run'>,
+  { registry, cordon }: AgentContext,
+  { name, placement = {}, argv, cwd, env }: Params<'run'>,
 ): Promise<Cell> {
+  cordon.refuse(hostname());
   const id = randomBytes(16).toString('hex');
   const cellName = registry.freeName(
     name ??
@@ -51,6 +53,7 @@ export async function runCell(
       labels: [],
       flows: [],
       peers: [],
+      placement,
     };
     registry.put(cell);
     return cell;

@@ -1,13 +1,17 @@
 /** `osmosis run` */
+import { parseLabels } from '../fleet/labels.ts';
 import { type HostOptions, printJson, withHosts } from './hosts.ts';
 
 export type RunOptions = HostOptions & {
   readonly name?: string;
   readonly on: string;
+  /** KEY=VALUE */
+  readonly label?: readonly string[];
   readonly json?: boolean;
 };
 
 export async function runRun(argv: readonly string[], options: RunOptions): Promise<void> {
+  const placement = parseLabels(options.label);
   await withHosts(options, async (hosts, signal) => {
     const agent = await hosts.agent(await hosts.connect(options.on));
     const isLocal = options.on === 'local';
@@ -21,7 +25,13 @@ export async function runRun(argv: readonly string[], options: RunOptions): Prom
     const path: [string, string] = ['PATH', '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'];
     const { cell, pid } = await agent.call(
       'run',
-      { ...name, argv: [...argv], cwd: isLocal ? process.cwd() : '/', env: isLocal ? env : [path] },
+      {
+        ...name,
+        placement,
+        argv: [...argv],
+        cwd: isLocal ? process.cwd() : '/',
+        env: isLocal ? env : [path],
+      },
       { signal },
     );
     if (options.json) printJson({ ok: true, cell, pid });
