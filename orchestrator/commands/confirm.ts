@@ -2,11 +2,16 @@
 import { createInterface } from 'node:readline/promises';
 import { OsmosisError } from '../../agent/error.ts';
 
-/** @throws OsmosisError USAGE where nobody can be asked and --yes was not said */
-export async function isYes({ yes }: { readonly yes: boolean }, question: string): Promise<boolean> {
+type Asking = { readonly yes: boolean };
+
+/** Before anything is touched. @throws OsmosisError USAGE where nobody can be asked and --yes was not said */
+export function checkAskable({ yes }: Asking): void {
+  if (!yes && !process.stdin.isTTY)
+    throw new OsmosisError('USAGE', 'there is no terminal to ask on: say --yes; nothing was touched');
+}
+
+export async function isYes({ yes }: Asking, question: string): Promise<boolean> {
   if (yes) return true;
-  if (!process.stdin.isTTY)
-    throw new OsmosisError('USAGE', 'there is no terminal to ask on: say --yes; nothing was moved');
   const lines = createInterface({ input: process.stdin, output: process.stderr });
   const interrupt = new AbortController();
   lines.on('SIGINT', () => interrupt.abort());

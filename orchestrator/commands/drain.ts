@@ -15,7 +15,7 @@ import { parseSelector } from '../fleet/selector.ts';
 import { parseDuration } from '../lease.ts';
 import { migrate } from '../migrate.ts';
 import type { Legacy } from '../plan.ts';
-import { isYes } from './confirm.ts';
+import { checkAskable, isYes } from './confirm.ts';
 import { detach } from './detach.ts';
 import { type HostOptions, Hosts, printJson, withHosts } from './hosts.ts';
 import { openHost } from './migrate.ts';
@@ -50,6 +50,7 @@ export async function runDrain(named: string | undefined, options: DrainCommand)
   const limits = limitsOf(options, fleet);
   const select = parseSelector(options.select ?? 'name');
   const names = destinationsOf(host, options, fleet);
+  if (!options.dryRun) checkAskable(options);
   const stop = new AbortController();
   const abort = new AbortController();
   const onSignal = () => {
