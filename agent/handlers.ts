@@ -6,6 +6,7 @@ import { adoptNewFlows } from './cell/new-flows.ts';
 import type { Cell } from './cell/registry.ts';
 import { endRelayedSockets } from './cell/relayed.ts';
 import { runCell } from './cell/run.ts';
+import { trafficOf } from './cell/traffic.ts';
 import type { AgentContext } from './context.ts';
 import type { Snapshot } from './control/protocol.ts';
 import { imageSummarySchema } from './control/protocol.ts';
@@ -86,6 +87,7 @@ export function createHandlers(
       })),
       remote_cells: peerSide.list(),
     }),
+    traffic: async () => ({ cells: await trafficOf(registry) }),
     datapath: async () => datapath.entries(),
     run: async (params) => {
       const { name, pid } = await runCell(context, params);

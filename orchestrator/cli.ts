@@ -71,6 +71,16 @@ program
   });
 
 program
+  .command('tui')
+  .summary('hosts, cells and their connections, interactively; also what osmosis alone does on a terminal')
+  .argument('[hosts...]', 'those of the fleet file, unless some are named')
+  .addHelpText('after', '\nExample:\n  osmosis tui ssh://alpha ssh://beta')
+  .action(async (hosts: string[]) => {
+    const { runTui } = await import('./commands/tui.ts');
+    await runTui(hosts, program.opts<Global>());
+  });
+
+program
   .command('drain')
   .summary('move every cell of a host to others, for maintenance')
   .description(
@@ -446,7 +456,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 });
 
 try {
-  await program.parseAsync();
+  const isAlone = process.argv.length === 2 && process.stdin.isTTY && process.stdout.isTTY;
+  await program.parseAsync(isAlone ? [...process.argv, 'tui'] : process.argv);
 } catch (thrown) {
   process.exitCode = report(thrown);
 }

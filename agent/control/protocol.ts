@@ -4,6 +4,7 @@ import { PROTOCOLS } from '../address.ts';
 import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
 import { cordonSchema, DRAIN_METHODS, placementSchema } from './drain-protocol.ts';
+import { TRAFFIC_METHODS } from './traffic-protocol.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
 
 /** A migration names at most this many flows. */
@@ -470,6 +471,7 @@ export const METHODS = {
   'destination.abort': { params: z.object(migration), result: none },
   ...TRUST_METHODS,
   ...DRAIN_METHODS,
+  ...TRAFFIC_METHODS,
 } as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;
 
 export type Method = keyof typeof METHODS;

@@ -1,30 +1,22 @@
 /** `osmosis drain` */
 import { hostname, userInfo } from 'node:os';
-import { setTimeout as sleep } from 'node:timers/promises';
-import type { CordonRecord } from '../../agent/control/drain-protocol.ts';
-import { OsmosisError } from '../../agent/error.ts';
-import type { AgentClient } from '../agent-client.ts';
+import { type ErrorCode, EXIT_STATUS, OsmosisError } from '../../agent/error.ts';
 import { drainText, placementText, recordText } from '../display/drain.ts';
 import { type DrainProgress, drain } from '../drain/drain.ts';
-import { placeCells } from '../drain/placement.ts';
-import { beginDrain, drainEnd, drainRows } from '../drain/state.ts';
-import { type Candidate, survey } from '../drain/survey.ts';
+import { type PlannedDrain, planDrain } from '../drain/plan.ts';
+import { beginDrain, type DrainEnd, type DrainState, drainEnd, drainRows } from '../drain/state.ts';
 import { type Fleet, findHost, loadFleet } from '../fleet/fleet.ts';
 import { PARALLEL_MAX } from '../fleet/schema.ts';
 import { parseSelector } from '../fleet/selector.ts';
 import { parseDuration } from '../lease.ts';
-import { migrate } from '../migrate.ts';
 import type { Legacy } from '../plan.ts';
 import { checkAskable, isYes } from './confirm.ts';
 import { detach } from './detach.ts';
 import { type HostOptions, Hosts, printJson, withHosts } from './hosts.ts';
-import { openHost } from './migrate.ts';
+import { moveAlone } from './mover.ts';
 
 /** Moves at the same time, unless the operator says otherwise: a move keeps two processors and the link busy. */
 const PARALLEL = 2;
-/** A drain whose record is older than this has lost whoever drove it. */
-const STALE_MS = 45_000;
-
 export type DrainCommand = HostOptions & {
   readonly to?: string;
   readonly parallel?: number;
@@ -49,81 +41,102 @@ export async function runDrain(named: string | undefined, options: DrainCommand)
   const fleet = await loadFleet(options.fleet);
   const limits = limitsOf(options, fleet);
   const select = parseSelector(options.select ?? 'name');
-  const names = destinationsOf(host, options, fleet);
+  const to = destinationsOf(host, options, fleet);
   if (!options.dryRun) checkAskable(options);
-  const stop = new AbortController();
-  const abort = new AbortController();
-  const onSignal = () => {
-    if (stop.signal.aborted) abort.abort();
-    stop.abort('stopped');
-    process.stderr.write('osmosis: no move begins any more; those in flight end first (again: undo them)\n');
-  };
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, onSignal);
-  const hosts = new Hosts(options, fleet, abort.signal);
-  try {
-    const source = await hosts.agent(await hosts.connect(host));
-    const { cordon: before, host: facts } = await source.call('status', {}, { signal: abort.signal });
-    refuseSecond(host, before);
-    const candidates = await reach(names, hosts, facts.machine_id, abort.signal);
-    if (!options.dryRun && !options.detach)
-      await source.call('cordon', { dry_run: false, reason: options.reason ?? 'drain' });
-    const found = await survey(source, candidates, { select, legacy: limits.legacy, signal: abort.signal });
-    const plan = placeCells(found.cells, found.hosts);
-    const say = (text: string) => void (options.json ? undefined : process.stdout.write(text));
-    if (options.json)
-      printJson({
-        event: 'plan',
-        host,
-        cells: [
-          ...plan.placed.map(({ cell, to, notes }) => ({ cell: cell.name, to, notes })),
-          ...plan.unplaced.map(({ cell, why }) => ({ cell: cell.name, to: null, why })),
-        ],
-      });
-    say(placementText(host, plan, found.hosts));
-    const state = beginDrain(found.cells, found.hosts, limits.parallel);
-    if (options.dryRun) return finish(host, options, state, { dryRun: true, unplaced: plan.unplaced.length });
-    if (found.cells.length > 0 && !(await isYes(options, 'Move them?'))) {
-      say(`Nothing was moved; ${host} stays cordoned: osmosis uncordon ${host}.\n`);
-      throw new OsmosisError('INTERRUPTED', 'nobody said yes; nothing was moved', { phase: 'plan' });
+  const touches = !options.dryRun && !options.detach;
+  await withStop(async (stop, signal) => {
+    const hosts = new Hosts(options, fleet, signal);
+    try {
+      const connect = async (name: string) => hosts.agent(await hosts.connect(name));
+      const cordon = touches ? (options.reason ?? 'drain') : undefined;
+      const plan = await planDrain({ host, to, select, legacy: limits.legacy, cordon, connect, signal });
+      showPlan(host, options, plan);
+      if (options.dryRun) return finishDryRun(host, options, plan);
+      if (plan.cells.length > 0 && !(await isYes(options, 'Move them?'))) throw nobodySaidYes(host, touches);
+      if (options.detach) return await detach(host, options, plan.source);
+      const state = await execute(host, options, fleet, limits, plan, stop, signal);
+      finish(host, options, state);
+    } finally {
+      await hosts.close();
     }
-    if (options.detach) return await detach(host, options, source);
-    const record = {
-      by: `${userInfo().username}@${hostname()} (pid ${process.pid})`,
-      started: Date.now(),
-      ...(limits.deadlineMs === undefined ? {} : { deadline: Date.now() + limits.deadlineMs }),
-    };
-    if (limits.deadlineMs !== undefined)
-      void sleep(limits.deadlineMs, undefined, { ref: false }).then(() => stop.abort('deadline'));
-    const ended = await drain({
-      state,
+  });
+}
+
+async function execute(
+  host: string,
+  options: DrainCommand,
+  fleet: Fleet,
+  { parallel, deadlineMs, legacy }: Limits,
+  { source, cells, hosts }: PlannedDrain,
+  stop: AbortController,
+  signal: AbortSignal,
+): Promise<DrainState> {
+  const started = Date.now();
+  const deadline = deadlineMs === undefined ? {} : { deadline: started + deadlineMs };
+  const timer = setTimeout(() => stop.abort('deadline'), deadlineMs ?? 0);
+  if (deadlineMs === undefined) clearTimeout(timer);
+  try {
+    return await drain({
+      state: beginDrain(cells, hosts, parallel),
       source,
-      record,
+      record: { by: drivenBy(), started, ...deadline },
       stop: stop.signal,
-      emit: options.json ? printJson : (event) => say(progressLine(event)),
-      move: async (cell, to, emit) => {
-        // Its own connections: sshd allows ten channels on one.
-        const pair = new Hosts(options, fleet, abort.signal);
-        try {
-          const [from, onto] = await Promise.all([openHost(pair, host), openHost(pair, to)]);
-          return await migrate({
-            target: cell,
-            legacy: limits.legacy,
-            source: from,
-            destination: onto,
-            signal: abort.signal,
-            emit,
-          });
-        } finally {
-          await pair.close();
-        }
-      },
+      emit: options.json ? printJson : (event) => void process.stdout.write(progressLine(event)),
+      move: (target, to, emit) => moveAlone(options, fleet, { target, from: host, to, legacy, signal, emit }),
     });
-    finish(host, options, ended, { dryRun: false, unplaced: 0 });
   } finally {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.off(signal, onSignal);
-    stop.abort('stopped');
-    await hosts.close();
+    clearTimeout(timer);
   }
+}
+
+/** For whoever looks at the host's record. */
+export function drivenBy(): string {
+  return `${userInfo().username}@${hostname()} (pid ${process.pid})`;
+}
+
+/** The first SIGINT or SIGTERM fires `stop`, the second one the signal; then they are the system's again. */
+async function withStop(
+  action: (stop: AbortController, signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  const [stop, abort] = [new AbortController(), new AbortController()];
+  const onSignal = () => {
+    const isSecond = stop.signal.aborted;
+    stop.abort('stopped');
+    if (isSecond) abort.abort();
+    const text = isSecond
+      ? 'undoing what is not decided yet'
+      : 'no move begins any more; those in flight end first (again: undo them)';
+    process.stderr.write(`osmosis: ${text}\n`);
+    if (isSecond) release();
+  };
+  const signals = ['SIGINT', 'SIGTERM'] as const;
+  const release = () => {
+    for (const signal of signals) process.off(signal, onSignal);
+  };
+  for (const signal of signals) process.on(signal, onSignal);
+  try {
+    await action(stop, abort.signal);
+  } finally {
+    release();
+  }
+}
+
+function showPlan(host: string, options: DrainCommand, { placements, hosts }: PlannedDrain): void {
+  const { placed, unplaced } = placements;
+  if (!options.json) return void process.stdout.write(placementText(host, placements, hosts));
+  printJson({
+    event: 'plan',
+    host,
+    cells: [
+      ...placed.map(({ cell, to, notes }) => ({ cell: cell.name, to, notes })),
+      ...unplaced.map(({ cell, why }) => ({ cell: cell.name, to: null, why })),
+    ],
+  });
+}
+
+function nobodySaidYes(host: string, cordoned: boolean): OsmosisError {
+  const left = cordoned ? ` ${host} stays cordoned: osmosis uncordon ${host}.` : '';
+  return new OsmosisError('INTERRUPTED', `nobody said yes; nothing was moved.${left}`, { phase: 'plan' });
 }
 
 /** @throws OsmosisError USAGE */
@@ -160,68 +173,36 @@ function destinationsOf(host: string, { to }: DrainCommand, fleet: Fleet): strin
   return others;
 }
 
-function refuseSecond(host: string, cordon: CordonRecord | undefined): void {
-  const { state, updated, by } = cordon?.drain ?? {};
-  if (state !== 'running' || updated === undefined || Date.now() - updated > STALE_MS) return;
-  throw new OsmosisError(
-    'BUSY',
-    `${host} is being drained already by ${by}, seen ${new Date(updated).toISOString()}; nothing was touched. See osmosis drain --status ${host}.`,
-    { phase: 'plan' },
-  );
-}
-
-/** One that can't be reached takes nothing, and is no reason to stop. The host itself is left out. */
-async function reach(
-  names: readonly string[],
-  hosts: Hosts,
-  self: string,
-  signal: AbortSignal,
-): Promise<Candidate[]> {
-  const found = await Promise.all(
-    names.map(async (name): Promise<Candidate | undefined> => {
-      try {
-        const agent: AgentClient = await hosts.agent(await hosts.connect(name));
-        const { host } = await agent.call('status', {}, { signal });
-        return host.machine_id === self ? undefined : { name, agent };
-      } catch (thrown) {
-        if (signal.aborted) throw thrown;
-        return { name, agent: undefined, closed: thrown instanceof Error ? thrown.message : String(thrown) };
-      }
-    }),
-  );
-  return found.filter((candidate) => candidate !== undefined);
-}
-
 const CODES = {
   done: undefined,
   left: 'DRAIN_LEFT',
   deadline: 'DRAIN_DEADLINE',
   stopped: 'INTERRUPTED',
   refused: 'DRAIN_REFUSED',
-} as const;
+} as const satisfies Record<DrainEnd, ErrorCode | undefined>;
 
-function finish(
-  host: string,
-  options: DrainCommand,
-  state: ReturnType<typeof beginDrain>,
-  { dryRun, unplaced }: { dryRun: boolean; unplaced: number },
-): void {
-  const none = state.cells.length > 0 && unplaced === state.cells.length;
-  const end = dryRun ? (unplaced === 0 ? 'done' : none ? 'refused' : 'left') : drainEnd(state);
-  const code = CODES[end];
-  if (code !== undefined) process.exitCode = new OsmosisError(code, '').exitStatus;
+function finish(host: string, options: DrainCommand, state: DrainState): void {
+  const end = drainEnd(state);
+  const code = setStatus(end);
   const rows = drainRows(state).map((row) => ({ ...row, from: host }));
-  if (options.json)
-    printJson({
-      ok: code === undefined,
-      ...(code === undefined ? {} : { code }),
-      ...(dryRun ? { dry_run: true } : { end, cells: rows }),
-      host,
-    });
-  else if (!dryRun) process.stdout.write(drainText(host, end, rows));
+  if (options.json) printJson({ ok: code === undefined, ...code, end, host, cells: rows });
+  else process.stdout.write(drainText(host, end, rows));
 }
 
-function progressLine(event: DrainProgress): string {
+function finishDryRun(host: string, options: DrainCommand, { cells, placements }: PlannedDrain): void {
+  const { length: left } = placements.unplaced;
+  const code = setStatus(left === 0 ? 'done' : left === cells.length ? 'refused' : 'left');
+  if (options.json) printJson({ ok: code === undefined, ...code, dry_run: true, host });
+}
+
+function setStatus(end: DrainEnd): { readonly code: ErrorCode } | undefined {
+  const code = CODES[end];
+  if (code === undefined) return undefined;
+  process.exitCode = EXIT_STATUS[code];
+  return { code };
+}
+
+export function progressLine(event: DrainProgress): string {
   if (event.event !== 'move') return event.event === 'note' ? `${event.cell}: ${event.message}\n` : '';
   const what = { started: 'is moving', moved: 'has moved', failed: 'did not move' }[event.state];
   return `${event.cell} ${what} to ${event.to}${event.message === undefined ? '' : `: ${event.message}`}\n`;
