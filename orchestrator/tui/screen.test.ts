@@ -129,3 +129,9 @@ it('scrolls a plan that is longer than the screen', () => {
 it('says how large it must be', () => {
   expect(screen(MODEL, 30, 5, 0)[0]?.text).toBe('make it 40×10');
 });
+
+it('has help that fits', () => {
+  const help = screen({ ...MODEL, mode: { mode: 'help' } }, 80, 24, 0);
+  expect(help.filter(({ text }) => text.includes('…'))).toEqual([]);
+  expect(help.at(-1)?.text).toBe(' esc back');
+});
