@@ -90,8 +90,8 @@ export function createHandlers(
     traffic: async () => ({ cells: await trafficOf(registry) }),
     datapath: async () => datapath.entries(),
     run: async (params) => {
-      const { name, pid } = await runCell(context, params);
-      return { cell: name, pid };
+      const { cell, movable } = await runCell(context, params);
+      return { cell: cell.name, pid: cell.pid, ...movable };
     },
     'relay.end': async ({ cell, what, dry_run }) => ({
       ended:

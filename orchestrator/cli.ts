@@ -333,6 +333,7 @@ program
   .option(...LABEL)
   .option('--on <host>', 'ssh://[user@]host[:port], or local', 'local')
   .option('--json', 'one JSON object on standard output')
+  .option('--as-is', 'do not deny it io_uring, nor turn MPTCP off: with either it could not move', false)
   .addHelpText('after', '\nExample:\n  osmosis run --name cache -- redis-server --port 7000')
   .action(async (command: string[], options) => {
     const { runRun } = await import('./commands/run.ts');

@@ -11,16 +11,19 @@ import { inOwnSession, insideArgv } from '../criu/argv.ts';
 import { OsmosisError } from '../error.ts';
 import { procLink, procText } from '../proc/text.ts';
 import { childrenOf, startTicks } from '../proc/tree.ts';
+import { AS_IT_IS, canFilter, type Movable, withoutIoUring, withoutMptcp } from './movable.ts';
 import { createNamespaces, destroyNamespaces } from './namespaces.ts';
 import type { Cell } from './registry.ts';
 
 const START_MS_MAX = 2_000;
 const START_POLL_MS = 10;
+/** What the process is before it is the program. */
+const BEFORE = new Set(['', 'nsenter', 'setsid', 'setpriv']);
 
 export async function runCell(
-  { registry, cordon }: AgentContext,
-  { name, placement = {}, argv, cwd, env }: Params<'run'>,
-): Promise<Cell> {
+  { registry, cordon, paths }: AgentContext,
+  { name, placement = {}, argv, cwd, env, as_is }: Params<'run'>,
+): Promise<{ cell: Cell; movable: Movable }> {
   cordon.refuse(hostname());
   const id = randomBytes(16).toString('hex');
   const cellName = registry.freeName(
@@ -30,11 +33,14 @@ export async function runCell(
   const init = await createNamespaces(false);
   const nothing = openSync(`/proc/${init.pid}/root/dev/null`, 'r+');
   try {
-    const [file = '', ...args] = insideArgv({ init: init.pid, net: false }, inOwnSession(argv));
+    const filters = !as_is && (await canFilter());
+    const program = filters ? withoutIoUring(paths.run, argv) : argv;
+    const [file = '', ...args] = insideArgv({ init: init.pid, net: false }, inOwnSession(program));
+    const given = Object.fromEntries(env);
     // A child of the cell's init, not of nsenter: nsenter stays outside and would be a stranger's parent.
     const child = spawn(file, args, {
       cwd,
-      env: Object.fromEntries(env),
+      env: as_is ? given : withoutMptcp(given),
       stdio: [nothing, nothing, nothing],
       detached: true,
     });
@@ -56,7 +62,8 @@ export async function runCell(
       placement,
     };
     registry.put(cell);
-    return cell;
+    const denied = filters ? 'denied' : 'allowed';
+    return { cell, movable: as_is ? AS_IT_IS : { io_uring: denied, mptcp: 'off' } };
   } catch (error) {
     await destroyNamespaces(init);
     throw error;
@@ -72,8 +79,7 @@ async function programOf(nsenter: number, init: number): Promise<number> {
     const pid = childrenOf(nsenter)[0];
     const started = pid !== undefined && procLink(`/proc/${pid}/ns/pid`) === namespace;
     const words = procText(`/proc/${pid}/cmdline`)?.split('\0');
-    if (started && words !== undefined && words[0] !== 'setsid' && words[0] !== 'nsenter' && words[0] !== '')
-      return pid;
+    if (started && words !== undefined && !BEFORE.has(words[0] ?? '')) return pid;
     if (procText(`/proc/${nsenter}/status`)?.includes('\nState:\tZ') === true) break;
     await sleep(START_POLL_MS);
   }

@@ -295,8 +295,15 @@ export const METHODS = {
       argv: z.array(z.string()).min(1).max(4096),
       cwd: z.string(),
       env: z.array(z.tuple([z.string(), z.string()])).max(4096),
+      /** Nothing is denied to it, although it may then not be movable. */
+      as_is: z.boolean(),
     }),
-    result: z.object({ cell: z.string(), pid: z.int() }),
+    result: z.object({
+      cell: z.string(),
+      pid: z.int(),
+      io_uring: z.enum(['denied', 'allowed']),
+      mptcp: z.enum(['off', 'as it is']),
+    }),
   },
   /**
    * Ends relayed connections, of one cell or of all: `sockets` at the host of the cell, which tells the peers at once;
