@@ -6,6 +6,7 @@ import type { Registry } from './cell/registry.ts';
 import type { Datapath } from './datapath/datapath.ts';
 import type { PeerSide } from './h2o/peer-side.ts';
 import type { H2oSocket } from './h2o/socket.ts';
+import type { Cordon } from './host/cordon.ts';
 import type { KeptAddresses } from './host-move/kept-addresses.ts';
 import type { Byes } from './migration/bye.ts';
 import type { Trust } from './trust/trust.ts';
@@ -33,6 +34,8 @@ export type AgentContext = {
   readonly openings: Openings;
   /** Addresses that sockets are bound to, whether this host has them or not. */
   readonly kept: KeptAddresses;
+  /** Whether cells may be placed here. */
+  readonly cordon: Cordon;
   readonly log: Logger;
 };
 

@@ -14,6 +14,7 @@ export const EXIT_STATUS = {
   SSH_AUTH: 11,
   SSH_HOST_KEY: 12,
   SSH_CONFIG: 13,
+  FLEET_FILE: 17,
   AGENT_UNREACHABLE: 14,
   AGENT_PROTOCOL: 15,
   TIMEOUT: 16,
@@ -25,6 +26,7 @@ export const EXIT_STATUS = {
   LEGACY_PEERS: 24,
   NO_ROOM: 25,
   LABELS_EXHAUSTED: 26,
+  HOST_CORDONED: 27,
   PEER_UNTRUSTED: 28,
   // Prepare up to commit: undone, the process runs at the source.
   PEER_SILENT: 30,
@@ -44,6 +46,10 @@ export const EXIT_STATUS = {
   IMAGE_USED: 43,
   IMAGE_STALE: 44,
   IMAGE_FILE: 45,
+  // A drain: each cell is at one host, as the table says.
+  DRAIN_LEFT: 46,
+  DRAIN_DEADLINE: 47,
+  DRAIN_REFUSED: 48,
 } as const;
 
 export type ErrorCode = keyof typeof EXIT_STATUS;

@@ -1,10 +1,12 @@
 /** Every method of the control channel, against one agent's context. A method without a handler does not compile. */
+import { hostname } from 'node:os';
 import { type Flow, flowKey, knownFlow, type PlacedFlow } from './address.ts';
 import { type Forwarder, forward } from './cell/forwarder.ts';
 import { adoptNewFlows } from './cell/new-flows.ts';
 import type { Cell } from './cell/registry.ts';
 import { endRelayedSockets } from './cell/relayed.ts';
 import { runCell } from './cell/run.ts';
+import { trafficOf } from './cell/traffic.ts';
 import type { AgentContext } from './context.ts';
 import type { PeerFact, Snapshot } from './control/protocol.ts';
 import { imageSummarySchema } from './control/protocol.ts';
@@ -12,6 +14,7 @@ import type { Call, Handlers } from './control/server.ts';
 import { OsmosisError } from './error.ts';
 import { aboutOf, sayHello } from './h2o/cell-side.ts';
 import type { PeerSide } from './h2o/peer-side.ts';
+import { cordonHandlers } from './host/cordon-handlers.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
 import { ownAddresses } from './host/routes.ts';
@@ -41,7 +44,7 @@ export function createHandlers(
   forwarder: Forwarder,
   hostMoves: HostMoves,
 ): Handlers {
-  const { registry, datapath, peerSide, paths } = context;
+  const { registry, datapath, peerSide, paths, cordon } = context;
 
   const snapshotOf = async (
     cell: Cell,
@@ -54,6 +57,7 @@ export function createHandlers(
     cell: cell.id,
     name: cell.name,
     pid: cell.pid,
+    ...(cell.placement === undefined ? {} : { placement: cell.placement }),
     home: cell.link === undefined,
     host: await hostFacts(paths.run),
     agent_addresses: await ownAddresses(),
@@ -72,6 +76,7 @@ export function createHandlers(
     status: async () => ({
       version: VERSION,
       host: await hostFacts(paths.run),
+      ...(cordon.record === undefined ? {} : { cordon: cordon.record }),
       cells: registry.all().map((cell) => ({
         ...describeCell(cell, peerSide),
         ...(cell.forwarding && {
@@ -84,10 +89,11 @@ export function createHandlers(
       })),
       remote_cells: peerSide.list(),
     }),
+    traffic: async () => ({ cells: await trafficOf(registry) }),
     datapath: async () => datapath.entries(),
     run: async (params) => {
-      const { name, pid } = await runCell(context, params);
-      return { cell: name, pid };
+      const { cell, movable } = await runCell(context, params);
+      return { cell: cell.name, pid: cell.pid, ...movable };
     },
     'relay.end': async ({ cell, what, dry_run }) => ({
       ended:
@@ -155,6 +161,7 @@ export function createHandlers(
         checks: [
           ...preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
           ...publishChecks(published),
+          ...cordon.checks(host.hostname),
         ],
         home,
         published: [...published.publications],
@@ -173,6 +180,7 @@ export function createHandlers(
       return snapshotOf(migration.cell, tree);
     },
     'destination.prepare': async ({ migration: id, ...request }, { gone }) => {
+      cordon.refuse(hostname());
       const migration = await coordinator.beginDestination(id, request, gone);
       const labels = await migration.prepare();
       return { labels, homes: migration.homes, published: [...migration.published] };
@@ -265,6 +273,7 @@ export function createHandlers(
       return {};
     },
     ...trustHandlers(context),
+    ...cordonHandlers(context),
   };
 }
 
@@ -302,6 +311,7 @@ function describeCell(cell: Cell, peerSide: PeerSide) {
     name: cell.name,
     pid: cell.pid,
     command: commandLine(cell.pid),
+    placement: cell.placement ?? {},
     home: cell.link === undefined,
     flows: cell.flows.map((flow) => ({
       protocol: flow.protocol,

@@ -20,6 +20,7 @@ import { OsmosisError } from './error.ts';
 import { PeerSide } from './h2o/peer-side.ts';
 import { H2oSocket } from './h2o/socket.ts';
 import { createHandlers } from './handlers.ts';
+import { Cordon } from './host/cordon.ts';
 import { HostMoves } from './host-move/host-moves.ts';
 import { KeptAddresses } from './host-move/kept-addresses.ts';
 import { Byes } from './migration/bye.ts';
@@ -64,7 +65,8 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const openings = new Openings({ datapath, labels, registry, log });
   const kept = new KeptAddresses(`${paths.run}/kept`, log);
   const byes = new Byes(socket, `${paths.run}/byes`);
-  const parts = { byes, datapath, peerSide, registry, labels, openings, kept };
+  const cordon = new Cordon(`${paths.state}/cordon.json`);
+  const parts = { byes, cordon, datapath, peerSide, registry, labels, openings, kept };
   const context: AgentContext = { paths, socket, trust, ...parts, log };
   const hostMoves = new HostMoves(context);
   const coordinator = new Coordinator(context, hostMoves);

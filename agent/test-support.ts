@@ -69,6 +69,8 @@ export function hostFactsWith(changes: Partial<HostFacts> = {}): HostFacts {
     congestion: ['reno', 'cubic'],
     criu: '4.2.1',
     room_bytes: 1024 ** 3,
+    load: 0.5,
+    cpus: 2,
     ...changes,
   };
 }

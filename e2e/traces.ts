@@ -8,9 +8,10 @@ export const AGENT_HOSTS = ['alpha', 'beta', 'gamma', 'peer'] as const satisfies
 const CLEAN_MS_MAX = 45_000;
 const POLL_MS = 250;
 
-/** One line a thing; the agent itself, which was there before, is left out. */
+/** One line a thing; the agent itself, which was there before, is left out, and so are the namespaces of the host itself. */
 const LOOK = `
-ls -l /proc/[0-9]*/ns/net /proc/[0-9]*/ns/pid /proc/[0-9]*/ns/mnt 2>/dev/null | sed 's/.*-> //' | sort -u | sed 's/^/namespace /'
+own=$(readlink /proc/1/ns/net /proc/1/ns/pid /proc/1/ns/mnt)
+ls -l /proc/[0-9]*/ns/net /proc/[0-9]*/ns/pid /proc/[0-9]*/ns/mnt 2>/dev/null | sed 's/.*-> //' | sort -u | grep -vxF "$own" | sed 's/^/namespace /'
 ps -eo args= | grep -E '^(criu|unshare|catatonit -P|nsenter|bpftool)|hook.sh' | grep -v grep | sed 's/^/process /'
 ip -o link | sed 's/^[0-9]*: \\([^:@]*\\).*/link \\1/'
 for d in $(ls /sys/class/net); do tc qdisc show dev $d | grep -v noqueue; tc filter show dev $d ingress; tc filter show dev $d egress; done 2>/dev/null | sed 's/ id [0-9]* / /; s/^/tc /'

@@ -80,12 +80,18 @@ test('many calls at once are answered each with its own', async () => {
   const client = await clientOf({
     run: async ({ name, argv }) => {
       await sleep(argv.length);
-      return { cell: name ?? '', pid: argv.length };
+      return { cell: name ?? '', pid: argv.length, io_uring: 'denied', mptcp: 'off' };
     },
   });
   const answers = await Promise.all(
     Array.from({ length: 20 }, (_, index) =>
-      client.call('run', { name: `c${index}`, argv: new Array(21 - index).fill('x'), cwd: '/', env: [] }),
+      client.call('run', {
+        name: `c${index}`,
+        argv: new Array(21 - index).fill('x'),
+        cwd: '/',
+        env: [],
+        as_is: false,
+      }),
     ),
   );
   expect(answers.map(({ cell }) => cell)).toEqual(answers.map((_, index) => `c${index}`));

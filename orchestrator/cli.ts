@@ -4,7 +4,13 @@ import { Command, CommanderError, Option } from 'commander';
 import { asOsmosisError, EXIT_STATUS, type OsmosisError } from '../agent/error.ts';
 import { VERSION } from '../agent/version.ts';
 
-type Global = { readonly json?: boolean; readonly sshConfig?: string };
+type Global = { readonly json?: boolean; readonly sshConfig?: string; readonly fleet?: string };
+
+const LABEL = [
+  '--label <key=value>',
+  'for osmosis drain: where it may be placed, beside which others (anti-affinity=GROUP, prefer-apart=GROUP), and --select; may be repeated',
+  (value: string, before: string[] = []) => [...before, value],
+] as const;
 
 const program = new Command('osmosis')
   .description('Moves a running process, with its live connections, to another host')
@@ -15,6 +21,12 @@ const program = new Command('osmosis')
     new Option('-F, --ssh-config <file>', 'ssh_config(5) file in place of the usual ones').env(
       'OSMOSIS_SSH_CONFIG',
     ),
+  )
+  .addOption(
+    new Option(
+      '--fleet <file>',
+      'which hosts there are, by name (default: osmosis.yaml here, ~/.config/osmosis/fleet.yaml, /etc/osmosis/fleet.yaml)',
+    ).env('OSMOSIS_FLEET'),
   )
   .addHelpText('after', '\nExit statuses and error codes: docs/errors.md');
 
@@ -56,6 +68,93 @@ program
   .action(async (target: string, options) => {
     const { runMigrate } = await import('./commands/migrate.ts');
     await runMigrate(target, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('tui')
+  .summary('hosts, cells and their connections, interactively; also what osmosis alone does on a terminal')
+  .argument('[hosts...]', 'those of the fleet file, unless some are named')
+  .addHelpText('after', '\nExample:\n  osmosis tui ssh://alpha ssh://beta')
+  .action(async (hosts: string[]) => {
+    const { runTui } = await import('./commands/tui.ts');
+    await runTui(hosts, program.opts<Global>());
+  });
+
+program
+  .command('drain')
+  .summary('move every cell of a host to others, for maintenance')
+  .description(
+    'Cordons the host, plans a place for every cell (room, CPU features, files, anti-affinity), and moves them. It carries on past a ' +
+      'failure, tries elsewhere, and ends with a table. Run again, it continues. Ctrl-C: no move begins any more, those in flight end; ' +
+      'again: those that are not decided yet are undone. The host stays cordoned until osmosis uncordon.',
+  )
+  .argument('[host]', 'name in the fleet file, ssh://[user@]host[:port], or local')
+  .option('--self', 'this machine')
+  .option('--to <hosts>', 'HOST,…: where cells may go (default: the other hosts of the fleet file)')
+  .option('--parallel <n>', 'moves at the same time (default: 2)', Number)
+  .option('--deadline <time>', 'no move begins after that, such as 90s or 10m; those in flight end')
+  .option('--select <expr>', 'only these cells: name=redis-*,app=cache,!keep')
+  .addOption(
+    new Option(
+      '--legacy <what>',
+      'what becomes of connections whose peers run no agent: the cell stays (refuse), they end (drop), or this host goes on ' +
+        'carrying them (relay), which it must stay up for (default: refuse)',
+    ).choices(['relay', 'drop', 'refuse']),
+  )
+  .option('--reason <text>', 'what the cordon says (default: drain)')
+  .option('--dry-run', 'say what would go where; touch nothing', false)
+  .option('-y, --yes', 'do not ask', false)
+  .option('--detach', 'go on in the background; --status says how it goes')
+  .addOption(
+    new Option('--status', 'how the last drain of this host goes or went').conflicts(['detach', 'dryRun']),
+  )
+  .option('--json', 'JSON lines on standard output, the last one the result')
+  .addHelpText(
+    'after',
+    '\nExamples:\n  osmosis drain ssh://alpha --to ssh://beta,ssh://gamma\n  osmosis drain alpha --deadline 10m --yes --json\n  osmosis drain --status alpha',
+  )
+  .action(async (host: string | undefined, options) => {
+    const { runDrain } = await import('./commands/drain.ts');
+    await runDrain(host, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('cordon')
+  .summary('place no cell on a host any more')
+  .argument('<host>', 'name in the fleet file, ssh://[user@]host[:port], or local')
+  .option('--reason <text>', 'for whoever wonders')
+  .option('--dry-run', 'say what would change; touch nothing', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis cordon ssh://alpha --reason "new memory on Monday"')
+  .action(async (host: string, options) => {
+    const { runCordon } = await import('./commands/cordon.ts');
+    await runCordon(host, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('uncordon')
+  .summary('place cells on a host again')
+  .argument('<host>', 'name in the fleet file, ssh://[user@]host[:port], or local')
+  .option('--if-reason <text>', 'only where it was cordoned for this')
+  .option('--dry-run', 'say what would change; touch nothing', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExample:\n  osmosis uncordon ssh://alpha')
+  .action(async (host: string, options) => {
+    const { runUncordon } = await import('./commands/cordon.ts');
+    await runUncordon(host, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('hosts')
+  .summary('which hosts answer, their versions, load and cells')
+  .argument('[hosts...]', 'those of the fleet file, unless some are named')
+  .option('--select <expr>', 'only these of the fleet file: zone=a,name!=web-*')
+  .option('--schema', 'print the JSON schema of the fleet file', false)
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText('after', '\nExamples:\n  osmosis hosts\n  osmosis --fleet fleet.yaml hosts --select zone=a')
+  .action(async (hosts: string[], options) => {
+    const { runHosts } = await import('./commands/fleet.ts');
+    await runHosts(hosts, { ...program.opts<Global>(), ...options });
   });
 
 program
@@ -238,6 +337,7 @@ program
   .argument('[targets...]', 'pids or cell names')
   .option('--on <host>', 'ssh://[user@]host[:port], or local', 'local')
   .option('--name <name>', 'what to call the cell, where the one process is none yet')
+  .option(...LABEL)
   .option('--end', 'keep them no longer', false)
   .option('--dry-run', 'say what would change; touch nothing', false)
   .option('--json', 'one JSON object on standard output')
@@ -255,8 +355,10 @@ program
   )
   .argument('<command...>', 'the program and its arguments, after --')
   .option('--name <name>', 'what to call the cell')
+  .option(...LABEL)
   .option('--on <host>', 'ssh://[user@]host[:port], or local', 'local')
   .option('--json', 'one JSON object on standard output')
+  .option('--as-is', 'do not deny it io_uring, nor turn MPTCP off: with either it could not move', false)
   .addHelpText('after', '\nExample:\n  osmosis run --name cache -- redis-server --port 7000')
   .action(async (command: string[], options) => {
     const { runRun } = await import('./commands/run.ts');
@@ -399,7 +501,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 });
 
 try {
-  await program.parseAsync();
+  const isAlone = process.argv.length === 2 && process.stdin.isTTY && process.stdout.isTTY;
+  await program.parseAsync(isAlone ? [...process.argv, 'tui'] : process.argv);
 } catch (thrown) {
   process.exitCode = report(thrown);
 }

@@ -19,6 +19,8 @@ export type MigrationResult = {
   readonly cell: string;
   readonly flows: { readonly moved: number; readonly relayed: number; readonly lost: number };
   readonly blackout_ms: number;
+  /** From the freeze until the process ran and every peer had acknowledged where: no flow was silent for longer by it. */
+  readonly gap_ms: number;
   readonly phases: Partial<Record<Phase, number>>;
   readonly bytes: number;
   /** Root process at the destination, as a pid of that host. */
@@ -151,6 +153,7 @@ async function migrateOnce({
     // The point of no return: from here on nothing is undone, and the agents finish even without us.
 
     phases.enter('redirect');
+    const redirectedAt = performance.now();
     await to.call('destination.resume', { migration });
     const blackout_ms = performance.now() - frozenAt;
     emit({ event: 'blackout', ms: blackout_ms });
@@ -165,6 +168,7 @@ async function migrateOnce({
       cell: snapshot.name,
       flows,
       blackout_ms,
+      gap_ms: Math.max(blackout_ms, redirectedAt - frozenAt + Math.max(0, ...flip_ms)),
       phases: phases.times,
       bytes,
       pid,

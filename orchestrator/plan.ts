@@ -2,7 +2,7 @@
 
 import { endpointText, type Flow, flowKey } from '../agent/address.ts';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
-import type { Check, PeerFact, Snapshot } from '../agent/control/protocol.ts';
+import type { Check, PeerFact, Result, Snapshot } from '../agent/control/protocol.ts';
 import { OsmosisError } from '../agent/error.ts';
 import { sourceChecks } from '../agent/host/preflight.ts';
 import type { AgentClient, CallOptions } from './agent-client.ts';
@@ -62,15 +62,44 @@ export async function makePlan(
   { learnMs, forwardLeaseS, publish = [], ...options }: PlanOptions,
 ): Promise<Planned> {
   const snapshot = await inspected(target, name, source, { learnMs, forwardLeaseS }, options);
-  const [{ peers, unknown = [] }, { host, checks, home: comesHome = false, published = [] }] =
-    await Promise.all([
-      source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options),
-      destination.call(
-        'preflight',
-        { snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) },
-        options,
-      ),
-    ]);
+  const [survey, preflight] = await Promise.all([
+    source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options),
+    destination.call(
+      'preflight',
+      { snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) },
+      options,
+    ),
+  ]);
+  return plannedBetween(snapshot, survey, preflight, source, destination);
+}
+
+/** A cell as it is, and its peers; for plans of several destinations. */
+export type Seen = { readonly snapshot: Snapshot; readonly survey: Result<'survey'> };
+
+export async function see(target: string, source: AgentClient, options: CallOptions): Promise<Seen> {
+  const snapshot = await inspected(target, undefined, source, {}, options);
+  const survey = await source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options);
+  return { snapshot, survey };
+}
+
+/** @throws OsmosisError SAME_HOST */
+export async function makePlanOf(
+  { snapshot, survey }: Seen,
+  source: AgentClient,
+  destination: AgentClient,
+  options: CallOptions,
+): Promise<Plan> {
+  const preflight = await destination.call('preflight', { snapshot }, options);
+  return plannedBetween(snapshot, survey, preflight, source, destination).plan;
+}
+
+function plannedBetween(
+  snapshot: Snapshot,
+  { peers, unknown = [] }: Result<'survey'>,
+  { host, checks, home: comesHome = false, published = [] }: Result<'preflight'>,
+  source: AgentClient,
+  destination: AgentClient,
+): Planned {
   if (host.machine_id === snapshot.host.machine_id) {
     throw new OsmosisError(
       'SAME_HOST',

@@ -1,5 +1,6 @@
 /** The cells of this host: those that moved in or were started by `osmosis run`, and processes about to be adopted. */
 import { randomBytes } from 'node:crypto';
+import type { Placement } from '../control/drain-protocol.ts';
 import type { Label } from '../control/protocol.ts';
 import type { LocalHalf } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
@@ -59,6 +60,8 @@ export type Cell = {
   readonly published?: readonly Publication[];
   /** False: its connections are not kept when this host changes its address (`osmosis keep --end`). */
   readonly kept?: boolean;
+  /** Where it may be placed, beside which others; goes with it. */
+  readonly placement?: Placement;
 };
 
 export class Registry {

@@ -3,6 +3,7 @@
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentContext } from '../context.ts';
 import type { Params } from '../control/protocol.ts';
@@ -10,16 +11,20 @@ import { inOwnSession, insideArgv } from '../criu/argv.ts';
 import { OsmosisError } from '../error.ts';
 import { procLink, procText } from '../proc/text.ts';
 import { childrenOf, startTicks } from '../proc/tree.ts';
+import { AS_IT_IS, canFilter, type Movable, withoutIoUring, withoutMptcp } from './movable.ts';
 import { createNamespaces, destroyNamespaces } from './namespaces.ts';
 import type { Cell } from './registry.ts';
 
 const START_MS_MAX = 2_000;
 const START_POLL_MS = 10;
+/** What the process is before it is the program. */
+const BEFORE = new Set(['', 'nsenter', 'setsid', 'setpriv']);
 
 export async function runCell(
-  { registry }: AgentContext,
-  { name, argv, cwd, env }: Params<'run'>,
-): Promise<Cell> {
+  { registry, cordon, paths }: AgentContext,
+  { name, placement = {}, argv, cwd, env, as_is }: Params<'run'>,
+): Promise<{ cell: Cell; movable: Movable }> {
+  cordon.refuse(hostname());
   const id = randomBytes(16).toString('hex');
   const cellName = registry.freeName(
     name ??
@@ -28,11 +33,14 @@ export async function runCell(
   const init = await createNamespaces(false);
   const nothing = openSync(`/proc/${init.pid}/root/dev/null`, 'r+');
   try {
-    const [file = '', ...args] = insideArgv({ init: init.pid, net: false }, inOwnSession(argv));
+    const filters = !as_is && (await canFilter());
+    const program = filters ? withoutIoUring(paths.run, argv) : argv;
+    const [file = '', ...args] = insideArgv({ init: init.pid, net: false }, inOwnSession(program));
+    const given = Object.fromEntries(env);
     // A child of the cell's init, not of nsenter: nsenter stays outside and would be a stranger's parent.
     const child = spawn(file, args, {
       cwd,
-      env: Object.fromEntries(env),
+      env: as_is ? given : withoutMptcp(given),
       stdio: [nothing, nothing, nothing],
       detached: true,
     });
@@ -51,9 +59,11 @@ export async function runCell(
       labels: [],
       flows: [],
       peers: [],
+      placement,
     };
     registry.put(cell);
-    return cell;
+    const denied = filters ? 'denied' : 'allowed';
+    return { cell, movable: as_is ? AS_IT_IS : { io_uring: denied, mptcp: 'off' } };
   } catch (error) {
     await destroyNamespaces(init);
     throw error;
@@ -69,8 +79,7 @@ async function programOf(nsenter: number, init: number): Promise<number> {
     const pid = childrenOf(nsenter)[0];
     const started = pid !== undefined && procLink(`/proc/${pid}/ns/pid`) === namespace;
     const words = procText(`/proc/${pid}/cmdline`)?.split('\0');
-    if (started && words !== undefined && words[0] !== 'setsid' && words[0] !== 'nsenter' && words[0] !== '')
-      return pid;
+    if (started && words !== undefined && !BEFORE.has(words[0] ?? '')) return pid;
     if (procText(`/proc/${nsenter}/status`)?.includes('\nState:\tZ') === true) break;
     await sleep(START_POLL_MS);
   }

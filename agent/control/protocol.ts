@@ -4,6 +4,8 @@ import { PROTOCOLS } from '../address.ts';
 import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
 import { DATAGRAM_BYTES_MAX, HOPS_MAX } from '../wire/h2o-layout.ts';
+import { cordonSchema, DRAIN_METHODS, placementSchema } from './drain-protocol.ts';
+import { TRAFFIC_METHODS } from './traffic-protocol.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
 
 /** A migration names at most this many flows. */
@@ -71,6 +73,9 @@ export const hostFactsSchema = z.object({
   congestion: z.array(z.string()),
   criu: z.string().nullable(),
   room_bytes: z.number(),
+  /** Processes that ran or waited to, on average over the last minute, and processors to run them. */
+  load: z.number(),
+  cpus: z.int(),
 });
 export type HostFacts = z.infer<typeof hostFactsSchema>;
 
@@ -103,6 +108,8 @@ export const snapshotSchema = z.object({
   cell: id,
   name: z.string(),
   pid: z.int(),
+  /** What was said of it for where it may be placed; goes with it. */
+  placement: placementSchema.optional(),
   /** It uses the host's own network. */
   home: z.boolean(),
   host: hostFactsSchema,
@@ -247,6 +254,7 @@ export const cellSchema = z.object({
   name: z.string(),
   pid: z.int(),
   command: z.string(),
+  placement: placementSchema,
   /** It uses the host's own network. */
   home: z.boolean(),
   flows: z.array(
@@ -320,6 +328,8 @@ export const METHODS = {
       host: hostFactsSchema,
       cells: z.array(cellSchema),
       remote_cells: z.array(remoteCellSchema),
+      /** No cell is placed here. */
+      cordon: cordonSchema.optional(),
     }),
   },
   datapath: {
@@ -329,11 +339,19 @@ export const METHODS = {
   run: {
     params: z.object({
       name: z.string().optional(),
+      placement: placementSchema.optional(),
       argv: z.array(z.string()).min(1).max(4096),
       cwd: z.string(),
       env: z.array(z.tuple([z.string(), z.string()])).max(4096),
+      /** Nothing is denied to it, although it may then not be movable. */
+      as_is: z.boolean(),
     }),
-    result: z.object({ cell: z.string(), pid: z.int() }),
+    result: z.object({
+      cell: z.string(),
+      pid: z.int(),
+      io_uring: z.enum(['denied', 'allowed']),
+      mptcp: z.enum(['off', 'as it is']),
+    }),
   },
   /**
    * Ends relayed connections, of one cell or of all: `sockets` at the host of the cell, which tells the peers at once;
@@ -382,6 +400,8 @@ export const METHODS = {
     params: z.object({
       targets: z.array(z.string()).max(KEEP_MAX),
       name: z.string().optional(),
+      /** Added to what it has; an empty value takes one away. */
+      placement: placementSchema.optional(),
       end: z.boolean(),
       dry_run: z.boolean(),
     }),
@@ -533,6 +553,8 @@ export const METHODS = {
   'source.abort': { params: z.object(migration), result: z.object({ committed: z.boolean() }) },
   'destination.abort': { params: z.object(migration), result: none },
   ...TRUST_METHODS,
+  ...DRAIN_METHODS,
+  ...TRAFFIC_METHODS,
 } as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;
 
 export type Method = keyof typeof METHODS;

@@ -1,6 +1,7 @@
 /** `osmosis keep`: whose connections are kept when this host changes its address. */
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
+import type { Placement } from '../control/drain-protocol.ts';
 import type { KeptCell, Params } from '../control/protocol.ts';
 import type { HostMoves } from './host-moves.ts';
 
@@ -8,15 +9,21 @@ import type { HostMoves } from './host-moves.ts';
 export async function keep(
   context: AgentContext,
   moves: Pick<HostMoves, 'describe'>,
-  { targets, name, end, dry_run }: Params<'keep'>,
+  { targets, name, placement = {}, end, dry_run }: Params<'keep'>,
 ): Promise<{ cells: KeptCell[] }> {
   const { registry } = context;
   if (targets.length === 0) return { cells: registry.all().map((cell) => describe(cell, moves)) };
   const cells = targets.map((target) => registry.resolve(target, targets.length === 1 ? name : undefined));
   for (const { id } of cells) registry.checkFree(id);
-  const wanted = cells.map((cell) => ({ ...cell, kept: !end }));
+  const wanted = cells.map((cell) => ({ ...cell, kept: !end, placement: changed(cell, placement) }));
   if (!dry_run) for (const cell of wanted) await (end ? letGo(context, cell) : registry.put(cell));
   return { cells: wanted.map((cell) => describe(cell, moves)) };
+}
+
+/** An empty value takes a label away. */
+function changed(cell: Cell, labels: Placement): Placement {
+  const all = Object.entries({ ...cell.placement, ...labels });
+  return Object.fromEntries(all.filter(([, value]) => value !== ''));
 }
 
 /** A process that was only adopted to be kept is an ordinary one again, and its peers forget it. */

@@ -1,7 +1,7 @@
 /** What a host is: kernel, processor, CRIU, room for images. */
 
 import { statfsSync } from 'node:fs';
-import { hostname } from 'node:os';
+import { availableParallelism, hostname, loadavg } from 'node:os';
 import { execa } from 'execa';
 import type { HostFacts } from '../control/protocol.ts';
 import { procText } from '../proc/text.ts';
@@ -23,6 +23,8 @@ export async function hostFacts(runDirectory: string): Promise<HostFacts> {
       .split(/\s+/)
       .filter(Boolean),
     criu: await criuVersion(),
+    load: loadavg()[0] ?? 0,
+    cpus: availableParallelism(),
     room_bytes: Math.min(room.bavail * room.bsize, availableMemory(procText('/proc/meminfo') ?? '')),
   };
 }

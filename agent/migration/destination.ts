@@ -443,6 +443,7 @@ export class DestinationMigration {
       peers: [...this.#announcements.map((one) => one.keys()), ...this.#homePeers()],
       known: knownFlows(snapshot.flows),
       published: this.#published,
+      ...(snapshot.placement && { placement: snapshot.placement }),
       ...(this.#forwarding && { forwarding: this.#forwarding }),
     };
     registry.put(cell);

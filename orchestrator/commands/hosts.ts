@@ -1,23 +1,30 @@
 /** Hosts of one command: connected on the way in, closed on the way out. */
 import { AgentClient } from '../agent-client.ts';
+import { type Fleet, findHost, loadFleet } from '../fleet/fleet.ts';
 import { connectHost, type HostConnection } from '../ssh/host.ts';
-import { parseTarget } from '../ssh/target.ts';
 
-export type HostOptions = { readonly sshConfig?: string };
+export type HostOptions = {
+  readonly sshConfig?: string;
+  /** The fleet file, where it is not one of the usual. */
+  readonly fleet?: string;
+};
 
 export class Hosts {
+  readonly fleet: Fleet;
   readonly #configFile: string | undefined;
   readonly #signal: AbortSignal;
   readonly #open: HostConnection[] = [];
   #closed = false;
 
-  constructor({ sshConfig }: HostOptions, signal: AbortSignal) {
+  constructor({ sshConfig }: HostOptions, fleet: Fleet, signal: AbortSignal) {
+    this.fleet = fleet;
     this.#configFile = sshConfig;
     this.#signal = signal;
   }
 
+  /** @param host name of the fleet, `local`, or an ssh:// URL */
   async connect(host: string): Promise<HostConnection> {
-    const connection = await connectHost(parseTarget(host), {
+    const connection = await connectHost(findHost(this.fleet, host).target, {
       configFile: this.#configFile,
       signal: this.#signal,
     });
@@ -43,11 +50,12 @@ export async function withHosts<T>(
   options: HostOptions,
   action: (hosts: Hosts, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
+  const fleet = await loadFleet(options.fleet);
   const interrupt = new AbortController();
   const onSignal = () => interrupt.abort();
   process.once('SIGINT', onSignal);
   process.once('SIGTERM', onSignal);
-  const hosts = new Hosts(options, interrupt.signal);
+  const hosts = new Hosts(options, fleet, interrupt.signal);
   try {
     return await action(hosts, interrupt.signal);
   } finally {

@@ -1,11 +1,14 @@
 /** `osmosis keep` */
 import type { KeptCell } from '../../agent/control/protocol.ts';
 import { OsmosisError } from '../../agent/error.ts';
+import { parseLabels } from '../fleet/labels.ts';
 import { type HostOptions, printJson, withHosts } from './hosts.ts';
 
 export type KeepOptions = HostOptions & {
   readonly on: string;
   readonly name?: string;
+  /** KEY=VALUE; KEY= takes one away. */
+  readonly label?: readonly string[];
   readonly end: boolean;
   readonly dryRun: boolean;
   readonly json?: boolean;
@@ -17,9 +20,11 @@ export async function runKeep(targets: readonly string[], options: KeepOptions):
     throw new OsmosisError('USAGE', '--name is for one process; nothing was touched');
   if (end && targets.length === 0)
     throw new OsmosisError('USAGE', '--end needs the processes or cells to let go; nothing was touched');
+  const placement = parseLabels(options.label);
   await withHosts(options, async (hosts, signal) => {
     const agent = await hosts.agent(await hosts.connect(options.on));
-    const params = { targets: [...targets], end, dry_run: dryRun, ...(name === undefined ? {} : { name }) };
+    const named = name === undefined ? {} : { name };
+    const params = { targets: [...targets], placement, end, dry_run: dryRun, ...named };
     const result = await agent.call('keep', params, { signal });
     if (options.json) printJson({ ok: true, ...(dryRun ? { dry_run: true } : {}), ...result });
     else process.stdout.write(keptText(result.cells, dryRun && targets.length > 0));

@@ -19,6 +19,7 @@ const cell: CellFact = {
   id: 'ab'.repeat(16),
   name: 'redis',
   pid: 12,
+  placement: {},
   command: 'redis-server *:7000',
   home: false,
   flows: [flowOf(1), flowOf(2), flowOf(3, '10.77.5.2')],

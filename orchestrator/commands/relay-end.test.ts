@@ -2,7 +2,17 @@ import { expect, test } from 'vitest';
 import { idOf, relayEndText } from './relay-end.ts';
 
 const ID = 'ab'.repeat(16);
-const cell = { id: ID, name: 'redis', pid: 1, command: '', home: false, flows: [], labels: [], peers: [] };
+const cell = {
+  id: ID,
+  name: 'redis',
+  pid: 1,
+  placement: {},
+  command: '',
+  home: false,
+  flows: [],
+  labels: [],
+  peers: [],
+};
 const remote = { cell: 'cd'.repeat(16), epoch: 1, flows: 2, state: 'moved', wire: [], relays: [] };
 const statuses = [{ cells: [cell], remote_cells: [remote, { ...remote, cell: '' as const }] }];
 
