@@ -47,6 +47,19 @@ async function away(target: string, from: LabHost, to: LabHost, flows: number): 
   return cell;
 }
 
+type RemoteCell = {
+  cell: string;
+  datagrams_wait?: boolean;
+  datagrams?: { came: number; late: number; lost: number };
+};
+
+/** The one suspended cell that the peer has connections with. */
+async function remoteCell(): Promise<RemoteCell | undefined> {
+  const { object } = await osmosis(['ps', 'ssh://peer', '--json']);
+  const [host] = object.hosts as { remote_cells: RemoteCell[] }[];
+  return host?.remote_cells[0];
+}
+
 describe('under load', () => {
   it('a stream goes on elsewhere, goes home, and on the same host', async () => {
     await using server = await startStreamServer('alpha', { port: 7600 });
@@ -92,6 +105,39 @@ describe('under load', () => {
     await away(String(server.pid), 'alpha', 'beta', 20);
     const summary = await client.stop();
     expectAllAnswered(summary);
+  });
+
+  it.each(['hold', 'drop'] as const)('datagrams for it, with --udp %s', async (udp) => {
+    const port = udp === 'hold' ? 7606 : 7607;
+    await using server = await startDatagramServer('alpha', { port });
+    await using client = await startDatagramClient({ server: 'alpha', port, everyMs: 200 });
+    const file = images.file(`udp-${udp}`);
+    await suspend(server.pid, 'alpha', file, '--udp', udp);
+    const since = performance.now();
+    await sleep(BETWEEN_MS);
+    expect(await remoteCell()).toMatchObject({
+      state: 'held',
+      ...(udp === 'hold' && { datagrams_wait: true }),
+    });
+    // What is in the kernel waits on.
+    await execOn('peer', ['sh', '-c', KILL_AGENT]);
+    await sleep(AWAY_MS);
+    const sent = Math.floor(((performance.now() - since) / 200) * client.connections * 0.8);
+    await resume(file, 'beta');
+    await sleep(BETWEEN_MS);
+    const { datagrams, datagrams_wait } = (await remoteCell()) ?? {};
+    expect(datagrams_wait).toBeUndefined();
+    const summary = await client.stop();
+    expectAllAnswered(summary);
+    if (udp === 'drop') {
+      expect(datagrams).toBeUndefined();
+      expect(summary.lost_out).toBeGreaterThanOrEqual(sent);
+    } else {
+      expect(datagrams).toMatchObject({ late: 0, lost: 0 });
+      expect(datagrams?.came).toBeGreaterThanOrEqual(sent);
+      // Only what came while the image was written.
+      expect(summary.lost_out).toBeLessThan(sent);
+    }
   });
 
   it.each([

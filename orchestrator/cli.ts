@@ -94,6 +94,14 @@ program
   .requiredOption('--to <file>', 'a new file on this machine')
   .option('--name <name>', 'what to call the cell, where the process is none yet')
   .option('--drop-legacy', 'go on although connections of peers that run no agent end')
+  .addOption(
+    new Option(
+      '--udp <policy>',
+      "datagrams for it wait at their senders' hosts, within bounds, or are dropped",
+    )
+      .choices(['hold', 'drop'])
+      .default('hold'),
+  )
   .option(
     '--learn <seconds>',
     'listen for so long who exchanges datagrams with unconnected UDP sockets (default: 1)',

@@ -154,6 +154,8 @@ export const sessionSchema = z.object({
   tag: bytes(8),
   toPeer: key,
   toCell: key,
+  /** Of a suspension: what its HOLD says of datagrams; absent: they are held. */
+  udp: z.enum(['hold', 'drop']).optional(),
 });
 /** The session key of one peer, computed at migration time by the source, spent by the destination. */
 export type PeerSession = z.infer<typeof sessionSchema>;
@@ -242,6 +244,10 @@ export const remoteCellSchema = z.object({
   wire: z.array(z.string()),
   /** Of `flows`: those that this host carries on for peers without an agent. */
   relays: z.array(z.object({ peer: z.string(), flows: z.int() })),
+  /** It is suspended, and datagrams to it wait. `osmosis datapath` has how many have come so far. */
+  datagrams_wait: z.boolean().optional(),
+  /** Of those that waited last: `lost` are those that there was no room for (the oldest), and those that were too late. */
+  datagrams: z.object({ came: z.int(), left: z.int(), late: z.int(), lost: z.int() }).optional(),
   /** New flows of this host to these endpoints go there, until then (ms since the epoch) unless it is renewed. */
   follow: z
     .object({
@@ -409,7 +415,10 @@ export const METHODS = {
     result: z.object({ refused: z.int().optional() }),
   },
   /** For a suspension, in place of `source.arm`. */
-  'source.stay': { params: z.object(migration), result: none },
+  'source.stay': {
+    params: z.object({ ...migration, udp: z.enum(['hold', 'drop']).optional() }),
+    result: none,
+  },
   'image.read': { params: z.object(migration), result: none },
   'image.write': { params: z.object(migration), result: z.object({ bytes: z.int() }) },
   'source.freeze': {

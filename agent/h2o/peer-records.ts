@@ -1,6 +1,13 @@
 /** What a host keeps of the cells that its processes talk to, in memory and on disk. */
 import { randomInt } from 'node:crypto';
-import { type FlowId, type LocalHalf, RELAY, type RemoteHalf, type WireSlot } from '../datapath/model.ts';
+import {
+  type FlowId,
+  type LocalHalf,
+  RELAY,
+  type RemoteHalf,
+  type RoomCounts,
+  type WireSlot,
+} from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { Store } from '../state/store.ts';
 import type { PeerState } from '../wire/h2o-peer.ts';
@@ -48,6 +55,10 @@ export type PeerRecord = {
   touchedAt: number;
   /** Suspended since: it is known to be so until it is back, also where its last flow here has ended. */
   heldAt?: number | undefined;
+  /** Datagrams to the cell wait: it is suspended, or has only just come back. */
+  waits?: boolean | undefined;
+  /** What became of those that waited last. */
+  datagrams?: RoomCounts | undefined;
   /** Who announced the cell last, and from where: known here once something is sealed with the keys of that. */
   by?: { readonly address: string; readonly identity: Uint8Array } | undefined;
   /** The one address that this side's key of the pair was sent to; `several` if there were more. */

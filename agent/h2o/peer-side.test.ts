@@ -60,6 +60,7 @@ class FakeDatapath {
   putSide = (side: Side) => this.#note('putSide', side);
   removeSide = (id: number) => this.#note('removeSide', id);
   putRemotes = (halves: readonly RemoteHalf[]) => this.#note('putRemotes', halves);
+  hasRoom = () => false;
   putLocals = async () => undefined;
   removeLocals = async () => undefined;
   removeRemotes = (ids: readonly FlowId[]) => this.#note('removeRemotes', ids);

@@ -36,6 +36,7 @@ import {
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Admission } from './admission.ts';
 import { Follows } from './follows.ts';
+import { HeldDatagrams } from './held-datagrams.ts';
 import { HeldSockets } from './held-sockets.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { OwnEnds } from './own-ends.ts';
@@ -97,6 +98,7 @@ export class PeerSide {
   readonly #cells: RemoteCells;
   readonly #sweeper: Sweeper;
   readonly #heldSockets: HeldSockets;
+  readonly #heldDatagrams: HeldDatagrams;
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
   #sweeping: NodeJS.Timeout | undefined;
@@ -137,6 +139,8 @@ export class PeerSide {
       cells: () => registry.all(),
     });
     this.#heldSockets = heldSockets;
+    const heldDatagrams = new HeldDatagrams({ datapath, records, log });
+    this.#heldDatagrams = heldDatagrams;
     this.#cells = new RemoteCells({
       datapath,
       records,
@@ -145,6 +149,7 @@ export class PeerSide {
       slots,
       turns,
       heldSockets,
+      heldDatagrams,
       dropEnded,
       log,
     });
@@ -158,6 +163,7 @@ export class PeerSide {
   start(isLeaving: (id: FlowId) => boolean, adoptNew: () => Promise<void> = async () => {}): void {
     this.#admission.start(isLeaving, adoptNew);
     this.#records.load();
+    this.#heldDatagrams.resume();
     this.#follows.load();
     this.ownEnds.load();
     this.#socket.listen((message, from) => this.#enqueue(message, from));
@@ -169,12 +175,13 @@ export class PeerSide {
     clearInterval(this.#sweeping);
     await this.#turns.idle();
     await this.#heldSockets.idle();
+    await this.#heldDatagrams.idle();
   }
 
   /** One row a cell, for `osmosis ps` and `osmosis datapath`. */
   list(): RemoteCellFact[] {
     return this.#records.all().map((record) => {
-      const { cell, state, flows, armedAt, heldAt, plainAt } = record;
+      const { cell, state, flows, armedAt, heldAt, plainAt, waits, datagrams } = record;
       const epoch = state?.pair.epoch ?? 0;
       const there = epoch > 0 || cell === '' ? 'moved' : 'home';
       const away = heldAt !== undefined ? 'held' : armedAt !== undefined ? 'armed' : there;
@@ -185,6 +192,8 @@ export class PeerSide {
         state: plainAt === undefined ? away : 'home',
         wire: [...new Set([...flows.values()].map((flow) => placeOf(flow, record)?.endpoint.address ?? ''))],
         relays: relaysOf(record),
+        ...(waits && { datagrams_wait: true }),
+        ...(datagrams && { datagrams: { ...datagrams, lost: datagrams.came - datagrams.left } }),
         ...(record.follow && { follow: { ...record.follow, labels: [...record.follow.labels] } }),
       };
     });
@@ -459,7 +468,7 @@ export class PeerSide {
       case 'move':
         return this.#cells.move(record, message.labels);
       case 'hold':
-        return this.#cells.hold(record);
+        return this.#cells.hold(record, message.udp);
       case 'follow':
         await this.#follows.set(record, message);
         await this.#cells.dropOver(record, message.ended);

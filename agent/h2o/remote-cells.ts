@@ -6,8 +6,9 @@ import { keyOf } from '../datapath/table.ts';
 import { OsmosisError } from '../error.ts';
 import type { Turns } from '../turns.ts';
 import type { Ended } from '../wire/h2o-follow.ts';
-import type { Label } from '../wire/h2o-layout.ts';
+import type { Label, UdpPolicy } from '../wire/h2o-layout.ts';
 import { Follows } from './follows.ts';
+import type { HeldDatagrams } from './held-datagrams.ts';
 import type { HeldSockets } from './held-sockets.ts';
 import type { OwnEnds } from './own-ends.ts';
 import { isAway, isPlain, onlySlot } from './peer-flows.ts';
@@ -26,6 +27,7 @@ type Needs = {
   readonly slots: WireSlots;
   readonly turns: Turns;
   readonly heldSockets: HeldSockets;
+  readonly heldDatagrams: HeldDatagrams;
   /** A label may have belonged to a cell that has ended: its flows must not be in the way. */
   readonly dropEnded: () => Promise<void>;
   readonly log: { info(fields: object, message: string): void };
@@ -141,6 +143,7 @@ export class RemoteCells {
       active: record.active,
       accept: BOTH_SLOTS,
       ifindex: 0,
+      ...waitingOf(record),
     });
     for (const flow of armed) this.#needs.records.take(record, flow);
     // What is to be moved is said anew: nothing else comes along.
@@ -149,6 +152,9 @@ export class RemoteCells {
     await this.#needs.datapath.putLocals(armed.flatMap(({ own }) => own ?? []));
     await this.#put(record, armed);
     record.armedAt = Date.now();
+    // Where it is: it is to be suspended.
+    const isStaying = armed.every(({ wireRemote }) => wireRemote.includes(undefined));
+    if (isStaying && record.heldAt === undefined) this.#needs.heldDatagrams.prepare(record);
   }
 
   async #put({ side }: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
@@ -157,14 +163,23 @@ export class RemoteCells {
   }
 
   /** Packets to the cell go to its active slot, and come from there only. */
-  async #switch({ side: id, active }: PeerRecord, state: 'moved' | 'held'): Promise<void> {
-    await this.#needs.datapath.putSide({ id, state, active, accept: acceptOf(active), ifindex: 0 });
+  async #switch(record: PeerRecord, state: 'moved' | 'held'): Promise<void> {
+    const { side: id, active } = record;
+    const accept = acceptOf(active);
+    await this.#needs.datapath.putSide({ id, state, active, accept, ifindex: 0, ...waitingOf(record) });
   }
 
   /** Suspended for any length of time: what is armed stays so. */
-  async hold(record: PeerRecord): Promise<void> {
+  async hold(record: PeerRecord, udp: UdpPolicy): Promise<void> {
+    const isFirst = record.heldAt === undefined;
     record.armedAt = undefined;
     record.heldAt ??= Date.now();
+    if (isFirst)
+      this.#needs.heldDatagrams.hold(record, udp, () =>
+        this.#needs.turns.run(async () => {
+          if (record.heldAt !== undefined) await this.#switch(record, 'held');
+        }),
+      );
     await this.#switch(record, 'held');
     this.#needs.heldSockets.lift(record);
   }
@@ -180,6 +195,7 @@ export class RemoteCells {
     record.active = next;
     record.armedAt = undefined;
     record.heldAt = undefined;
+    this.#needs.heldDatagrams.release(record);
     await this.#needs.follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];
@@ -254,6 +270,7 @@ export class RemoteCells {
   async disarm(record: PeerRecord): Promise<void> {
     if (record.armedAt === undefined) return;
     record.armedAt = undefined;
+    if (record.heldAt === undefined) this.#needs.heldDatagrams.release(record);
     // A suspended one is nowhere, also where its flows began.
     const still =
       record.heldAt === undefined ? [...record.flows.values()].filter((flow) => !isAway(flow, record)) : [];
@@ -306,6 +323,10 @@ export class RemoteCells {
     // The devices may be detached now: whoever arms next attaches them anew.
     this.#needs.slots.clear();
   }
+}
+
+function waitingOf({ waits }: PeerRecord): { waits?: true } {
+  return waits ? { waits: true } : {};
 }
 
 function claimedBy({ claims }: PeerRecord): FlowId[] {

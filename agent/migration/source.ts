@@ -31,7 +31,7 @@ import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { areListed, LABELS_LISTED_MAX } from '../wire/h2o-labels.ts';
-import { isDrop } from '../wire/h2o-layout.ts';
+import { isDrop, type UdpPolicy } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
 import { isByeOver, sayBye } from './bye.ts';
 import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
@@ -103,6 +103,8 @@ export class SourceMigration {
   #labels: Label[] = [];
   /** It goes into a file, and to no host. */
   #suspends = false;
+  /** Of a suspension: what becomes of datagrams for the cell. */
+  #udp: UdpPolicy | undefined;
   #holding: Holding | undefined;
   #marked = false;
   /** Once, whoever asks first: the orchestrator, or what its going away begins. */
@@ -261,7 +263,8 @@ export class SourceMigration {
   }
 
   /** For a suspension, in place of `arm`: every peer takes the cell's flows on where they are now, to hold them later. */
-  stay(signal: AbortSignal): Promise<void> {
+  stay(signal: AbortSignal, udp?: UdpPolicy): Promise<void> {
+    this.#udp = udp;
     return this.#during(signal, (either) => this.#stay(either));
   }
 
@@ -460,7 +463,7 @@ export class SourceMigration {
           { phase: 'freeze' },
         );
       }
-      return { peer, epoch: last + 1, transaction, ...session };
+      return { peer, epoch: last + 1, transaction, ...session, ...(this.#udp && { udp: this.#udp }) };
     });
   }
 

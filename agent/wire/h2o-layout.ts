@@ -49,6 +49,10 @@ export type Acknowledged = keyof typeof ACKNOWLEDGED;
 export const BYE_REASONS = { aborted: 1, ended: 2 } as const;
 export type ByeReason = keyof typeof BYE_REASONS;
 
+/** What becomes of datagrams for a suspended cell: they wait at their sender's host, within bounds, or are dropped there. */
+export const UDP_POLICIES = { hold: 0, drop: 1 } as const;
+export type UdpPolicy = keyof typeof UDP_POLICIES;
+
 export const VERDICTS = { undecided: 1, commit: 2, abort: 3 } as const;
 export type Verdict = keyof typeof VERDICTS;
 
@@ -94,7 +98,7 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   3b: magic "H2O"
  *   1b: version (1)
  *   1b: type
- *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
+ *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted; HOLD: 1 if datagrams are dropped; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
  *   2b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
  */
@@ -105,6 +109,7 @@ export const HELLO_KINDS = { once: 0, kept: 1 } as const;
 const DETAILS: Partial<Record<MessageType, Readonly<Record<string, number>>>> = {
   ack: ACKNOWLEDGED,
   hello: HELLO_KINDS,
+  hold: UDP_POLICIES,
   bye: BYE_REASONS,
   verdict: VERDICTS,
   welcome: WELCOME_ANSWERS,

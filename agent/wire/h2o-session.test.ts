@@ -5,7 +5,7 @@ import vectors from '../../fixtures/vectors/h2o.json' with { type: 'json' };
 import { decode, newCellId, newTransaction, type Sealed } from './h2o.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from './h2o-follow.ts';
 import { LABELS_LISTED_MAX, resolveLabels } from './h2o-labels.ts';
-import { DATAGRAM_BYTES_MAX, isDrop, type Label } from './h2o-layout.ts';
+import { DATAGRAM_BYTES_MAX, isDrop, type Label, type UdpPolicy } from './h2o-layout.ts';
 import {
   type Ack,
   consumeAck,
@@ -50,7 +50,7 @@ type More = Label & { readonly count: number; readonly portStep: number; readonl
 type GoldenMove = Parameters<typeof createMove>[1] & { readonly type: 'move'; readonly more?: More };
 type Golden =
   | GoldenMove
-  | { type: 'hold'; epoch: number }
+  | { type: 'hold'; epoch: number; udp: UdpPolicy }
   | ({ type: 'bye' } & Parameters<typeof createBye>[1])
   | Follow
   | Ack;
@@ -76,7 +76,7 @@ function create(keys: Session, message: Golden): Uint8Array {
     case 'move':
       return createMove(keys, { ...message, labels: labelsOf(message) });
     case 'hold':
-      return createHold(keys, message.epoch);
+      return createHold(keys, message.epoch, message.udp);
     case 'bye':
       return createBye(keys, message);
     case 'follow':

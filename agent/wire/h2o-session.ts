@@ -9,7 +9,7 @@
  * Sealed with ChaCha20-Poly1305; additional data: the whole clear header, 36 bytes. Nonce, 12 bytes:
  *
  *   1b: type
- *   1b: detail (ACK: type acknowledged; BYE: reason)
+ *   1b: detail (HOLD: 1 if datagrams are dropped; ACK: type acknowledged; BYE: reason)
  *   6b: zero
  *   4b: epoch
  *
@@ -41,6 +41,8 @@ import {
   SEALED_HEADER_BYTES,
   TAG_BYTES,
   TRANSACTION_BYTES,
+  UDP_POLICIES,
+  type UdpPolicy,
 } from './h2o-layout.ts';
 import { openBytes, sealBytes } from './seal.ts';
 
@@ -128,7 +130,7 @@ export type Move = {
   readonly transaction: Uint8Array;
   readonly labels: MoveLabels;
 };
-export type Hold = { readonly type: 'hold'; readonly epoch: number };
+export type Hold = { readonly type: 'hold'; readonly epoch: number; readonly udp: UdpPolicy };
 export type Bye = { readonly type: 'bye'; readonly epoch: number; readonly reason: ByeReason };
 export type Ack = {
   readonly type: 'ack';
@@ -162,8 +164,8 @@ export function createMove(
   return seal(session, { type: 'move', detail: 0, epoch: move.epoch }, plaintext);
 }
 
-export function createHold(session: Session, epoch: number): Uint8Array {
-  return seal(session, { type: 'hold', detail: 0, epoch });
+export function createHold(session: Session, epoch: number, udp: UdpPolicy = 'hold'): Uint8Array {
+  return seal(session, { type: 'hold', detail: UDP_POLICIES[udp], epoch });
 }
 
 export function createBye(
@@ -228,8 +230,9 @@ function decodePlaintext({ type, detail, epoch }: Legible, plaintext: Uint8Array
   }
   if (plaintext.length > 0) return { drop: 'trailing' };
   if (acknowledged !== undefined) return { type: 'ack', epoch, acknowledged };
+  const udp = type === 'hold' ? nameOf(UDP_POLICIES, detail) : undefined;
+  if (udp !== undefined) return { type: 'hold', epoch, udp };
   const reason = nameOf(BYE_REASONS, detail);
-  if (type === 'hold') return { type, epoch };
   return type === 'bye' && reason !== undefined ? { type, epoch, reason } : { drop: 'value' };
 }
 
