@@ -147,7 +147,7 @@ test('sides', () => {
   expect(hex(encodeSide(side))).toBe('020102000201000000000000');
   expect(decodeSide(encodeId(side.id), encodeSide(side))).toEqual(side);
   expect(hex(encodeSide({ id: 1, state: 'fenced', active: 0, accept: 3, ifindex: 0 }))).toBe(
-    '0400030000000000',
+    '040003000000000000000000',
   );
   expect(() => decodeSide(encodeId(5), Uint8Array.of(99, 0, 0, 0, 0, 0, 0, 0))).toThrow('side 5');
 });
