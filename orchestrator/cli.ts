@@ -222,6 +222,11 @@ program
   .option('--on <host>', 'ssh://[user@]host[:port], or local', 'local')
   .option('--name <name>', 'what to call the cell, where the one process is none yet')
   .option('--end', 'keep them no longer', false)
+  .option(
+    '--leave <address>',
+    'the host is about to lose this address: connections go by another one from now on, nothing is lost; may be repeated. With --end: they may stay',
+    (value: string, before: string[] = []) => [...before, value],
+  )
   .option('--dry-run', 'say what would change; touch nothing', false)
   .option('--json', 'one JSON object on standard output')
   .addHelpText('after', '\nExample:\n  osmosis keep 4711 --on ssh://alpha')

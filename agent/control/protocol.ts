@@ -337,8 +337,11 @@ export const METHODS = {
       name: z.string().optional(),
       end: z.boolean(),
       dry_run: z.boolean(),
+      /** Without targets: addresses that the host is about to lose. With `end`: they are to stay. */
+      leave: z.array(z.string()).max(KEEP_MAX).optional(),
     }),
-    result: z.object({ cells: z.array(keptCellSchema) }),
+    /** `untold`, of `leave`: peers that have not acknowledged yet. */
+    result: z.object({ cells: z.array(keptCellSchema), untold: z.array(z.string()).optional() }),
   },
   publish: {
     params: z.object({

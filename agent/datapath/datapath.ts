@@ -6,7 +6,7 @@
  * runs; the next one adopts what it finds. `removeIfEmpty` leaves nothing behind.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Endpoint, endpointText } from '../address.ts';
+import { type Endpoint, endpointText, flowKey } from '../address.ts';
 import { OsmosisError } from '../error.ts';
 import { Turns } from '../turns.ts';
 import { attach, attachedDevices, detach } from './attach.ts';
@@ -17,6 +17,7 @@ import { attachHeld, attachInside, describeInside } from './inside.ts';
 import {
   decodeRelayState,
   decodeRoom,
+  decodeTuple,
   encodeCell,
   encodeForwardKey,
   encodeForwardValue,
@@ -24,6 +25,7 @@ import {
   encodeListener,
   encodeRoom,
   encodeSide,
+  encodeTuple,
   type Tuple,
 } from './layout.ts';
 import { Loopback } from './loopback.ts';
@@ -217,6 +219,36 @@ export class Datapath {
       for (const { localSide } of halves) checkSides(mirror, [localSide]);
       const change = () => this.#change(mirror, halves, (half) => putLocal(mirror.table, half));
       await this.#aroundLoopback(mirror, halves.some(isViaLoopback), change);
+    });
+  }
+
+  /**
+   * As putLocals, but packets that come to where the local ends were before are let in on: answers with those wire tuples,
+   * for `removeWays`. Nothing else remembers them.
+   */
+  async moveLocals(halves: readonly LocalHalf[]): Promise<Tuple[]> {
+    const former: Tuple[] = [];
+    await this.#use(async (mirror) => {
+      if (halves.length > 0) await this.#readCreated(mirror);
+      for (const { localSide } of halves) checkSides(mirror, [localSide]);
+      const staying = (half: LocalHalf): Change[] => {
+        const changes = putLocal(mirror.table, half);
+        const isFormer = ({ map, value }: Change) => map === 'ingress' && value === undefined;
+        former.push(...changes.filter(isFormer).map(({ key }) => decodeTuple(key)));
+        return changes.filter((change) => !isFormer(change));
+      };
+      const change = () => this.#change(mirror, halves, staying);
+      await this.#aroundLoopback(mirror, halves.some(isViaLoopback), change);
+    });
+    return former;
+  }
+
+  /** Those that a flow has by now stay. They must be there: an agent that was killed may have removed them and not know. */
+  async removeWays(former: readonly Tuple[]): Promise<void> {
+    if (former.length === 0 || !(await this.#isLoaded())) return;
+    await this.#use(async ({ table }) => {
+      const ways = former.filter((way) => !table.wires.has(flowKey(way)));
+      await this.#write(ways.map((way) => deleteLine(this.#options.pinDir, 'ingress', encodeTuple(way))));
     });
   }
 

@@ -16,7 +16,7 @@ export const ROOMS_MAX = 64;
  * Kernel memory for what waits in one room, of IPv4 and of IPv6 each: a datagram takes its bytes and some 700 more. Several
  * times what the receive buffer of one socket takes by default, into which it is let out all at once.
  */
-export const ROOM_BYTES_MAX = 1024 ** 2;
+export const ROOM_BYTES_MAX = 2 * 1024 ** 2;
 /** Nobody expects a datagram after this: the maximum segment lifetime (RFC 9293, 3.4.1). */
 export const LATE_MS_MAX = 120_000;
 /** A packet takes less than this from the look at its side to the room. */
