@@ -124,6 +124,16 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
     });
   });
 
+  test('a socket with an ordinary receive buffer gets more than that takes at once', async () => {
+    const { sender, taken } = await flow('ipv4', 'host', 'default');
+    await hold();
+    await sender('1500 200');
+    await datapath.putSide({ ...side(REMOTE, 'moved'), waits: true });
+    expect(await datapath.releaseRoom(REMOTE)).toMatchObject({ came: 1500, left: 1500 });
+    await sleep(ARRIVAL_MS);
+    expect(await taken()).toEqual(upTo(1500));
+  });
+
   test('what has waited for too long is dropped when it comes out', async () => {
     const { sender, taken } = await flow('ipv4', 'host');
     await hold();
@@ -206,7 +216,7 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
   }
 
   /** A sender at the peer, or in its cell, and who takes what arrives at the host. */
-  async function flow(family: Family, socket: 'host' | 'cell') {
+  async function flow(family: Family, socket: 'host' | 'cell', buffer = 'large') {
     const { peer, host, cell, guest } = ADDRESSES[family];
     const isHost = socket === 'host';
     const local = { address: isHost ? peer : guest, port: port++ };
@@ -225,7 +235,7 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
       via: 0,
     };
     await datapath.putFlows([entry]);
-    const taker = await start(spaces.host, 'take', host, String(LABEL));
+    const taker = await start(spaces.host, 'take', host, String(LABEL), buffer);
     const ends = [local.address, String(local.port), cell, String(PORT)];
     const sender = await start(isHost ? spaces.peer : spaces.guest, 'send', ...ends);
     ended.push(taker.end, sender.end);

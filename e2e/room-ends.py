@@ -3,7 +3,7 @@
 
     send ADDRESS PORT TO_ADDRESS TO_PORT   "COUNT BYTES [SEGMENT]": sends so many numbered datagrams, with SEGMENT as many in one
                                            call as fit into 16 segments; answers {"sent": n, "blocked": n}
-    take ADDRESS PORT                      "report": answers {"PORT": [numbers in the order in which they came], ...} by source
+    take ADDRESS PORT [BUFFER]             "report": answers {"PORT": [numbers in the order in which they came], ...} by source
 """
 
 import json
@@ -17,12 +17,13 @@ UDP_SEGMENT = 103
 SOL_UDP = 17
 SEGMENTS = 16
 RECEIVE_BYTES = 8 * 1024 * 1024
+DEFAULT_BYTES = 212992  # of net.core.rmem_default
 
 
-def open_socket(address, port):
+def open_socket(address, port, receive_bytes=RECEIVE_BYTES):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, 33, RECEIVE_BYTES)  # SO_RCVBUFFORCE
+    sock.setsockopt(socket.SOL_SOCKET, 33, receive_bytes // 2)  # SO_RCVBUFFORCE
     sock.setblocking(False)
     sock.bind((address, port))
     return sock
@@ -54,8 +55,8 @@ def send(address, port, to_address, to_port):
         say({"sent": number, "blocked": blocked})
 
 
-def take(address, port):
-    sock = open_socket(address, int(port))
+def take(address, port, buffer="large"):
+    sock = open_socket(address, int(port), DEFAULT_BYTES if buffer == "default" else RECEIVE_BYTES)
     came = {}
     say({"ready": True})
     while True:

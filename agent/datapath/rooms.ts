@@ -4,11 +4,12 @@
  * in the kernel, so it outlives an agent, and takes no module that a host may lack. When it is full the oldest make room.
  */
 import { randomBytes } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { OsmosisError } from '../error.ts';
 import { HOOK_OF } from './attach.ts';
 import type { Room } from './model.ts';
 import type { Run } from './run.ts';
-import { filterAddArgv, linkArgv, parseLink, qdiscAddArgv } from './tc.ts';
+import { filterAddArgv, linkArgv, parseLink, qdiscAddArgv, qdiscShowArgv } from './tc.ts';
 
 /** At a time, on one host. */
 export const ROOMS_MAX = 64;
@@ -21,6 +22,12 @@ export const ROOM_BYTES_MAX = 2 * 1024 ** 2;
 export const LATE_MS_MAX = 120_000;
 /** A packet takes less than this from the look at its side to the room. */
 export const PASSING_MS = 50;
+/** How fast a room is let out: at first, and doubled every so many ms up to the last. All that it can hold takes half a second. */
+const PACE_KBIT_FIRST = 16_000;
+const PACE_KBIT_LAST = 16_000_000;
+const PACE_MS = 50;
+/** So much at once, and then at this pace. */
+const BURST_BYTES = 32 * 1024;
 /** The kernel asks three times for a neighbour, so long after one another, and then drops what has waited: 23 days. */
 const RETRANS_MS = 2_000_000_000;
 /** As osmosis.bpf.c has them: nobody has these addresses on that device, so nobody answers. */
@@ -49,8 +56,26 @@ export async function createRoom(run: Run, side: number, program: string): Promi
   }
 }
 
-/** What waits comes out in order, one datagram after the other, and is on its way when this resolves. */
+/**
+ * What waits comes out in order, one datagram after the other, and is on its way when this resolves. Slowly at first: all at
+ * once would be more than the receive buffer of a socket takes. Where the kernel has no token bucket it does come at once.
+ */
 export async function letOut(run: Run, side: number): Promise<void> {
+  const near = nearEnd(side);
+  const isPaced = await run('tc', bucketArgv('add', near, PACE_KBIT_FIRST)).then(
+    () => true,
+    () => false,
+  );
+  await resolve(run, side);
+  if (!isPaced) return;
+  for (let kbit = 2 * PACE_KBIT_FIRST; kbit <= PACE_KBIT_LAST; kbit *= 2) {
+    if (isQueueEmpty(await run('tc', ['-j', '-s', ...qdiscShowArgv(near).slice(1)]))) return;
+    await sleep(PACE_MS);
+    await run('tc', bucketArgv('change', near, kbit));
+  }
+}
+
+async function resolve(run: Run, side: number): Promise<void> {
   const near = nearEnd(side);
   const { mac } = await linkOf(run, farEnd(side));
   const failures: unknown[] = [];
@@ -66,6 +91,16 @@ export async function letOut(run: Run, side: number): Promise<void> {
 export async function removeRoom(run: Run, side: number): Promise<void> {
   const isThere = await run('ip', linkArgv(nearEnd(side))).catch(() => undefined);
   if (isThere !== undefined) await run('ip', ['link', 'delete', nearEnd(side)]);
+}
+
+/** tc-tbf(8). */
+function bucketArgv(verb: 'add' | 'change', device: string, kbit: number): string[] {
+  const bucket = ['rate', `${kbit}kbit`, 'burst', String(BURST_BYTES), 'limit', String(2 * ROOM_BYTES_MAX)];
+  return ['qdisc', verb, 'dev', device, 'root', 'tbf', ...bucket];
+}
+
+function isQueueEmpty(json: string): boolean {
+  return (JSON.parse(json) as { backlog?: number }[]).every(({ backlog = 0 }) => backlog === 0);
 }
 
 /** Within the 15 characters of a device's name. */
