@@ -234,7 +234,9 @@ export class Datapath {
       const staying = (half: LocalHalf): Change[] => {
         const changes = putLocal(mirror.table, half);
         const isFormer = ({ map, value }: Change) => map === 'ingress' && value === undefined;
-        former.push(...changes.filter(isFormer).map(({ key }) => decodeTuple(key)));
+        const ways = changes.filter(isFormer).map(({ key }) => decodeTuple(key));
+        for (const way of ways) mirror.table.former.add(flowKey(way));
+        former.push(...ways);
         return changes.filter((change) => !isFormer(change));
       };
       const change = () => this.#change(mirror, halves, staying);
@@ -243,11 +245,19 @@ export class Datapath {
     return former;
   }
 
-  /** Those that a flow has by now stay. They must be there: an agent that was killed may have removed them and not know. */
+  /** Those that a flow has by now stay. */
   async removeWays(former: readonly Tuple[]): Promise<void> {
     if (former.length === 0 || !(await this.#isLoaded())) return;
-    await this.#use(async ({ table }) => {
-      const ways = former.filter((way) => !table.wires.has(flowKey(way)));
+    await this.#use(async ({ table, changed }) => {
+      // This agent may have come after the one that noted them, or have lost them with all that it knew.
+      const isKnown = former.every((way) => table.former.has(flowKey(way)) || table.wires.has(flowKey(way)));
+      const there = isKnown ? undefined : new Set((await this.#dump('ingress')).map(({ key }) => hexOf(key)));
+      const isThere = (way: Tuple) => there?.has(hexOf(encodeTuple(way))) ?? table.former.has(flowKey(way));
+      const ways = former.filter((way) => isThere(way) && !table.wires.has(flowKey(way)));
+      for (const way of ways) {
+        table.former.delete(flowKey(way));
+        for (const keys of changed) keys.add(flowKey(way));
+      }
       await this.#write(ways.map((way) => deleteLine(this.#options.pinDir, 'ingress', encodeTuple(way))));
     });
   }
@@ -663,6 +673,10 @@ export class Datapath {
       throw new OsmosisError('DATAPATH', 'aborted while flows were entered', { cause: signal.reason });
     }
   }
+}
+
+function hexOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex');
 }
 
 function lineOf(pinDir: string, { map, key, value }: Change): string {
