@@ -155,7 +155,7 @@ export const sessionSchema = z.object({
   toPeer: key,
   toCell: key,
   /** Of a suspension: what its HOLD says of datagrams; absent: they are held. */
-  udp: z.enum(['hold', 'drop']).optional(),
+  udp: z.enum(['hold', 'drop', 'pause']).optional(),
 });
 /** The session key of one peer, computed at migration time by the source, spent by the destination. */
 export type PeerSession = z.infer<typeof sessionSchema>;

@@ -33,6 +33,17 @@ export class HeldDatagrams {
     });
   }
 
+  /** Also where there is nothing to wait. */
+  isReady(record: PeerRecord): boolean {
+    return !hasDatagrams(record) || (this.#needs.datapath.hasRoom(record.side) && !this.#leaving.has(record));
+  }
+
+  /** They wait from the next update of its side on. */
+  pause(record: PeerRecord): boolean {
+    record.waits = (hasDatagrams(record) && this.isReady(record)) || undefined;
+    return record.waits === true;
+  }
+
   /**
    * The cell is suspended, which is what its first HOLD says: from the next update of its side on datagrams wait, if all is
    * ready. `later`: updates it once more, when it is.
@@ -43,8 +54,7 @@ export class HeldDatagrams {
       this.release(record);
       return;
     }
-    record.waits = this.#isReady(record) || undefined;
-    if (record.waits || !hasDatagrams(record)) return;
+    if (this.pause(record) || !hasDatagrams(record)) return;
     this.#next(record, async () => {
       if (!(await this.#open(record)) || record.heldAt === undefined) return;
       record.waits = true;
@@ -68,10 +78,6 @@ export class HeldDatagrams {
 
   async idle(): Promise<void> {
     await Promise.all(this.#underWay);
-  }
-
-  #isReady(record: PeerRecord): boolean {
-    return this.#needs.datapath.hasRoom(record.side) && !this.#leaving.has(record);
   }
 
   async #open(record: PeerRecord): Promise<boolean> {

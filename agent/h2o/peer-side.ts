@@ -431,6 +431,8 @@ export class PeerSide {
       );
       return this.#socket.drop(consumed.reason);
     }
+    // As if it were lost: it comes again.
+    if (consumed.outcome === 'accepted' && isPause(consumed.message) && !this.#cells.canPause(record)) return;
     if (consumed.outcome === 'accepted') {
       await this.#apply(record, consumed.message);
       record.state = consumed.state;
@@ -468,7 +470,7 @@ export class PeerSide {
       case 'move':
         return this.#cells.move(record, message.labels);
       case 'hold':
-        return this.#cells.hold(record, message.udp);
+        return message.udp === 'pause' ? this.#cells.pause(record) : this.#cells.hold(record, message.udp);
       case 'follow':
         await this.#follows.set(record, message);
         await this.#cells.dropOver(record, message.ended);
@@ -477,6 +479,10 @@ export class PeerSide {
         return message.reason === 'aborted' ? this.#cells.disarm(record) : this.#cells.forget(record);
     }
   }
+}
+
+function isPause(message: Accepted): boolean {
+  return message.type === 'hold' && message.udp === 'pause';
 }
 
 function sentKeyTo(record: PeerRecord, { address }: Sender): void {

@@ -169,6 +169,19 @@ export class RemoteCells {
     await this.#needs.datapath.putSide({ id, state, active, accept, ifindex: 0, ...waitingOf(record) });
   }
 
+  /** False: it takes a moment more until datagrams can wait. */
+  canPause(record: PeerRecord): boolean {
+    return !isArmedOnly(record) || this.#needs.heldDatagrams.isReady(record);
+  }
+
+  /** About to be frozen, and then suspended: datagrams wait, and nothing else changes until that is so or is taken back. */
+  async pause(record: PeerRecord): Promise<void> {
+    const { side: id, active } = record;
+    if (!isArmedOnly(record) || !this.#needs.heldDatagrams.pause(record)) return;
+    const waiting = { accept: BOTH_SLOTS, ifindex: 0, ...waitingOf(record) };
+    await this.#needs.datapath.putSide({ id, state: 'armed', active, ...waiting });
+  }
+
   /** Suspended for any length of time: what is armed stays so. */
   async hold(record: PeerRecord, udp: UdpPolicy): Promise<void> {
     const isFirst = record.heldAt === undefined;
@@ -323,6 +336,10 @@ export class RemoteCells {
     // The devices may be detached now: whoever arms next attaches them anew.
     this.#needs.slots.clear();
   }
+}
+
+function isArmedOnly({ armedAt, heldAt }: PeerRecord): boolean {
+  return armedAt !== undefined && heldAt === undefined;
 }
 
 function waitingOf({ waits }: PeerRecord): { waits?: true } {

@@ -45,6 +45,8 @@ import { quiesce } from './quiesce.ts';
 export const FROZEN_MS_MAX = 60_000;
 /** The same where it goes into a file: it would stand still for longer anyway, and its peers forget what is armed after 600 s. */
 const SUSPENDING_MS_MAX = 300_000;
+/** Peers let datagrams wait within this, or those that come while the process is saved are lost. */
+const PAUSE_MS_MAX = 300;
 const HOOK_TICK_MS = 20;
 /** The last pieces of the image leave before anything else is done at the source. */
 const LOOK_AFTER_MS = 10;
@@ -407,6 +409,8 @@ export class SourceMigration {
 
   async #freeze(signal: AbortSignal): Promise<Frozen> {
     if (!this.#isAlive()) throw this.#exited();
+    const pausing = this.#suspends ? this.#deriveSessions() : undefined;
+    if (pausing !== undefined) await this.#pause(pausing, signal);
     await this.#departure.switchTo('leaving');
     if (!this.#suspends) await this.#context.peerSide.engage(this.#cell.id);
     await this.#queues?.drain(signal);
@@ -428,7 +432,7 @@ export class SourceMigration {
     );
     this.#criu = run.exited;
     // Beside CRIU's work, never on the gap's critical path.
-    const sessions = this.#deriveSessions();
+    const sessions = pausing ?? this.#deriveSessions();
     const frozen = await markerAppears(this.#marks, 'frozen', run.exited, signal);
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
@@ -436,6 +440,25 @@ export class SourceMigration {
     if (this.#suspends) this.#holding = new Holding(this.#context.socket, sessions);
     const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
     return { sessions, dump_ms: performance.now() - started, datagrams_left };
+  }
+
+  /**
+   * What peers send from here on waits at their hosts, so that nothing is lost while the process is saved. A peer that does not
+   * answer in time goes on sending. Takes an epoch of each session.
+   */
+  async #pause(sessions: PeerSession[], signal: AbortSignal): Promise<void> {
+    const { registry, socket } = this.#context;
+    if (this.#udp === 'drop' || !this.#flows.some(({ protocol }) => protocol === 'udp')) return;
+    for (const keys of this.#keys.values()) keys.last++;
+    registry.save(this.#cell.id);
+    const stop = new AbortController();
+    const pausing = new Holding(
+      socket,
+      sessions.map((session) => ({ ...session, udp: 'pause' })),
+    );
+    await pausing.within(PAUSE_MS_MAX, AbortSignal.any([signal, stop.signal]));
+    stop.abort();
+    for (const session of sessions) session.epoch++;
   }
 
   get #frozenMsMax(): number {

@@ -49,9 +49,12 @@ export type Acknowledged = keyof typeof ACKNOWLEDGED;
 export const BYE_REASONS = { aborted: 1, ended: 2 } as const;
 export type ByeReason = keyof typeof BYE_REASONS;
 
-/** What becomes of datagrams for a suspended cell: they wait at their sender's host, within bounds, or are dropped there. */
-export const UDP_POLICIES = { hold: 0, drop: 1 } as const;
-export type UdpPolicy = keyof typeof UDP_POLICIES;
+/**
+ * What becomes of datagrams for a suspended cell: they wait at their sender's host, within bounds, or are dropped there.
+ * `pause`: they wait from now on, but the cell is not suspended yet.
+ */
+export const UDP_POLICIES = { hold: 0, drop: 1, pause: 2 } as const;
+export type UdpPolicy = Exclude<keyof typeof UDP_POLICIES, 'pause'>;
 
 export const VERDICTS = { undecided: 1, commit: 2, abort: 3 } as const;
 export type Verdict = keyof typeof VERDICTS;
@@ -98,7 +101,7 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   3b: magic "H2O"
  *   1b: version (1)
  *   1b: type
- *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted; HOLD: 1 if datagrams are dropped; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
+ *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted; HOLD: what becomes of datagrams; ACK: type acknowledged; BYE: reason; VERDICT: verdict; else zero)
  *   2b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
  */

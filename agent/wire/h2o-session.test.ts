@@ -5,7 +5,7 @@ import vectors from '../../fixtures/vectors/h2o.json' with { type: 'json' };
 import { decode, newCellId, newTransaction, type Sealed } from './h2o.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from './h2o-follow.ts';
 import { LABELS_LISTED_MAX, resolveLabels } from './h2o-labels.ts';
-import { DATAGRAM_BYTES_MAX, isDrop, type Label, type UdpPolicy } from './h2o-layout.ts';
+import { DATAGRAM_BYTES_MAX, isDrop, type Label } from './h2o-layout.ts';
 import {
   type Ack,
   consumeAck,
@@ -17,6 +17,7 @@ import {
   deriveSession,
   type Follow,
   generateKeyPair,
+  type Hold,
   open,
   type Pair,
   type Role,
@@ -48,12 +49,7 @@ function sealedOf(datagram: Uint8Array): Sealed {
 
 type More = Label & { readonly count: number; readonly portStep: number; readonly labelStep: number };
 type GoldenMove = Parameters<typeof createMove>[1] & { readonly type: 'move'; readonly more?: More };
-type Golden =
-  | GoldenMove
-  | { type: 'hold'; epoch: number; udp: UdpPolicy }
-  | ({ type: 'bye' } & Parameters<typeof createBye>[1])
-  | Follow
-  | Ack;
+type Golden = GoldenMove | Hold | ({ type: 'bye' } & Parameters<typeof createBye>[1]) | Follow | Ack;
 
 /** The labels of a golden MOVE; `more` stands for a row of them. */
 function labelsOf({ labels, more }: GoldenMove): Label[] {

@@ -9,7 +9,7 @@
  * Sealed with ChaCha20-Poly1305; additional data: the whole clear header, 36 bytes. Nonce, 12 bytes:
  *
  *   1b: type
- *   1b: detail (HOLD: 1 if datagrams are dropped; ACK: type acknowledged; BYE: reason)
+ *   1b: detail (HOLD: what becomes of datagrams; ACK: type acknowledged; BYE: reason)
  *   6b: zero
  *   4b: epoch
  *
@@ -130,7 +130,7 @@ export type Move = {
   readonly transaction: Uint8Array;
   readonly labels: MoveLabels;
 };
-export type Hold = { readonly type: 'hold'; readonly epoch: number; readonly udp: UdpPolicy };
+export type Hold = { readonly type: 'hold'; readonly epoch: number; readonly udp: UdpPolicy | 'pause' };
 export type Bye = { readonly type: 'bye'; readonly epoch: number; readonly reason: ByeReason };
 export type Ack = {
   readonly type: 'ack';
@@ -164,7 +164,7 @@ export function createMove(
   return seal(session, { type: 'move', detail: 0, epoch: move.epoch }, plaintext);
 }
 
-export function createHold(session: Session, epoch: number, udp: UdpPolicy = 'hold'): Uint8Array {
+export function createHold(session: Session, epoch: number, udp: Hold['udp'] = 'hold'): Uint8Array {
   return seal(session, { type: 'hold', detail: UDP_POLICIES[udp], epoch });
 }
 
