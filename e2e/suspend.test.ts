@@ -57,7 +57,7 @@ type RemoteCell = {
 /** The one suspended cell that the peer has connections with. */
 async function remoteCell(): Promise<RemoteCell | undefined> {
   const { object } = await osmosis(['ps', 'ssh://peer', '--json']);
-  const [host] = object.hosts as { remote_cells: RemoteCell[] }[];
+  const [host] = (object.hosts ?? []) as { remote_cells: RemoteCell[] }[];
   return host?.remote_cells[0];
 }
 
@@ -123,12 +123,12 @@ describe('under load', () => {
     // What is in the kernel waits on.
     await execOn('peer', ['sh', '-c', KILL_AGENT]);
     await sleep(AWAY_MS);
-    const sentIn = (ms: number) => (ms / UDP_EVERY_MS) * client.connections;
-    const sent = sentIn(0.8 * (performance.now() - since));
+    await expect.poll(remoteCell, { timeout: 20_000 }).toMatchObject({ state: 'held' });
+    const sent = (0.8 * client.connections * (performance.now() - since)) / UDP_EVERY_MS;
     await resume(file, 'beta');
-    await sleep(BETWEEN_MS);
-    const { datagrams, datagrams_wait } = (await remoteCell()) ?? {};
-    expect(datagrams_wait).toBeUndefined();
+    await expect.poll(remoteCell, { timeout: 20_000 }).toMatchObject({ state: 'moved' });
+    await expect.poll(async () => (await remoteCell())?.datagrams_wait, { timeout: 20_000 }).toBeUndefined();
+    const { datagrams } = (await remoteCell()) ?? {};
     const summary = await client.stop();
     expectAllAnswered(summary);
     if (udp === 'drop') {

@@ -45,8 +45,8 @@ import { quiesce } from './quiesce.ts';
 export const FROZEN_MS_MAX = 60_000;
 /** The same where it goes into a file: it would stand still for longer anyway, and its peers forget what is armed after 600 s. */
 const SUSPENDING_MS_MAX = 300_000;
-/** Peers let datagrams wait within this, or those that come while the process is saved are lost. */
-const PAUSE_MS_MAX = 300;
+/** Peers let datagrams wait within this (some 50 ms), or those that come while the process is saved are lost. It runs meanwhile. */
+const PAUSE_MS_MAX = 3_000;
 const HOOK_TICK_MS = 20;
 /** The last pieces of the image leave before anything else is done at the source. */
 const LOOK_AFTER_MS = 10;
@@ -447,7 +447,7 @@ export class SourceMigration {
    * answer in time goes on sending. Takes an epoch of each session.
    */
   async #pause(sessions: PeerSession[], signal: AbortSignal): Promise<void> {
-    const { registry, socket } = this.#context;
+    const { registry, socket, log } = this.#context;
     if (this.#udp === 'drop' || !this.#flows.some(({ protocol }) => protocol === 'udp')) return;
     for (const keys of this.#keys.values()) keys.last++;
     registry.save(this.#cell.id);
@@ -458,6 +458,8 @@ export class SourceMigration {
     );
     await pausing.within(PAUSE_MS_MAX, AbortSignal.any([signal, stop.signal]));
     stop.abort();
+    if (pausing.silent.length > 0)
+      log.warn({ peers: pausing.silent }, 'datagrams of these peers do not wait yet: some may be lost');
     for (const session of sessions) session.epoch++;
   }
 
