@@ -193,10 +193,10 @@ export function createHandlers(
         coordinator.remember(source);
       }
     },
-    'source.stay': async ({ migration }, { signal }) => {
+    'source.stay': async ({ migration, udp }, { signal }) => {
       const source = coordinator.source(migration);
       try {
-        await source.stay(signal);
+        await source.stay(signal, udp);
       } finally {
         coordinator.remember(source);
       }

@@ -12,6 +12,7 @@ import { CELLS_MAX } from '../agent/datapath/inside.ts';
 import { encodeCell, encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
 import { acceptOf, COUNTERS, type FlowEntry, RELAY, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
+import { ROOMS_MAX } from '../agent/datapath/rooms.ts';
 import {
   ACCEPTS_MAX,
   FOLLOWS_MAX,
@@ -356,6 +357,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
         egress: [LAYOUT.egress_key.bytes, LAYOUT.egress_value.bytes, FLOWS_MAX],
         relays: [LAYOUT.tuple.bytes, LAYOUT.relay_state.bytes, FLOWS_MAX],
         sides: [4, LAYOUT.side.bytes, SIDES_MAX],
+        rooms: [4, LAYOUT.room.bytes, ROOMS_MAX],
         listeners: [LAYOUT.listener.bytes, 4, LISTENERS_MAX],
         forwards: [LAYOUT.tuple.bytes, LAYOUT.wire_slot.bytes, FORWARDS_MAX],
         watched: [4, 4, WATCHED_MAX],

@@ -71,9 +71,9 @@ async function otherDevice(): Promise<AsyncDisposable> {
 
 /**
  * `carried`: as a laptop in another network, the old one is gone before the new one is there. `leased`: the new address comes
- * first, as with a new lease.
+ * first, as with a new lease. `left`: and the old one goes only once the peers have been told.
  */
-type How = 'carried' | 'leased';
+type How = 'carried' | 'leased' | 'left';
 
 async function changeTo(to: Network, how: How): Promise<void> {
   const from = at;
@@ -81,6 +81,16 @@ async function changeTo(to: Network, how: How): Promise<void> {
   at = to;
   const gone = alphaAddresses(from).map(deleting);
   const come = [...alphaAddresses(to).map(adding), ...routes(to)];
+  if (how === 'left') {
+    await ipOn('router', ...routerAddresses(to).map(adding));
+    await ipOn('alpha', ...come);
+    const leaving = [v4(from, 2), v6(from, 2)].flatMap((address) => ['--leave', address]);
+    const { stdout } = await execOn('alpha', ['osmosis', 'keep', ...leaving, '--json']);
+    expect(JSON.parse(stdout)).toMatchObject({ ok: true, untold: [] });
+    await ipOn('alpha', ...gone);
+    await ipOn('router', ...routerAddresses(from).map(deleting));
+    return;
+  }
   if (how === 'carried') {
     await ipOn('router', ...routerAddresses(from).map(deleting));
     await ipOn('alpha', ...gone);
@@ -240,6 +250,27 @@ describe('a host that moves', () => {
     const { stdout } = await execOn('alpha', ['cat', log]);
     const counts = JSON.parse(stdout) as Record<string, number>;
     expect(counts).toMatchObject({ wrong: 0, answered: counts.asked });
+  });
+
+  it('twice and back, to addresses that are there before the old ones go: no datagram is lost', async () => {
+    await using server = await startDatagramServer('alpha', { port: 7614, connected: true, listen: '::' });
+    await using stream = await startStreamServer('alpha', { port: 7615, listen: '::' });
+    // A peer may take seconds to acknowledge, and there is room for so many only.
+    const clients = { port: 7614, connected: 5, unconnected: 5, everyMs: 100 };
+    await using load = await startDatagramClient({ server: 'alpha', ...clients });
+    await using load6 = await startDatagramClient({ server: LAB_HOSTS6.alpha, ...clients });
+    await using lines = await startStreamClient({ server: 'alpha', port: 7615, connections: 10 });
+    const [datagrams = '', bytes = ''] = await keep(String(server.pid), String(stream.pid));
+    await goRound('left', {
+      [datagrams]: { [LAB_HOSTS.peer]: 10, [LAB_HOSTS6.peer]: 10 },
+      [bytes]: { [LAB_HOSTS.peer]: 11 },
+    });
+    for (const each of [load, load6]) {
+      const summary = await each.stop();
+      expect(summary, summary.faults.join('\n')).toMatchObject({ ok: true, lost_in: 0, lost_out: 0 });
+      expect(summary.received).toBeGreaterThan(300);
+    }
+    expect(await lines.stop()).toMatchObject({ ok: true, resets: 0 });
   });
 
   it('with a cell that has moved there, through a restart of both agents, and the cell moves on', async () => {

@@ -22,6 +22,7 @@ import { leftSince, type Traces, traces, tracesOn } from './traces.ts';
 /** Everybody has noticed; e2e/suspend-peers.test.ts and e2e/datapath-hold.test.ts wait for longer. */
 const AWAY_MS = 500;
 const BETWEEN_MS = 500;
+const UDP_EVERY_MS = 200;
 /** Above all that an agent finishes or undoes by itself. */
 const SETTLE_MS = 3_000;
 const AGENT_BACK_MS = 3_000;
@@ -46,6 +47,19 @@ async function away(target: string, from: LabHost, to: LabHost, flows: number): 
   expect(resumed).toMatchObject({ cell, flows: { moved: flows, relayed: 0, lost: 0 } });
   await sleep(BETWEEN_MS);
   return cell;
+}
+
+type RemoteCell = {
+  cell: string;
+  datagrams_wait?: boolean;
+  datagrams?: { came: number; late: number; lost: number };
+};
+
+/** The one suspended cell that the peer has connections with. */
+async function remoteCell(): Promise<RemoteCell | undefined> {
+  const { object } = await osmosis(['ps', 'ssh://peer', '--json']);
+  const [host] = (object.hosts ?? []) as { remote_cells: RemoteCell[] }[];
+  return host?.remote_cells[0];
 }
 
 describe('under load', () => {
@@ -96,6 +110,40 @@ describe('under load', () => {
       expectAllAnswered(await client.stop());
     };
     await Promise.all(servers.map(check));
+  });
+
+  it.each(['hold', 'drop'] as const)('datagrams for it, with --udp %s', async (udp) => {
+    const port = udp === 'hold' ? 7606 : 7607;
+    await using server = await startDatagramServer('alpha', { port, connected: true });
+    await using client = await startDatagramClient({ server: 'alpha', port, everyMs: UDP_EVERY_MS });
+    const file = images.file(`udp-${udp}`);
+    await suspend(server.pid, 'alpha', file, '--udp', udp);
+    const since = performance.now();
+    await sleep(BETWEEN_MS);
+    expect(await remoteCell()).toMatchObject({
+      state: 'held',
+      ...(udp === 'hold' && { datagrams_wait: true }),
+    });
+    // What is in the kernel waits on.
+    await execOn('peer', ['sh', '-c', KILL_AGENT]);
+    await sleep(AWAY_MS);
+    await expect.poll(remoteCell, { timeout: 20_000 }).toMatchObject({ state: 'held' });
+    const sent = (0.8 * client.connections * (performance.now() - since)) / UDP_EVERY_MS;
+    await resume(file, 'beta');
+    await expect.poll(remoteCell, { timeout: 20_000 }).toMatchObject({ state: 'moved' });
+    await expect.poll(async () => (await remoteCell())?.datagrams_wait, { timeout: 20_000 }).toBeUndefined();
+    const { datagrams } = (await remoteCell()) ?? {};
+    const summary = await client.stop();
+    expectAllAnswered(summary);
+    if (udp === 'drop') {
+      expect(datagrams).toBeUndefined();
+      expect(summary.lost_out).toBeGreaterThanOrEqual(sent);
+    } else {
+      expect(datagrams).toMatchObject({ late: 0, lost: 0 });
+      expect(datagrams?.came).toBeGreaterThanOrEqual(sent);
+      // Also none of those that came while the image was written.
+      expect(summary.lost_out).toBe(0);
+    }
   });
 
   it('peers on the same host, over its address and over loopback, and on the host that it is resumed on', async () => {

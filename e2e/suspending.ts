@@ -27,7 +27,12 @@ export function resumeArgs(file: string, on: LabHost, ...more: string[]): string
   return ['resume', file, '--on', `ssh://${on}`, '--json', ...more];
 }
 
-type Suspended = { cell: string; flows: { held: number; lost: number }; unconfirmed: string[] };
+type Suspended = {
+  cell: string;
+  flows: { held: number; lost: number };
+  frozen_ms: number;
+  unconfirmed: string[];
+};
 type Resumed = { cell: string; pid: number; flows: { moved: number; relayed: number; lost: number } };
 
 /** A suspension that must succeed. */

@@ -193,6 +193,14 @@ program
   .requiredOption('--to <file>', 'a new file on this machine')
   .option('--name <name>', 'what to call the cell, where the process is none yet')
   .option('--drop-legacy', 'go on although connections of peers that run no agent end')
+  .addOption(
+    new Option(
+      '--udp <policy>',
+      "datagrams for it wait at their senders' hosts, within bounds, or are dropped",
+    )
+      .choices(['hold', 'drop'])
+      .default('hold'),
+  )
   .option(
     '--learn <seconds>',
     'listen for so long who exchanges datagrams with unconnected UDP sockets (default: 1)',
@@ -339,6 +347,11 @@ program
   .option('--name <name>', 'what to call the cell, where the one process is none yet')
   .option(...LABEL)
   .option('--end', 'keep them no longer', false)
+  .option(
+    '--leave <address>',
+    'the host is about to lose this address: connections go by another one from now on, nothing is lost; may be repeated. With --end: they may stay',
+    (value: string, before: string[] = []) => [...before, value],
+  )
   .option('--dry-run', 'say what would change; touch nothing', false)
   .option('--json', 'one JSON object on standard output')
   .addHelpText('after', '\nExample:\n  osmosis keep 4711 --on ssh://alpha')

@@ -32,7 +32,15 @@ async function runSuspend(answers: Answers = {}) {
   const file = join(temporaryDirectory(), 'image');
   const { source, calls } = fakeHosts({ ...FREEZES, ...answers });
   const secret = await newSecret(file, {});
-  const outcome = await suspend({ target: '100', legacy: 'refuse', file, secret, source, ...quiet }).then(
+  const outcome = await suspend({
+    target: '100',
+    legacy: 'refuse',
+    udp: 'hold',
+    file,
+    secret,
+    source,
+    ...quiet,
+  }).then(
     (result) => ({ result, error: undefined }),
     (error: unknown) => ({ result: undefined, error: asOsmosisError(error) }),
   );

@@ -6,6 +6,7 @@ import { messageOf, OsmosisError } from '../agent/error.ts';
 import type { Phase } from '../agent/phases.ts';
 import { VERSION } from '../agent/version.ts';
 import { decodeMessage } from '../agent/wire/frame.ts';
+import type { UdpPolicy } from '../agent/wire/h2o-layout.ts';
 import { firstError, SLOW_MS_MAX, told, UNDO_MS_MAX, warnOfOutside } from './attempt.ts';
 import type { MigrationEvent } from './events.ts';
 import { type Host, leftoverText } from './migrate.ts';
@@ -45,6 +46,8 @@ export type SuspensionOptions = {
   readonly name?: string | undefined;
   readonly legacy: Exclude<Legacy, 'relay'>;
   readonly learnMs?: number | undefined;
+  /** What becomes of datagrams for it meanwhile, at their senders' hosts. */
+  readonly udp: UdpPolicy;
   readonly file: string;
   readonly secret: NewSecret;
   readonly source: Host;
@@ -58,7 +61,7 @@ export async function suspend(options: SuspensionOptions): Promise<SuspensionRes
 }
 
 async function suspendOnce(options: SuspensionOptions): Promise<SuspensionResult> {
-  const { target, name, legacy, learnMs, file, secret, source, emit, signal } = options;
+  const { target, name, legacy, learnMs, udp, file, secret, source, emit, signal } = options;
   const migration = randomBytes(16).toString('hex');
   const key = new Uint8Array(randomBytes(32));
   const phases = new PhaseClock(emit);
@@ -90,7 +93,7 @@ async function suspendOnce(options: SuspensionOptions): Promise<SuspensionResult
       until,
     );
     writer = await ImageFileWriter.create(file, clearOf(snapshot), secret);
-    await from.call('source.stay', { migration }, until);
+    await from.call('source.stay', { migration, udp }, until);
 
     phases.enter('freeze');
     const frozenAt = performance.now();

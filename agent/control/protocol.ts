@@ -168,6 +168,8 @@ export const sessionSchema = z.object({
   toCell: key,
   /** The peer was told nothing before the MOVE: nothing may be said to it until it has acknowledged that. */
   unasked: z.boolean().optional(),
+  /** Of a suspension: what its HOLD says of datagrams; absent: they are held. */
+  udp: z.enum(['hold', 'drop', 'pause']).optional(),
 });
 /** The session key of one peer, computed at migration time by the source, spent by the destination. */
 export type PeerSession = z.infer<typeof sessionSchema>;
@@ -294,6 +296,10 @@ export const remoteCellSchema = z.object({
   held_since: z.number().optional(),
   /** Of `flows`: those that this host carries on for peers without an agent. */
   relays: z.array(z.object({ peer: z.string(), flows: z.int() })),
+  /** It is suspended, and datagrams to it wait. `osmosis datapath` has how many have come so far. */
+  datagrams_wait: z.boolean().optional(),
+  /** Of those that waited last: `lost` are those that there was no room for (the oldest), and those that were too late. */
+  datagrams: z.object({ came: z.int(), left: z.int(), late: z.int(), lost: z.int() }).optional(),
   /** New flows of this host to these endpoints go there, until then (ms since the epoch) unless it is renewed. */
   follow: z
     .object({
@@ -404,8 +410,11 @@ export const METHODS = {
       placement: placementSchema.optional(),
       end: z.boolean(),
       dry_run: z.boolean(),
+      /** Without targets: addresses that the host is about to lose. With `end`: they are to stay. */
+      leave: z.array(z.string()).max(KEEP_MAX).optional(),
     }),
-    result: z.object({ cells: z.array(keptCellSchema) }),
+    /** `untold`, of `leave`: peers that have not acknowledged yet. */
+    result: z.object({ cells: z.array(keptCellSchema), untold: z.array(z.string()).optional() }),
   },
   publish: {
     params: z.object({
@@ -492,7 +501,10 @@ export const METHODS = {
     result: z.object({ refused: z.int().optional() }),
   },
   /** For a suspension, in place of `source.arm`. */
-  'source.stay': { params: z.object(migration), result: none },
+  'source.stay': {
+    params: z.object({ ...migration, udp: z.enum(['hold', 'drop']).optional() }),
+    result: none,
+  },
   'image.read': { params: z.object(migration), result: none },
   'image.write': { params: z.object(migration), result: z.object({ bytes: z.int() }) },
   'source.freeze': {

@@ -26,6 +26,7 @@ export const HOOK_OF = {
   cell_in: 'ingress',
   cell_held: 'egress',
   from_queue: 'ingress',
+  from_room: 'ingress',
 } as const satisfies Record<ProgramName, Hook>;
 
 /** A device that programs of ours hang on. */

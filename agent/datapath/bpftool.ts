@@ -4,6 +4,7 @@ export const MAPS = [
   'egress',
   'relays',
   'sides',
+  'rooms',
   'listeners',
   'forwards',
   'cells',
@@ -19,7 +20,7 @@ export const MAPS = [
 ] as const;
 export type MapName = (typeof MAPS)[number];
 
-/** `from_cell` is on the host end of a cell's veth, `cell_out`, `cell_in` and `cell_held` are on the devices inside, `from_queue` is on the far end of a queue. */
+/** `from_cell` is on the host end of a cell's veth, `cell_out`, `cell_in` and `cell_held` are on the devices inside, `from_queue` and `from_room` are on the far ends of a queue and of a room. */
 export const PROGRAMS = [
   'from_wire',
   'to_wire',
@@ -28,6 +29,7 @@ export const PROGRAMS = [
   'cell_in',
   'cell_held',
   'from_queue',
+  'from_room',
 ] as const;
 export type ProgramName = (typeof PROGRAMS)[number];
 

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { flowKey } from '../address.ts';
 import {
   adoptCreated,
   belongsTo,
@@ -11,7 +12,7 @@ import {
 import { encodeEgressKey, encodeEgressValue, encodeIngress, encodeTuple, LAYOUT } from './layout.ts';
 import type { FlowEntry } from './model.ts';
 import type { NumberedRule } from './rules.ts';
-import { createTable, keyOf, putFlow } from './table.ts';
+import { createTable, keyOf, putFlow, wiresOf } from './table.ts';
 
 const NONE: ReadonlySet<string> = new Set();
 
@@ -42,6 +43,18 @@ test('what the agent enters in its place deletes the way in of the created flow'
   adoptCreated(table, [created(1, 46_000)], NONE);
   const changes = putFlow(table, agents(1, 40_001));
   expect(changes.at(-1)).toEqual({ map: 'ingress', key: wayIn(created(1, 46_000)).key });
+});
+
+test("a way in that is let in on is no orphan, and once a flow has it again it is that one's", () => {
+  const table = createTable();
+  const [before, after] = [agents(1, 40_000), agents(1, 40_001)];
+  putFlow(table, after);
+  for (const [wire] of wiresOf(before)) table.former.add(flowKey(wire));
+  expect(orphans(table, [wayIn(before), wayIn(after)])).toEqual([]);
+  putFlow(table, before);
+  expect(table.former.size).toBe(0);
+  putFlow(table, after);
+  expect(orphans(table, [wayIn(before), wayIn(after)])).toEqual([wayIn(before).key]);
 });
 
 test('a label is unused when its endpoint has no flow', () => {

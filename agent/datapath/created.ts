@@ -1,7 +1,7 @@
 /** Flows that the program has created by rules: taken into the mirror, counted, and picked out for removal. Pure. */
-import { endpointText } from '../address.ts';
+import { endpointText, flowKey } from '../address.ts';
 import type { Element } from './bpftool.ts';
-import { decodeEgress, encodeTuple, idleMs } from './layout.ts';
+import { decodeEgress, decodeTuple, encodeTuple, idleMs } from './layout.ts';
 import type { FlowEntry, Side } from './model.ts';
 import { type DrawnLabel, decodeDrawn, type NumberedRule, RULES_MAX } from './rules.ts';
 import { adoptFlow, dropFlow, type FlowTable, keyOf, wiresOf } from './table.ts';
@@ -69,7 +69,8 @@ export function orphans(table: FlowTable, ingress: readonly Element[]): Uint8Arr
   const wires = new Set(
     [...table.flows.values()].flatMap((flow) => wiresOf(flow).map(([wire]) => text(encodeTuple(wire)))),
   );
-  return ingress.map(({ key }) => key).filter((key) => !wires.has(text(key)));
+  const isFormer = (key: Uint8Array) => table.former.has(flowKey(decodeTuple(key)));
+  return ingress.map(({ key }) => key).filter((key) => !wires.has(text(key)) && !isFormer(key));
 }
 
 /** Labels whose endpoint has no flow in the mirror. */

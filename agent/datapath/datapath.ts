@@ -5,22 +5,27 @@
  * Nothing is loaded, mounted or attached before the first entry. Everything is pinned, so flows go on while no agent
  * runs; the next one adopts what it finds. `removeIfEmpty` leaves nothing behind.
  */
-import { type Endpoint, endpointText } from '../address.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Endpoint, endpointText, flowKey } from '../address.ts';
 import { OsmosisError } from '../error.ts';
 import { Turns } from '../turns.ts';
 import { attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
-import { deleteLine, type ProgramName, updateLine } from './bpftool.ts';
+import { deleteLine, type ProgramName, programPath, updateLine } from './bpftool.ts';
 import { halvesOf, putLocal, putRemote, remotePlace, removeLocal, removeRemote } from './halves.ts';
 import { attachHeld, attachInside, describeInside } from './inside.ts';
 import {
   decodeRelayState,
+  decodeRoom,
+  decodeTuple,
   encodeCell,
   encodeForwardKey,
   encodeForwardValue,
   encodeId,
   encodeListener,
+  encodeRoom,
   encodeSide,
+  encodeTuple,
   type Tuple,
 } from './layout.ts';
 import { Loopback } from './loopback.ts';
@@ -40,10 +45,13 @@ import type {
   LocalHalf,
   RelayState,
   RemoteHalf,
+  Room,
+  RoomCounts,
   Side,
   WireSlot,
 } from './model.ts';
 import { dumpMap, isPinned, loadPins, removePins } from './pins.ts';
+import { createRoom, LATE_MS_MAX, letOut, PASSING_MS, ROOMS_MAX, removeRoom } from './rooms.ts';
 import { RuleBook } from './rule-book.ts';
 import { checkRule, type DrawnLabel, type Rule } from './rules.ts';
 import { type Run, runnerIn } from './run.ts';
@@ -215,6 +223,46 @@ export class Datapath {
     });
   }
 
+  /**
+   * As putLocals, but packets that come to where the local ends were before are let in on: answers with those wire tuples,
+   * for `removeWays`. Nothing else remembers them.
+   */
+  async moveLocals(halves: readonly LocalHalf[]): Promise<Tuple[]> {
+    const former: Tuple[] = [];
+    await this.#use(async (mirror) => {
+      if (halves.length > 0) await this.#readCreated(mirror);
+      for (const { localSide } of halves) checkSides(mirror, [localSide]);
+      const staying = (half: LocalHalf): Change[] => {
+        const changes = putLocal(mirror.table, half);
+        const isFormer = ({ map, value }: Change) => map === 'ingress' && value === undefined;
+        const ways = changes.filter(isFormer).map(({ key }) => decodeTuple(key));
+        for (const way of ways) mirror.table.former.add(flowKey(way));
+        former.push(...ways);
+        return changes.filter((change) => !isFormer(change));
+      };
+      const change = () => this.#change(mirror, halves, staying);
+      await this.#aroundLoopback(mirror, halves.some(isViaLoopback), change);
+    });
+    return former;
+  }
+
+  /** Those that a flow has by now stay. */
+  async removeWays(former: readonly Tuple[]): Promise<void> {
+    if (former.length === 0 || !(await this.#isLoaded())) return;
+    await this.#use(async ({ table, changed }) => {
+      // This agent may have come after the one that noted them, or have lost them with all that it knew.
+      const isKnown = former.every((way) => table.former.has(flowKey(way)) || table.wires.has(flowKey(way)));
+      const there = isKnown ? undefined : new Set((await this.#dump('ingress')).map(({ key }) => hexOf(key)));
+      const isThere = (way: Tuple) => there?.has(hexOf(encodeTuple(way))) ?? table.former.has(flowKey(way));
+      const ways = former.filter((way) => isThere(way) && !table.wires.has(flowKey(way)));
+      for (const way of ways) {
+        table.former.delete(flowKey(way));
+        for (const keys of changed) keys.add(flowKey(way));
+      }
+      await this.#write(ways.map((way) => deleteLine(this.#options.pinDir, 'ingress', encodeTuple(way))));
+    });
+  }
+
   /** What is known of remote ends. The sides must be there. */
   async putRemotes(halves: readonly RemoteHalf[]): Promise<void> {
     await this.#use(async (mirror) => {
@@ -339,20 +387,76 @@ export class Datapath {
 
   /** The flip: one element, so all flows of the side switch between two packets. */
   async putSide(side: Side): Promise<void> {
-    await this.#use(async ({ sides }) => {
+    await this.#use(async ({ sides, rooms }) => {
       if (side.id === 0) throw new OsmosisError('DATAPATH', 'a side needs an id other than 0; this is a bug');
       if (!sides.has(side.id) && sides.size >= SIDES_MAX) throw full(`${SIDES_MAX} sides`);
       sides.set(side.id, side);
-      await this.#write([updateLine(this.#options.pinDir, 'sides', encodeId(side.id), encodeSide(side))]);
+      const value = encodeSide(side, rooms.get(side.id)?.far);
+      await this.#write([updateLine(this.#options.pinDir, 'sides', encodeId(side.id), value)]);
     });
   }
 
   /** Remove the side's flows first: packets of a flow whose side is missing are dropped. */
   async removeSide(id: number): Promise<void> {
-    await this.#use(async ({ sides }) => {
-      if (!sides.delete(id)) return;
+    await this.#use(async (mirror) => {
+      if (!mirror.sides.delete(id)) return;
       await this.#write([deleteLine(this.#options.pinDir, 'sides', encodeId(id))]);
+      await this.#removeRoom(mirror, id);
     });
+  }
+
+  /**
+   * Makes a room for the datagrams of a side: they wait there from `putSide` with `waits` on, also while no agent runs.
+   * Answers whether it is there; false where this host has ROOMS_MAX of them.
+   */
+  async openRoom(side: number): Promise<boolean> {
+    let isThere = false;
+    await this.#use(async (mirror) => {
+      isThere = mirror.rooms.has(side);
+      if (isThere || mirror.rooms.size >= ROOMS_MAX) return;
+      const room = await createRoom(this.#run, side, programPath(this.#options.pinDir, 'from_room'));
+      mirror.rooms.set(side, room);
+      const element = encodeRoom(room, LATE_MS_MAX);
+      await this.#write([updateLine(this.#options.pinDir, 'rooms', encodeId(room.far), element)]);
+      isThere = true;
+    });
+    return isThere;
+  }
+
+  hasRoom(side: number): boolean {
+    return this.#mirror?.rooms.has(side) ?? false;
+  }
+
+  /**
+   * Lets the datagrams of a side go on, in the order in which they came, and those that come meanwhile after them; then the
+   * side `waits` no more and the room is gone. Answers with what has become of them; undefined where there was no room.
+   */
+  async releaseRoom(side: number): Promise<RoomCounts | undefined> {
+    let counts: RoomCounts | undefined;
+    await this.#use(async (mirror) => {
+      if (!mirror.rooms.has(side)) return;
+      await letOut(this.#run, side);
+      const current = mirror.sides.get(side);
+      if (current?.waits === true) await this.putSide({ ...current, waits: false });
+      // What has found the side as it was before.
+      await sleep(PASSING_MS);
+      counts = (await this.#rooms()).find((each) => each.side === side);
+      await this.#removeRoom(mirror, side);
+    });
+    return counts;
+  }
+
+  async #rooms(): Promise<(Room & RoomCounts)[]> {
+    return (await this.#dump('rooms')).map((element) => decodeRoom(element.key, soleValue(element)));
+  }
+
+  /** With all that waits in it. */
+  async #removeRoom({ rooms }: Mirror, side: number): Promise<void> {
+    const room = rooms.get(side);
+    if (room === undefined) return;
+    await removeRoom(this.#run, side);
+    rooms.delete(side);
+    await this.#write([deleteLine(this.#options.pinDir, 'rooms', encodeId(room.far))]);
   }
 
   /** Drops every SYN for these TCP endpoints; `::` means any address, `0.0.0.0` any of IPv4. The client tries again. */
@@ -582,6 +686,10 @@ export class Datapath {
       throw new OsmosisError('DATAPATH', 'aborted while flows were entered', { cause: signal.reason });
     }
   }
+}
+
+function hexOf(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString('hex');
 }
 
 function lineOf(pinDir: string, { map, key, value }: Change): string {

@@ -144,10 +144,10 @@ test('with its cell at home a relayed peer is known by itself, or by the label t
 test('sides', () => {
   const side: Side = { id: 0x0a0b0c0d, state: 'moved', active: 1, accept: 2, ifindex: 258 };
   expect(hex(encodeId(side.id))).toBe('0d0c0b0a');
-  expect(hex(encodeSide(side))).toBe('0201020002010000');
+  expect(hex(encodeSide(side))).toBe('020102000201000000000000');
   expect(decodeSide(encodeId(side.id), encodeSide(side))).toEqual(side);
   expect(hex(encodeSide({ id: 1, state: 'fenced', active: 0, accept: 3, ifindex: 0 }))).toBe(
-    '0400030000000000',
+    '040003000000000000000000',
   );
   expect(() => decodeSide(encodeId(5), Uint8Array.of(99, 0, 0, 0, 0, 0, 0, 0))).toThrow('side 5');
 });

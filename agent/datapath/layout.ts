@@ -22,6 +22,8 @@ import {
   type Inside,
   RELAY,
   type RelayState,
+  type Room,
+  type RoomCounts,
   SIDE_STATES,
   type Side,
   type WireSlot,
@@ -55,7 +57,8 @@ export const LAYOUT = {
     used: 88,
   },
   relay_state: { bytes: 16, ns: 0, ended: 8, pad: 9, received: 12 },
-  side: { bytes: 8, state: 0, active: 1, accept: 2, resumed: 3, ifindex: 4 },
+  side: { bytes: 12, state: 0, active: 1, accept: 2, resumed: 3, ifindex: 4, room: 8 },
+  room: { bytes: 40, near: 0, side: 4, late_ms: 8, pad: 12, came: 16, left: 24, late: 32 },
   listener: { bytes: 20, address: 0, port: 16, protocol: 18, pad: 19 },
   cell: { bytes: 8, scope: 0, ifindex: 4 },
 } as const;
@@ -224,13 +227,15 @@ export function encodeId(id: number): Uint8Array {
   return bytes;
 }
 
-export function encodeSide(side: Side): Uint8Array {
+/** `room`: far end of the room that its datagrams wait in, if they do. */
+export function encodeSide(side: Side, room = 0): Uint8Array {
   const bytes = new Uint8Array(LAYOUT.side.bytes);
   bytes[LAYOUT.side.state] = SIDE_STATES.indexOf(side.state);
   bytes[LAYOUT.side.active] = side.active;
   bytes[LAYOUT.side.accept] = side.accept;
   bytes[LAYOUT.side.resumed] = side.resumed === true ? 1 : 0;
   putU32(bytes, LAYOUT.side.ifindex, side.ifindex);
+  putU32(bytes, LAYOUT.side.room, side.waits === true ? room : 0);
   return bytes;
 }
 
@@ -244,6 +249,29 @@ export function decodeSide(key: Uint8Array, value: Uint8Array): Side {
     accept: value[LAYOUT.side.accept] ?? 0,
     ifindex: u32At(value, LAYOUT.side.ifindex),
     ...(value[LAYOUT.side.resumed] === 1 && { resumed: true }),
+    ...(u32At(value, LAYOUT.side.room) !== 0 && { waits: true }),
+  };
+}
+
+/** Element of map `rooms`, by the far end. */
+export function encodeRoom({ near, side }: Room, lateMs: number): Uint8Array {
+  const bytes = new Uint8Array(LAYOUT.room.bytes);
+  putU32(bytes, LAYOUT.room.near, near);
+  putU32(bytes, LAYOUT.room.side, side);
+  putU32(bytes, LAYOUT.room.late_ms, lateMs);
+  return bytes;
+}
+
+export function decodeRoom(key: Uint8Array, value: Uint8Array): Room & RoomCounts {
+  const at = LAYOUT.room;
+  const count = (offset: number) => Number(view(value).getBigUint64(offset, true));
+  return {
+    side: u32At(value, at.side),
+    near: u32At(value, at.near),
+    far: u32At(key, 0),
+    came: count(at.came),
+    left: count(at.left),
+    late: count(at.late),
   };
 }
 

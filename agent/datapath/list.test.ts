@@ -8,6 +8,7 @@ const EMPTY = {
   listeners: [],
   forwards: [],
   insides: [],
+  rooms: [],
   rules: [],
   devices: [],
   counters: decodeCounters([]),

@@ -6,13 +6,14 @@ import type { Snapshot } from './snapshot.ts';
 
 const GAP = '  ';
 
-/** Sections for sides, flows, fenced listeners, forwards, rules for new flows, devices and the counters that are not zero. */
+/** Sections for sides, flows, fenced listeners, forwards, rules for new flows, rooms, devices and the counters that are not zero. */
 export function listText({
   flows,
   sides,
   listeners,
   forwards,
   insides,
+  rooms,
   rules,
   devices,
   counters,
@@ -36,6 +37,11 @@ export function listText({
       'INSIDE',
       ['OF CELL AT', 'IFINDEX'],
       insides.map(({ id, scope, ifindex }) => [String(id), String(scope), String(ifindex)]),
+    ),
+    section(
+      'ROOM OF SIDE',
+      ['CAME', 'LEFT', 'TOO LATE'],
+      rooms.map(({ side, came, left, late }) => [side, came, left, late].map(String)),
     ),
     section(
       'DEVICE',

@@ -1,7 +1,7 @@
 /** What the agent knows of the maps: the kernel is asked only for what the programs enter by themselves. */
 import { type Endpoint, endpointText } from '../address.ts';
 import { OsmosisError } from '../error.ts';
-import { type FlowEntry, type Forward, type Inside, LOOPBACK, type Side } from './model.ts';
+import { type FlowEntry, type Forward, type Inside, LOOPBACK, type Room, type Side } from './model.ts';
 import { encodeRuleKey, type NumberedRule, type Rule } from './rules.ts';
 import type { Snapshot } from './snapshot.ts';
 import { createTable, type FlowTable } from './table.ts';
@@ -13,6 +13,8 @@ export type Mirror = {
   readonly forwards: Map<string, Forward>;
   /** By scope. */
   readonly insides: Map<number, Inside>;
+  /** By side. */
+  readonly rooms: Map<number, Room>;
   readonly rules: Map<string, NumberedRule>;
   /** One for each reading under way: the flows, by `keyOf`, that the agent has changed since it began. */
   readonly changed: Set<Set<string>>;
@@ -20,15 +22,16 @@ export type Mirror = {
   ruled: boolean;
 };
 
-type Contents = Pick<Snapshot, 'flows' | 'sides' | 'listeners' | 'forwards' | 'insides' | 'rules'>;
+type Contents = Pick<Snapshot, 'flows' | 'sides' | 'listeners' | 'forwards' | 'insides' | 'rooms' | 'rules'>;
 
-export function mirrorOf({ flows, sides, listeners, forwards, insides, rules }: Contents): Mirror {
+export function mirrorOf({ flows, sides, listeners, forwards, insides, rooms, rules }: Contents): Mirror {
   return {
     table: createTable(flows),
     sides: new Map(sides.map((side) => [side.id, side])),
     listeners: new Map(listeners.map((endpoint) => [endpointText(endpoint), endpoint])),
     forwards: new Map(forwards.map((forward) => [forwardText(forward), forward])),
     insides: new Map(insides.map((inside) => [inside.scope, inside])),
+    rooms: new Map(rooms.map(({ side, near, far }) => [side, { side, near, far }])),
     rules: new Map(rules.map((rule) => [ruleText(rule.rule), rule])),
     changed: new Set(),
     // Created flows outlive their rules.
@@ -36,8 +39,8 @@ export function mirrorOf({ flows, sides, listeners, forwards, insides, rules }: 
   };
 }
 
-export function isEmpty({ table, sides, listeners, forwards, insides, rules }: Mirror): boolean {
-  const maps = [table.flows, sides, listeners, forwards, insides, rules];
+export function isEmpty({ table, sides, listeners, forwards, insides, rooms, rules }: Mirror): boolean {
+  const maps = [table.flows, sides, listeners, forwards, insides, rooms, rules];
   return maps.every(({ size }) => size === 0);
 }
 

@@ -27,6 +27,20 @@ export type Side = {
   readonly ifindex: number;
   /** A local cell that begins to run again: the first packets of its sockets are made to count. Costs time where it is set. */
   readonly resumed?: boolean;
+  /** Datagrams to it, or of a local one from it, wait in its room, whatever its state: see `Datapath.openRoom`. */
+  readonly waits?: boolean;
+};
+
+/** Where datagrams of one side wait: a pair of devices, by their indexes. rooms.ts */
+export type Room = { readonly side: number; readonly near: number; readonly far: number };
+
+/** What has become of the datagrams of a room. */
+export type RoomCounts = {
+  readonly came: number;
+  /** They went on. */
+  readonly left: number;
+  /** Dropped when they came out: they had waited for too long. */
+  readonly late: number;
 };
 
 /** Where a remote side is reached: wire endpoint, and the device that the route to it leaves by. */
@@ -126,6 +140,9 @@ export const COUNTERS = [
   'no_label',
   'clash',
   'answered',
+  'waited',
+  'let_out',
+  'late',
 ] as const;
 export type Counters = Record<(typeof COUNTERS)[number], number>;
 

@@ -15,6 +15,10 @@
  *
  *   cell_held  egress of the cell's eth0      answers in its place, where TCP still hears what became of a packet
  *
+ * and one for datagrams that wait until somebody is back:
+ *
+ *   from_room  ingress of a room's far end    into the queue of its near end, and out of it
+ *
  * docs/datapath.md has the model. The layouts below are repeated in layout.ts; e2e/datapath-programs.test.ts compares the two.
  */
 #include <linux/bpf.h>
@@ -586,6 +590,10 @@ int set_timeouts(struct bpf_iter__tcp *ctx)
 #define RULES_MAX 4096
 /* Sockets whose segments for a suspended cell have been answered; the one that has said nothing for longest makes room. */
 #define ANSWERED_MAX 16384
+/* Rooms for datagrams that wait: as rooms.ts has it. */
+#define ROOMS_MAX 64
+/* One for each end of a flow, and once more for each if it comes out just as another is made. */
+#define ROOMS_PASSED_MAX 4
 /* A segment is answered so often at most: see `stand_in`. */
 #define ANSWER_NS_MIN 50000000ULL
 /* Answers go no further than to the socket, some of which believe only what has passed no router (RFC 5082). */
@@ -629,6 +637,10 @@ int set_timeouts(struct bpf_iter__tcp *ctx)
 #define TRANSLATED 0x05e0
 /* In skb->tc_index: translated already, and on its way up the host's stack by way of the loopback device. */
 #define DELIVERED 0x05e1
+/* In skb->tc_index: so many rooms passed, and on its way into the next one, or (OUT_OF_ROOM) coming out of it. */
+#define INTO_ROOM 0x0600
+#define OUT_OF_ROOM 0x0610
+#define ROOMS_PASSED_BITS 0xf
 
 /* The kernel gives the loopback device this index in every network namespace. */
 #define LOOPBACK_IFINDEX 1
@@ -708,6 +720,18 @@ struct side {
 	__u8 accept; /* bit s: packets from slot s are let in */
 	__u8 resumed; /* 1: the process runs again only now, see `announce` */
 	__u32 ifindex; /* host end of the cell's veth; 0: in the host's own namespace */
+	__u32 room; /* where datagrams to it, or of a local one from it, wait in whatever state it is; 0: nowhere */
+};
+
+/* A veth of this host's with both ends here. What waits is in a neighbour's queue at the near end. */
+struct room {
+	__u32 near;
+	__u32 side; /* whose it is; for the agent */
+	__u32 late_ms; /* what has waited for longer than this is dropped when it comes out */
+	__u32 pad;
+	__u64 came;
+	__u64 left;
+	__u64 late;
 };
 
 struct listener {
@@ -734,7 +758,7 @@ struct fragment_key {
 #define FROM_WIRE 0xfffffffe
 
 /* RELAYED_ON is to where the cell is now, RELAYED_BACK to the peer. */
-enum way { TO_STACK, INTO_CELL, INTO_QUEUE, ONTO_WIRE, RELAYED_ON, RELAYED_BACK };
+enum way { TO_STACK, INTO_CELL, INTO_QUEUE, ONTO_WIRE, INTO_A_ROOM, RELAYED_ON, RELAYED_BACK };
 
 struct where {
 	__u32 ifindex;
@@ -809,6 +833,9 @@ enum counter {
 	DROPPED_LABELS,
 	DROPPED_CLASH,
 	ANSWERED,
+	WAITED,
+	LET_OUT,
+	DROPPED_LATE,
 	COUNTERS
 };
 
@@ -817,7 +844,8 @@ _Static_assert(sizeof(struct egress_key) == 44, "layout.ts");
 _Static_assert(sizeof(struct ingress_value) == 64, "layout.ts");
 _Static_assert(sizeof(struct egress_value) == 92, "layout.ts");
 _Static_assert(sizeof(struct relay_state) == 16, "layout.ts");
-_Static_assert(sizeof(struct side) == 8, "layout.ts");
+_Static_assert(sizeof(struct side) == 12, "layout.ts");
+_Static_assert(sizeof(struct room) == 40, "layout.ts");
 _Static_assert(sizeof(struct listener) == 20, "layout.ts");
 _Static_assert(sizeof(struct cell) == 8, "layout.ts");
 _Static_assert(sizeof(struct place) == 20, "layout.ts");
@@ -858,6 +886,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct side);
 } sides SEC(".maps");
+
+/* By its far end. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, ROOMS_MAX);
+	__type(key, __u32);
+	__type(value, struct room);
+} rooms SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -1401,6 +1438,35 @@ static __always_inline int queue(const struct packet *packet, __u32 cell)
 	return bpf_redirect_neigh(cell, &next, sizeof(next), 0);
 }
 
+/*
+ * A datagram that nobody can take yet: into the room `room`, as it is, with what it is looked up by when it comes out. There
+ * it goes on from a copy, which counts for no socket: else a sender would block as soon as what waits fills its buffer, also
+ * for what it has to say to others.
+ */
+struct stamp {
+	__u32 ms; /* since the boot: when it began to wait, 0 if it has not */
+	__u32 scope;
+	__u32 rooms; /* that it has passed */
+};
+
+static __always_inline __u32 now_ms(void)
+{
+	return bpf_ktime_get_ns() / 1000000;
+}
+
+static __noinline int wait_in(struct __sk_buff *skb, __u32 room, const struct stamp *stamp)
+{
+	__u32 ms = stamp->ms ? stamp->ms : now_ms();
+
+	if (stamp->rooms >= ROOMS_PASSED_MAX)
+		return drop(ERRORS);
+	/* Nobody looks at the time of what does not leave the host, and nobody else's is kept across the queue. */
+	if (bpf_skb_set_tstamp(skb, (__u64)stamp->scope << 32 | ms, BPF_SKB_TSTAMP_DELIVERY_MONO))
+		return drop(ERRORS);
+	skb->tc_index = INTO_ROOM + stamp->rooms;
+	return bpf_clone_redirect(skb, room, BPF_F_INGRESS) ? drop(ERRORS) : TC_ACT_STOLEN;
+}
+
 /* An unconnected socket has its correspondents in no table of the kernel: they are known by what passes. */
 static __always_inline void note_datagram(const struct tuple *virtual)
 {
@@ -1515,9 +1581,9 @@ static __always_inline int unknown(__u32 scope)
 	return scope && scope != FROM_WIRE ? drop(DROPPED_UNKNOWN) : PASS;
 }
 
-/* Any fragment but the first: addresses only, for ports and checksum are in the first. */
+/* Any fragment but the first: addresses only, for ports and checksum are in the first. `out` as in `leave`. */
 static __noinline int follow_first(struct __sk_buff *skb, __be32 identification, const struct tuple *tuple,
-				   __u32 scope)
+				   __u32 scope, const struct stamp *out)
 {
 	struct fragment_key key = { .from = *tuple, .identification = identification, .scope = scope };
 	struct packet packet = { .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
@@ -1530,6 +1596,17 @@ static __noinline int follow_first(struct __sk_buff *skb, __be32 identification,
 		return unknown(scope);
 	}
 	where = first->where;
+	if (where.way == INTO_A_ROOM) {
+		struct stamp stamp = { .scope = scope == FROM_WIRE ? RELAY : scope };
+
+		/* Its first one has been dropped there. */
+		if (out && where.ifindex == skb->ifindex)
+			return drop(PASSED_FRAGMENTS);
+		/* From the wire it is to be relayed. */
+		if (scope == FROM_WIRE && !is_alive(skb, &packet))
+			return drop(ERRORS);
+		return wait_in(skb, where.ifindex, out ? out : &stamp);
+	}
 	if (where.way == RELAYED_ON)
 		source = LOCAL;
 	if (where.way >= RELAYED_ON && !is_alive(skb, &packet))
@@ -1731,6 +1808,20 @@ static __noinline int error_from_wire(struct __sk_buff *skb, __u32 l4, struct tu
 		return drop(ERRORS);
 	count(TRANSLATED_ICMP);
 	return go(skb, &error, &inward);
+}
+
+/* Where datagrams of a flow wait, or 0. */
+static __always_inline __u32 room_of(const struct egress_value *flow, __u8 protocol)
+{
+	struct side *side;
+
+	if (protocol != IPPROTO_UDP)
+		return 0;
+	side = flow->local_side ? bpf_map_lookup_elem(&sides, &flow->local_side) : NULL;
+	if (side && side->room)
+		return side->room;
+	side = flow->remote_side ? bpf_map_lookup_elem(&sides, &flow->remote_side) : NULL;
+	return side ? side->room : 0;
 }
 
 /* Where what is said on a flow goes now; or NULL, and it is counted as dropped: `stand_in` may answer it. */
@@ -2436,6 +2527,16 @@ static __noinline int relay(struct __sk_buff *skb, const struct tuple *from, __u
 		if (!flow)
 			return drop(ERRORS);
 	}
+	onward.ifindex = room_of(flow, from->protocol);
+	if (onward.ifindex) {
+		struct stamp stamp = { .scope = RELAY };
+
+		onward.way = INTO_A_ROOM;
+		if (first)
+			remember_first(identification, from, FROM_WIRE, &wire, &onward);
+		note_relayed(skb, l4, &key.virtual, FIN_OF_PEER);
+		return wait_in(skb, onward.ifindex, &stamp);
+	}
 	slot = slot_of(flow);
 	if (!slot)
 		return stand_in(skb, &key, flow, packet.l4, false);
@@ -2479,7 +2580,7 @@ int from_wire(struct __sk_buff *skb)
 	case FOREIGN:
 		return is_error(skb, &packet, &wire) ? error_from_wire(skb, packet.l4, &wire) : PASS;
 	case FRAGMENT:
-		return follow_first(skb, packet.identification, &wire, FROM_WIRE);
+		return follow_first(skb, packet.identification, &wire, FROM_WIRE, NULL);
 	case WHOLE:
 		break;
 	}
@@ -2677,8 +2778,8 @@ static __always_inline int leave_otherwise(struct __sk_buff *skb, const struct p
 	return scope && is_said_by_itself(skb, packet, tuple) ? TC_ACT_SHOT : unknown(scope);
 }
 
-/* Both ways out. `scope` as in struct egress_key. */
-static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
+/* All ways out. `scope` as in struct egress_key; `out`: of a datagram that has waited, otherwise NULL. */
+static __always_inline int leave(struct __sk_buff *skb, __u32 scope, const struct stamp *out)
 {
 	struct packet packet = { .source = LOCAL };
 	struct egress_key key = { .scope = scope };
@@ -2692,7 +2793,7 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 	case FOREIGN:
 		return leave_otherwise(skb, &packet, &key.virtual, scope);
 	case FRAGMENT:
-		return follow_first(skb, packet.identification, &key.virtual, scope);
+		return follow_first(skb, packet.identification, &key.virtual, scope, out);
 	case WHOLE:
 		break;
 	}
@@ -2712,12 +2813,22 @@ static __always_inline int leave(struct __sk_buff *skb, __u32 scope)
 		if (!flow)
 			return drop(ERRORS);
 	}
+	outward.ifindex = room_of(flow, key.virtual.protocol);
+	/* Nothing goes back to where it comes from. */
+	if (outward.ifindex && !(out && outward.ifindex == skb->ifindex)) {
+		struct stamp stamp = { .scope = scope };
+
+		outward.way = INTO_A_ROOM;
+		if (packet.first)
+			remember_first(packet.identification, &key.virtual, scope, &key.virtual, &outward);
+		return wait_in(skb, outward.ifindex, out ? out : &stamp);
+	}
 	slot = slot_of(flow);
 	if (!slot)
 		return stand_in(skb, &key, flow, packet.l4, !scope);
 	if (is_short(skb, &packet, key.virtual.protocol))
 		announce(skb, flow, packet.l4, scope);
-	if (slot->identity && !scope)
+	if (slot->identity && !scope && !out)
 		return PASS;
 	note_use(&flow->used, key.virtual.protocol);
 	if (!scope) {
@@ -2746,7 +2857,7 @@ int to_wire(struct __sk_buff *skb)
 		skb->tc_index = 0;
 		return PASS;
 	}
-	return leave(skb, 0);
+	return leave(skb, 0, NULL);
 }
 
 SEC("tc")
@@ -2755,7 +2866,64 @@ int from_cell(struct __sk_buff *skb)
 	/* From cell_out it has no MAC address of ours; the loopback device would hand it on as another host's. */
 	if (skb->pkt_type != PACKET_HOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
-	return leave(skb, skb->ifindex);
+	return leave(skb, skb->ifindex, NULL);
+}
+
+/* It waits in the queue of the near end's neighbour, of which the newest are kept; see `queue`. */
+static __always_inline int go_in(struct __sk_buff *skb, struct room *room, __u32 passed)
+{
+	struct packet packet = { .ipv6 = skb->protocol == bpf_htons(ETH_P_IPV6) };
+
+	skb->tc_index = OUT_OF_ROOM + passed;
+	__sync_fetch_and_add(&room->came, 1);
+	count(WAITED);
+	return queue(&packet, room->near);
+}
+
+/* On its way as if it had been said only now. */
+static __always_inline int come_out(struct __sk_buff *skb, struct room *room, __u32 passed)
+{
+	struct stamp stamp = { .rooms = passed + 1 };
+	__u64 time = skb->tstamp_type == BPF_SKB_TSTAMP_DELIVERY_MONO ? skb->tstamp : 0;
+	int verdict;
+
+	stamp.ms = time;
+	stamp.scope = time >> 32;
+	skb->tc_index = 0;
+	if (bpf_skb_set_tstamp(skb, 0, BPF_SKB_TSTAMP_UNSPEC))
+		return drop(ERRORS);
+	if (now_ms() - stamp.ms > room->late_ms) {
+		__sync_fetch_and_add(&room->late, 1);
+		return drop(DROPPED_LATE);
+	}
+	verdict = leave(skb, stamp.scope, &stamp);
+	/* Its flow has ended; or it is dropped for another reason, and counted. */
+	if (verdict == PASS)
+		return drop(DROPPED_UNKNOWN);
+	if (verdict == TC_ACT_SHOT)
+		return verdict;
+	__sync_fetch_and_add(&room->left, 1);
+	count(LET_OUT);
+	return verdict;
+}
+
+SEC("tc")
+int from_room(struct __sk_buff *skb)
+{
+	__u32 far = skb->ifindex, passed = skb->tc_index & ROOMS_PASSED_BITS;
+	struct room *room = bpf_map_lookup_elem(&rooms, &far);
+
+	if (!room)
+		return TC_ACT_SHOT;
+	switch (skb->tc_index & ~ROOMS_PASSED_BITS) {
+	case INTO_ROOM:
+		return go_in(skb, room, passed);
+	case OUT_OF_ROOM:
+		return come_out(skb, room, passed);
+	default:
+		/* The near end asks who the neighbour is. */
+		return TC_ACT_SHOT;
+	}
 }
 
 /* A flow that goes round inside the cell has no entry. */

@@ -9,10 +9,11 @@ import {
   decodeEgress,
   decodeForward,
   decodeListener,
+  decodeRoom,
   decodeSide,
   LAYOUT,
 } from './layout.ts';
-import type { Counters, FlowEntry, Forward, Inside, Side } from './model.ts';
+import type { Counters, FlowEntry, Forward, Inside, Room, RoomCounts, Side } from './model.ts';
 import { decodeRule, type NumberedRule, RULE_MAPS, type RuleMap } from './rules.ts';
 
 /** Everything that is in the kernel. */
@@ -23,6 +24,7 @@ export type Snapshot = {
   readonly listeners: readonly Endpoint[];
   readonly forwards: readonly Forward[];
   readonly insides: readonly Inside[];
+  readonly rooms: readonly (Room & RoomCounts)[];
   readonly rules: readonly NumberedRule[];
   readonly counters: Counters;
   readonly devices: readonly AttachedDevice[];
@@ -35,6 +37,7 @@ export const EMPTY: Snapshot = {
   listeners: [],
   forwards: [],
   insides: [],
+  rooms: [],
   rules: [],
   counters: decodeCounters([]),
   devices: [],
@@ -44,12 +47,13 @@ export const EMPTY: Snapshot = {
 export type Dump = (map: MapName, signal?: AbortSignal) => Promise<Element[]>;
 
 export async function readMaps(dump: Dump, signal?: AbortSignal): Promise<Omit<Snapshot, 'devices'>> {
-  const [flows, sides, listeners, forwards, cells, counters, rules] = await Promise.all([
+  const [flows, sides, listeners, forwards, cells, rooms, counters, rules] = await Promise.all([
     readFlows(dump, signal),
     dump('sides', signal),
     dump('listeners', signal),
     dump('forwards', signal),
     dump('cells', signal),
+    dump('rooms', signal),
     dump('counters', signal),
     Promise.all(RULE_MAPS.map(async (map) => rulesOf(map, await dump(map, signal)))),
   ]);
@@ -59,6 +63,7 @@ export async function readMaps(dump: Dump, signal?: AbortSignal): Promise<Omit<S
     listeners: listeners.map(({ key }) => decodeListener(key)),
     forwards: forwards.map((element) => decodeForward(element.key, soleValue(element))),
     insides: cells.map((element) => decodeCell(element.key, soleValue(element))),
+    rooms: rooms.map((element) => decodeRoom(element.key, soleValue(element))),
     rules: rules.flat(),
     counters: decodeCounters(counters.map(({ values }) => values)),
   };

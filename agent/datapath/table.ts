@@ -33,10 +33,12 @@ export type FlowTable = {
   readonly flows: Map<string, FlowEntry>;
   /** Wire tuple → the flow, by its key in `flows`, whose packets have it. */
   readonly wires: Map<string, string>;
+  /** Wire tuples that a flow had before and that are let in on: see `Datapath.moveLocals`. By flowKey. */
+  readonly former: Set<string>;
 };
 
 export function createTable(flows: readonly FlowEntry[] = []): FlowTable {
-  const table: FlowTable = { flows: new Map(), wires: new Map() };
+  const table: FlowTable = { flows: new Map(), wires: new Map(), former: new Set() };
   // Of two that claim a wire tuple the relay has it: see mayTakeOver.
   for (const flow of flows) if (flow.scope !== RELAY) adoptFlow(table, flow);
   for (const flow of flows) if (flow.scope === RELAY) adoptFlow(table, flow);
@@ -93,7 +95,10 @@ export function keyOf(flow: Pick<FlowEntry, 'protocol' | 'local' | 'remote' | 's
 /** Into the mirror only: the kernel has it. */
 export function adoptFlow(table: FlowTable, flow: FlowEntry): void {
   table.flows.set(keyOf(flow), flow);
-  for (const [wire] of wiresOf(flow)) table.wires.set(flowKey(wire), keyOf(flow));
+  for (const [wire] of wiresOf(flow)) {
+    table.wires.set(flowKey(wire), keyOf(flow));
+    table.former.delete(flowKey(wire));
+  }
 }
 
 /** Out of the mirror only, by `keyOf`; answers with the wire tuples that were the flow's: another may have taken one over. */

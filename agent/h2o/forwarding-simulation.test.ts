@@ -39,7 +39,7 @@ const session = derived;
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex');
 const NAME = { cell: hex(pair.cell), tag: hex(sessionTag(pair)) };
 const HELD: PeerState = { pair, secretKey: peerKeys.secretKey, epoch: 5, armed: [], session };
-const HOLD = createHold(session, 6, true);
+const HOLD = createHold(session, 6, { padded: true });
 const endpoint = (address: string, port: number) => ({ address, port });
 const labelTo = (virtual: string, port: number, wire: string): Label => ({
   protocol: 'tcp',

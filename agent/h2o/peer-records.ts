@@ -1,6 +1,13 @@
 /** What a host keeps of the cells that its processes talk to, in memory and on disk. */
 import { randomInt } from 'node:crypto';
-import { type FlowId, type LocalHalf, RELAY, type RemoteHalf, type WireSlot } from '../datapath/model.ts';
+import {
+  type FlowId,
+  type LocalHalf,
+  RELAY,
+  type RemoteHalf,
+  type RoomCounts,
+  type WireSlot,
+} from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
 import { Store } from '../state/store.ts';
 import type { PeerState } from '../wire/h2o-peer.ts';
@@ -59,6 +66,10 @@ export type PeerRecord = {
   hops?: number | undefined;
   /** Addresses of the host where its messages begin their way here, if that is another one. */
   passedFrom?: readonly string[] | undefined;
+  /** Datagrams to the cell wait: it is suspended, or has only just come back. */
+  waits?: boolean | undefined;
+  /** What became of those that waited last. */
+  datagrams?: RoomCounts | undefined;
   /** The one address that this side's key of the pair was sent to; `several` if there were more. */
   keyAt?: string | undefined;
   /** Endpoints of the cell that it was seen at from here. */

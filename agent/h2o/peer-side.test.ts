@@ -63,6 +63,7 @@ class FakeDatapath {
   putSide = (side: Side) => this.#note('putSide', side);
   removeSide = (id: number) => this.#note('removeSide', id);
   putRemotes = (halves: readonly RemoteHalf[]) => this.#note('putRemotes', halves);
+  hasRoom = () => false;
   putLocals = async () => undefined;
   expect = async () => undefined;
   removeLocals = async () => undefined;

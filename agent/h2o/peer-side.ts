@@ -44,6 +44,7 @@ import { Admission } from './admission.ts';
 import { endHeldSockets } from './end-held-sockets.ts';
 import { Follows } from './follows.ts';
 import { type Handed, HandedOver } from './handed-over.ts';
+import { HeldDatagrams } from './held-datagrams.ts';
 import { HeldEnds, handedTo } from './held-ends.ts';
 import { HeldSockets } from './held-sockets.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
@@ -117,6 +118,7 @@ export class PeerSide {
   readonly #heldSockets: HeldSockets;
   readonly #views: () => readonly NetworkView[];
   readonly #wakes: Wakes;
+  readonly #heldDatagrams: HeldDatagrams;
   /** Made while a cell is armed, for the ACK of its MOVE. */
   readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
   #sweeping: NodeJS.Timeout | undefined;
@@ -164,6 +166,8 @@ export class PeerSide {
     this.#heldEnds = new HeldEnds({ datapath, records, slots });
     this.#handedOver = new HandedOver(socket, `${directory}/handed-over`);
     this.#wakes = new Wakes({ datapath, views, log });
+    const heldDatagrams = new HeldDatagrams({ datapath, records, log });
+    this.#heldDatagrams = heldDatagrams;
     this.#cells = new RemoteCells({
       datapath,
       records,
@@ -173,6 +177,7 @@ export class PeerSide {
       turns,
       heldSockets,
       wakes: this.#wakes,
+      heldDatagrams,
       dropEnded,
       log,
     });
@@ -186,6 +191,7 @@ export class PeerSide {
   start(isLeaving: (id: FlowId) => boolean, adoptNew: () => Promise<void> = async () => {}): void {
     this.#admission.start(isLeaving, adoptNew);
     this.#records.load();
+    this.#heldDatagrams.resume();
     this.#follows.load();
     this.ownEnds.load();
     this.#handedOver.load();
@@ -211,12 +217,13 @@ export class PeerSide {
     this.#wakes.stop();
     await this.#turns.idle();
     await this.#heldSockets.idle();
+    await this.#heldDatagrams.idle();
   }
 
   /** One row a cell, for `osmosis ps` and `osmosis datapath`. */
   list(): RemoteCellFact[] {
     return this.#records.all().map((record) => {
-      const { cell, state, flows, armedAt, heldAt, plainAt } = record;
+      const { cell, state, flows, armedAt, heldAt, plainAt, waits, datagrams } = record;
       const epoch = state?.pair.epoch ?? 0;
       const there = epoch > 0 || cell === '' ? 'moved' : 'home';
       const away = heldAt !== undefined ? 'held' : armedAt !== undefined ? 'armed' : there;
@@ -228,6 +235,8 @@ export class PeerSide {
         wire: [...new Set([...flows.values()].map((flow) => placeOf(flow, record)?.endpoint.address ?? ''))],
         ...(heldAt !== undefined && { held_since: heldAt }),
         relays: relaysOf(record),
+        ...(waits && { datagrams_wait: true }),
+        ...(datagrams && { datagrams: { ...datagrams, lost: datagrams.came - datagrams.left } }),
         ...(record.follow && { follow: { ...record.follow, labels: [...record.follow.labels] } }),
       };
     });
@@ -595,6 +604,8 @@ export class PeerSide {
       this.#trust.refuse(by.address, by.identity);
       return this.#socket.drop('untrusted');
     }
+    // As if it were lost: it comes again.
+    if (consumed.outcome === 'accepted' && isPause(consumed.message) && !this.#cells.canPause(record)) return;
     if (consumed.outcome === 'accepted') {
       await this.#apply(record, consumed.message);
       record.state = consumed.state;
@@ -628,7 +639,7 @@ export class PeerSide {
       case 'move':
         return this.#cells.move(record, message.labels);
       case 'hold':
-        return this.#cells.hold(record);
+        return message.udp === 'pause' ? this.#cells.pause(record) : this.#cells.hold(record, message.udp);
       case 'arm':
         for (const { wire } of message.labels.slice(0, 1)) this.#socket.expect(wire.address);
         return this.#cells.armListed(record, message.labels);
@@ -649,6 +660,10 @@ export class PeerSide {
     await endHeldSockets(record, this.#views());
     await this.#cells.forget(record);
   }
+}
+
+function isPause(message: Accepted): boolean {
+  return message.type === 'hold' && message.udp === 'pause';
 }
 
 /** Where the endpoints of the cell will be, by endpointKey. */

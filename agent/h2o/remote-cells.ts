@@ -6,8 +6,9 @@ import { keyOf } from '../datapath/table.ts';
 import { OsmosisError } from '../error.ts';
 import type { Turns } from '../turns.ts';
 import type { Ended } from '../wire/h2o-follow.ts';
-import type { Label } from '../wire/h2o-layout.ts';
+import type { Label, UdpPolicy } from '../wire/h2o-layout.ts';
 import { Follows } from './follows.ts';
+import type { HeldDatagrams } from './held-datagrams.ts';
 import type { HeldSockets } from './held-sockets.ts';
 import type { OwnEnds } from './own-ends.ts';
 import { isAway, isPlain, onlySlot } from './peer-flows.ts';
@@ -28,6 +29,7 @@ type Needs = {
   readonly turns: Turns;
   readonly heldSockets: HeldSockets;
   readonly wakes: Wakes;
+  readonly heldDatagrams: HeldDatagrams;
   /** A label may have belonged to a cell that has ended: its flows must not be in the way. */
   readonly dropEnded: () => Promise<void>;
   readonly log: { info(fields: object, message: string): void };
@@ -143,6 +145,9 @@ export class RemoteCells {
     await this.#needs.datapath.putLocals(armed.flatMap(({ own }) => own ?? []));
     await this.#put(record, armed);
     record.armedAt = Date.now();
+    // Where it is: it is to be suspended.
+    const isStaying = armed.every(({ wireRemote }) => wireRemote.includes(undefined));
+    if (isStaying && record.heldAt === undefined) this.#needs.heldDatagrams.prepare(record);
   }
 
   /** The same for what a sealed part of an arming says of the flows that the cell has here already, or has claimed. */
@@ -179,6 +184,7 @@ export class RemoteCells {
       active: record.active,
       accept: BOTH_SLOTS,
       ifindex: 0,
+      ...waitingOf(record),
     });
   }
 
@@ -188,16 +194,38 @@ export class RemoteCells {
   }
 
   /** Packets to the cell go to its active slot, and come from there only. */
-  async #switch({ side: id, active }: PeerRecord, state: 'moved' | 'held'): Promise<void> {
-    await this.#needs.datapath.putSide({ id, state, active, accept: acceptOf(active), ifindex: 0 });
+  async #switch(record: PeerRecord, state: 'moved' | 'held'): Promise<void> {
+    const { side: id, active } = record;
+    const accept = acceptOf(active);
+    await this.#needs.datapath.putSide({ id, state, active, accept, ifindex: 0, ...waitingOf(record) });
+  }
+
+  /** False: it takes a moment more until datagrams can wait. */
+  canPause(record: PeerRecord): boolean {
+    return !isArmedOnly(record) || this.#needs.heldDatagrams.isReady(record);
+  }
+
+  /** About to be frozen, and then suspended: datagrams wait, and nothing else changes until that is so or is taken back. */
+  async pause(record: PeerRecord): Promise<void> {
+    const { side: id, active } = record;
+    if (!isArmedOnly(record) || !this.#needs.heldDatagrams.pause(record)) return;
+    const waiting = { accept: BOTH_SLOTS, ifindex: 0, ...waitingOf(record) };
+    await this.#needs.datapath.putSide({ id, state: 'armed', active, ...waiting });
   }
 
   /** Suspended for any length of time: what is armed stays so. */
-  async hold(record: PeerRecord): Promise<void> {
+  async hold(record: PeerRecord, udp: UdpPolicy): Promise<void> {
+    const isFirst = record.heldAt === undefined;
     record.armedAt = undefined;
     if (record.heldAt !== undefined) record.claimedAt = Date.now();
     record.heldAt ??= Date.now();
     this.#needs.wakes.end(record);
+    if (isFirst)
+      this.#needs.heldDatagrams.hold(record, udp, () =>
+        this.#needs.turns.run(async () => {
+          if (record.heldAt !== undefined) await this.#switch(record, 'held');
+        }),
+      );
     await this.#switch(record, 'held');
     this.#needs.heldSockets.lift(record);
   }
@@ -216,6 +244,7 @@ export class RemoteCells {
     record.heldAt = undefined;
     record.hops = undefined;
     record.claimedAt = undefined;
+    this.#needs.heldDatagrams.release(record);
     await this.#needs.follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];
@@ -287,6 +316,7 @@ export class RemoteCells {
   async disarm(record: PeerRecord): Promise<void> {
     if (record.armedAt === undefined) return;
     record.armedAt = undefined;
+    if (record.heldAt === undefined) this.#needs.heldDatagrams.release(record);
     // A suspended one is nowhere, also where its flows began.
     const still =
       record.heldAt === undefined ? [...record.flows.values()].filter((flow) => !isAway(flow, record)) : [];
@@ -356,6 +386,14 @@ export class RemoteCells {
 
 function wiresOf(labels: readonly Label[]): ReadonlyMap<string, Endpoint> {
   return new Map(labels.map(({ protocol, virtual, wire }) => [endpointKey(protocol, virtual), wire]));
+}
+
+function isArmedOnly({ armedAt, heldAt }: PeerRecord): boolean {
+  return armedAt !== undefined && heldAt === undefined;
+}
+
+function waitingOf({ waits }: PeerRecord): { waits?: true } {
+  return waits ? { waits: true } : {};
 }
 
 function claimedBy({ claims }: PeerRecord): FlowId[] {

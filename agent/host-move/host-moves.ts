@@ -2,6 +2,7 @@
  * A host that moves: keeps the connections of its cells when this host changes its address. Their sockets go on with the old
  * one, which from then on is a virtual endpoint; their peers are told by a MOVE under keys that were exchanged before.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import { endpointKey, type Flow, flowKey, type Protocol } from '../address.ts';
 import type { Cell } from '../cell/registry.ts';
@@ -14,7 +15,17 @@ import { startTicks } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { Turns } from '../turns.ts';
 import { Lane, type LaneRecord } from './lane.ts';
-import { hasMoved, isPlain, type KeptFlow, movedFlows, parseUsable, type Wanted } from './places.ts';
+import { checkLeavable } from './leaving.ts';
+import {
+  hasMoved,
+  isPlain,
+  type KeptFlow,
+  movedFlows,
+  parseGoing,
+  parseUsable,
+  type Wanted,
+  wireAddress,
+} from './places.ts';
 import { isRegistered } from './registered.ts';
 import { peerOf, Registration } from './registration.ts';
 import { AddressWatch } from './watch.ts';
@@ -29,6 +40,9 @@ const ATTACHED_MS_MAX = 2_000;
 /** Addresses are read this often, whatever is told of them. */
 const ADDRESSES_MS_MAX = 5_000;
 const COMMAND_MS_MAX = 5_000;
+/** `leave` waits so long for the peers to acknowledge. */
+const LEAVE_MS_MAX = 10_000;
+const LEAVE_LOOK_MS = 20;
 /** A flow is forgotten when its socket is missing in this many looks in a row. */
 const LOOKS_MISSING_MAX = 2;
 
@@ -46,6 +60,8 @@ export class HostMoves {
   #labels = new Map<string, { protocol: Protocol; port: number }>();
   #timer: NodeJS.Timeout | undefined;
   #usable: ReadonlySet<string> = new Set();
+  /** Of those: what flows are to leave. */
+  #going: ReadonlySet<string> = new Set();
   #readAt = Number.NEGATIVE_INFINITY;
   #restUntil = 0;
   #looking = false;
@@ -209,6 +225,8 @@ export class HostMoves {
     });
     if (failed) throw new Error(shortMessage);
     this.#usable = parseUsable(stdout, kept.all);
+    kept.forgetLeft(this.#usable);
+    this.#going = new Set([...parseGoing(stdout, kept.all), ...kept.left]);
     // A cell that has just gone was perhaps one with addresses of another host.
     const isOfHost = (cell: Cell | undefined) => cell !== undefined && cell.link === undefined;
     const lanes = [...this.#lanes.values()].filter(({ cell }) => isOfHost(this.#cellOf(cell)));
@@ -246,10 +264,10 @@ export class HostMoves {
     if (cell === undefined || lane.isMoving || this.#context.registry.isLocked(cell.id)) return;
     const isInside = cell.link !== undefined;
     const flows = [...lane.flows.values()];
-    const here = { usable: this.#usable, isInside, source: undefined };
+    const here = { usable: this.#usable, going: this.#going, isInside, source: undefined };
     const isGone = ({ local, wireLocal }: KeptFlow) =>
       !this.#usable.has(wireLocal.address) && (isInside || !this.#usable.has(local.address));
-    if (!flows.some((flow) => isGone(flow) || hasMoved(flow, here))) return;
+    if (!flows.some((flow) => isGone(flow) || isGoing(flow, here) || hasMoved(flow, here))) return;
     const route = await routeTo(lane.peer).catch(() => undefined);
     if (route === undefined) return;
     const wanted = { ...here, source: this.#sourceOf(route, lane.peer) };
@@ -272,8 +290,36 @@ export class HostMoves {
 
   /** A route may say to come from an address that is kept for its sockets only. */
   #sourceOf({ source }: Route, peer: string): string | undefined {
-    if (this.#usable.has(source)) return source;
-    return [...this.#usable].find((address) => address.includes(':') === peer.includes(':'));
+    const isSame = (address: string) => address.includes(':') === peer.includes(':');
+    if (this.#usable.has(source) && !this.#going.has(source)) return source;
+    return [...this.#usable].find((address) => isSame(address) && !this.#going.has(address));
+  }
+
+  /**
+   * Flows leave these addresses of this host, while they work: their peers are told, and nothing is lost on the way. `undo`:
+   * they may stay. Answers with the peers that have not acknowledged in time; they are told on.
+   * @throws OsmosisError USAGE where one is no address of this host, or there is no other to go to; nothing is changed.
+   */
+  async leave(addresses: readonly string[], undo: boolean): Promise<string[]> {
+    const { kept } = this.#context;
+    await this.#turns.run(() => this.#readAddresses());
+    if (!undo) checkLeavable(addresses, this.#usable, new Set([...this.#going, ...addresses]));
+    for (const address of addresses) kept.leave(address, undo);
+    const untold = () => [...this.#lanes.values()].filter((lane) => lane.isMoving || this.#isStaying(lane));
+    this.#changed();
+    for (const end = Date.now() + LEAVE_MS_MAX; Date.now() < end; ) {
+      await this.#turns.idle();
+      if (untold().length === 0) break;
+      await sleep(LEAVE_LOOK_MS);
+    }
+    return [...new Set(untold().map(({ peer }) => peer))];
+  }
+
+  /** It has flows by an address that they are to leave. */
+  #isStaying({ cell, flows }: Lane): boolean {
+    const isInside = this.#cellOf(cell)?.link !== undefined;
+    const here = { usable: this.#usable, going: this.#going, isInside, source: undefined };
+    return [...flows.values()].some((flow) => isGoing(flow, here));
   }
 
   /** One label an endpoint, whatever the number of its peers. */
@@ -360,6 +406,11 @@ export class HostMoves {
   #lanesOf(cell: string): Lane[] {
     return [...this.#lanes.values()].filter((lane) => lane.cell === cell);
   }
+}
+
+/** By an address that is to be left. */
+function isGoing(flow: KeptFlow, { going = new Set(), ...here }: Wanted): boolean {
+  return going.has(flow.wireLocal.address) && wireAddress(flow, { ...here, going }) === undefined;
 }
 
 function laneKey({ cell, peer }: Pick<LaneRecord, 'cell' | 'peer'>): string {

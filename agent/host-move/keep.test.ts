@@ -12,7 +12,7 @@ function agent() {
   const context = { registry } as AgentContext;
   const peers = [{ peer: '10.77.4.2', flows: 1, away: 0, told: true, agent: true }];
   const say = (params: Partial<typeof ASK> & { name?: string }) =>
-    keep(context, { describe: () => peers }, { ...ASK, ...params });
+    keep(context, { describe: () => peers, leave: async () => [] }, { ...ASK, ...params });
   return { registry, peers, say };
 }
 

@@ -8,10 +8,14 @@ import type { HostMoves } from './host-moves.ts';
 /** Without targets everything is listed and nothing changed. @throws OsmosisError NO_SUCH_TARGET, before anything is. */
 export async function keep(
   context: AgentContext,
-  moves: Pick<HostMoves, 'describe'>,
-  { targets, name, placement = {}, end, dry_run }: Params<'keep'>,
-): Promise<{ cells: KeptCell[] }> {
+  moves: Pick<HostMoves, 'describe' | 'leave'>,
+  { targets, name, placement = {}, end, dry_run, leave = [] }: Params<'keep'>,
+): Promise<{ cells: KeptCell[]; untold?: string[] }> {
   const { registry } = context;
+  if (leave.length > 0) {
+    const untold = dry_run ? [] : await moves.leave(leave, end);
+    return { cells: registry.all().map((cell) => describe(cell, moves)), untold };
+  }
   if (targets.length === 0) return { cells: registry.all().map((cell) => describe(cell, moves)) };
   const cells = targets.map((target) => registry.resolve(target, targets.length === 1 ? name : undefined));
   for (const { id } of cells) registry.checkFree(id);

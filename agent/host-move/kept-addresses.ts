@@ -20,6 +20,7 @@ export class KeptAddresses {
   readonly #log: Log;
   readonly #kept: Set<string>;
   #away: ReadonlySet<string> = new Set();
+  readonly #left: Set<string>;
 
   /** `directory`: where an agent that comes back finds what is kept. */
   constructor(directory: string, log: Log) {
@@ -27,6 +28,7 @@ export class KeptAddresses {
     this.#log = log;
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     this.#kept = new Set(this.#notes('address'));
+    this.#left = new Set(this.#notes('leave'));
   }
 
   get all(): ReadonlySet<string> {
@@ -36,6 +38,26 @@ export class KeptAddresses {
   /** This host has it for its sockets only: nobody reaches it here. */
   isAway(address: string): boolean {
     return this.#away.has(address);
+  }
+
+  /** Addresses that the operator is about to take away: flows go by others. */
+  get left(): ReadonlySet<string> {
+    return this.#left;
+  }
+
+  leave(address: string, undo: boolean): void {
+    if (undo) {
+      this.#left.delete(address);
+      rmSync(this.#note('leave', address), { force: true });
+    } else {
+      writeFileSync(this.#note('leave', address), '', { mode: 0o600 });
+      this.#left.add(address);
+    }
+  }
+
+  /** One that has gone is left, and may come back as any other. */
+  forgetLeft(usable: ReadonlySet<string>): void {
+    for (const address of this.#left) if (!usable.has(address)) this.leave(address, true);
   }
 
   /** Exactly `wanted` is kept from here on. `usable`: what other devices have. */
@@ -93,13 +115,13 @@ export class KeptAddresses {
     writeFileSync(settingPath(name), String(value));
   }
 
-  #notes(kind: 'address' | 'setting'): string[] {
+  #notes(kind: 'address' | 'leave' | 'setting'): string[] {
     return readdirSync(this.#directory)
       .filter((file) => file.startsWith(`${kind} `))
       .map((file) => file.slice(kind.length + 1));
   }
 
-  #note(kind: 'address' | 'setting', name: string): string {
+  #note(kind: 'address' | 'leave' | 'setting', name: string): string {
     return join(this.#directory, `${kind} ${name}`);
   }
 }

@@ -4,10 +4,12 @@
  * answer what it does not know with a reset.
  */
 import { randomInt } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { endpointKey, flowKey } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
+import type { Tuple } from '../datapath/layout.ts';
 import { acceptOf, type LocalHalf, type Side } from '../datapath/model.ts';
 import { messageOf } from '../error.ts';
 import { type Arming, createArming, sendArming } from '../h2o/arming.ts';
@@ -31,7 +33,14 @@ export type LaneRecord = {
   readonly announcement?: AnnouncementRecord | undefined;
   /** Before it: labels that it names by digest, since they are more than it can list. */
   readonly arming?: Arming | undefined;
+  /** Where the flows were before, on the wire: what is on its way to there is let in for a while. */
+  readonly former?: readonly Tuple[] | undefined;
+  /** Datagrams of the flows wait. */
+  readonly waits?: boolean | undefined;
 };
+
+/** What a peer has sent before it knew the new address arrives within this, if at all. */
+const FORMER_MS = 2_000;
 
 export type LaneNeeds = {
   readonly datapath: Datapath;
@@ -55,26 +64,25 @@ export class Lane {
   readonly flows: Map<string, KeptFlow>;
   #announcement: Announcement | undefined;
   #arming: Arming | undefined;
+  #former: readonly Tuple[];
+  /** Datagrams of its flows wait, or are just being let out. */
+  #waits = false;
+  /** What a move has left behind is being taken away. */
+  #isTidying = false;
   /** Its side is in the datapath. */
   #isEntered = false;
 
-  constructor(
-    needs: LaneNeeds,
-    {
-      cell,
-      peer,
-      side,
-      flows,
-      announcement,
-      arming,
-    }: Omit<LaneRecord, 'side' | 'flows'> & Partial<LaneRecord>,
-  ) {
+  constructor(needs: LaneNeeds, record: Omit<LaneRecord, 'side' | 'flows'> & Partial<LaneRecord>) {
+    const { cell, peer, side, flows = [], announcement, arming, former = [], waits = false } = record;
     this.#needs = needs;
     this.cell = cell;
     this.peer = peer;
     this.#side = side ?? randomInt(1, 2 ** 31);
-    this.flows = new Map((flows ?? []).map((flow) => [flowKey(flow), flow]));
+    this.flows = new Map(flows.map((flow) => [flowKey(flow), flow]));
     this.#arming = arming;
+    this.#former = former;
+    this.#waits = waits;
+    this.#isEntered = former.length > 0 || flows.some(({ localSide }) => localSide === this.#side);
     this.#announcement = announcement && Announcement.adopt(needs.socket, announcement, this.#stop.signal);
   }
 
@@ -88,12 +96,14 @@ export class Lane {
       flows: [...this.flows.values()],
       announcement,
       arming: this.#arming,
+      former: this.#former,
+      waits: this.#waits,
     };
   }
 
   /** A MOVE waits for its ACK: the next one can only be made of what that says. */
   get isMoving(): boolean {
-    return this.#announcement !== undefined;
+    return this.#announcement !== undefined || this.#waits || this.#isTidying;
   }
 
   get isAway(): boolean {
@@ -108,6 +118,7 @@ export class Lane {
   /** After a restart. */
   resume(): void {
     if (this.#announcement !== undefined) void this.#announce(this.#announcement);
+    else if (this.#isEntered) void this.#letOut().then(() => this.#forgetFormer());
   }
 
   /** These flows are at another place from now on; the others stay. `route`: to the peer, by a device that is attached. */
@@ -134,9 +145,11 @@ export class Lane {
         'more endpoints than can be announced: their connections are not kept',
       );
     this.#isEntered = true;
-    await datapath.putSide(this.#sideIn('queued', cell));
     const halves = going.map((flow) => ({ ...flow, localSide: this.#side, path: route.ifindex }));
-    await datapath.putLocals(entered(halves));
+    this.#waits = await this.#hasRoomFor(entered(halves));
+    await datapath.putSide(this.#sideIn('queued', cell));
+    const former = await datapath.moveLocals(entered(halves));
+    this.#former = [...this.#former, ...former];
     for (const half of halves) this.flows.set(flowKey(half), half);
     if (!areListed(labels)) this.#arming = createArming(this.peer, session, ++keys.last, labels);
     const transaction = this.#arming?.transaction ?? newTransaction();
@@ -185,6 +198,7 @@ export class Lane {
   async close(): Promise<void> {
     const { datapath } = this.#needs;
     this.#stop.abort();
+    await datapath.removeWays(this.#former);
     // Nothing of it was ever entered: nothing is to be loaded for that.
     if (!this.#isEntered) return;
     const locals = await datapath.locals([...this.flows.values()]);
@@ -231,16 +245,65 @@ export class Lane {
       { cell: cell.name, peer: this.peer, ms: announcement.roundTripMs },
       'the peer knows the new address',
     );
+    await this.#letOut();
     const all = [...this.flows.values()];
-    this.#isEntered = cell.link === undefined && this.isAway;
     if (cell.link !== undefined) await this.#giveBack(cell, all);
     else await datapath.removeLocals(all.filter((flow) => isPlain(flow) && flow.localSide === this.#side));
-    if (!this.#isEntered) await datapath.removeSide(this.#side);
     for (const flow of all)
       if (isPlain(flow) || cell.link !== undefined)
         this.flows.set(flowKey(flow), { ...flow, localSide: cell.side });
     save(this);
-    await datapath.removeIfEmpty();
+    void this.#forgetFormer();
+  }
+
+  /** Datagrams that are said meanwhile wait, rather than being said from where the peer does not expect them. */
+  async #hasRoomFor(halves: readonly LocalHalf[]): Promise<boolean> {
+    const { datapath, log } = this.#needs;
+    if (!halves.some(({ protocol }) => protocol === 'udp')) return false;
+    const isThere = await datapath.openRoom(this.#side).catch(() => false);
+    if (!isThere)
+      log.warn({ peer: this.peer }, 'no room for datagrams: those said before the peer knows are dropped');
+    return isThere;
+  }
+
+  async #letOut(): Promise<void> {
+    if (!this.#waits) return;
+    const { datapath, log } = this.#needs;
+    const counts = await datapath.releaseRoom(this.#side).finally(() => {
+      this.#waits = false;
+    });
+    if (counts !== undefined && counts.came > 0)
+      log.info(
+        { peer: this.peer, ...counts, lost: counts.came - counts.left },
+        'datagrams have waited for this peer',
+      );
+  }
+
+  /** And the side, where it is of no more use: the former ways in have needed it. */
+  async #forgetFormer(): Promise<void> {
+    const { datapath, registry, log, save } = this.#needs;
+    const former = this.#former;
+    if (former.length > 0)
+      await sleep(FORMER_MS, undefined, { signal: this.#stop.signal }).catch(() => undefined);
+    // Whoever closes it sees to that as well; and it may be on its way again.
+    if (this.#stop.signal.aborted || this.isMoving) return;
+    this.#isTidying = true;
+    try {
+      await datapath.removeWays(former);
+      this.#former = this.#former.filter((way) => !former.includes(way));
+      const cell = registry.isRegistered(this.cell) ? registry.get(this.cell) : undefined;
+      this.#isEntered = cell?.link === undefined && this.isAway;
+      if (!this.#isEntered) await datapath.removeSide(this.#side);
+      save(this);
+      await datapath.removeIfEmpty();
+    } catch (error) {
+      log.warn(
+        { peer: this.peer, error: messageOf(error) },
+        'what a host move has left behind is there still',
+      );
+    } finally {
+      this.#isTidying = false;
+    }
   }
 
   /** A cell with a network of its own has one side for all its peers. */
@@ -269,7 +332,8 @@ export class Lane {
 
   /** `queued`: what the peer says once it knows comes in, what is said to it waits to be said again. */
   #sideIn(state: 'queued' | 'home', { link }: Cell): Side {
-    return { id: this.#side, state, active: 0, accept: acceptOf(0), ifindex: link?.ifindex ?? 0 };
+    const waits = this.#waits;
+    return { id: this.#side, state, active: 0, accept: acceptOf(0), ifindex: link?.ifindex ?? 0, waits };
   }
 }
 

@@ -1,5 +1,13 @@
 import { describe, expect, test } from 'vitest';
-import { hasMoved, type KeptFlow, labelsOf, movedFlows, parseUsable, wireAddress } from './places.ts';
+import {
+  hasMoved,
+  type KeptFlow,
+  labelsOf,
+  movedFlows,
+  parseGoing,
+  parseUsable,
+  wireAddress,
+} from './places.ts';
 
 const OLD = '10.77.1.2';
 const NEW = '10.77.6.2';
@@ -32,6 +40,40 @@ describe('what this host can be reached by', () => {
     ["the loopback device's own", [link('lo', [address('192.0.2.1')])], ['192.0.2.1']],
   ])('%s', (_, links, found) => {
     expect([...parseUsable(JSON.stringify(links), new Set([OLD]))]).toEqual(found);
+  });
+});
+
+describe('what is about to go', () => {
+  const lifetimes = (more: object) =>
+    JSON.stringify([
+      { ifname: 'eth0', flags: ['LOWER_UP'], addr_info: [{ local: OLD, scope: 'global', ...more }] },
+    ]);
+
+  test.each([
+    ['a deprecated address whose lease ends', { deprecated: true, valid_life_time: 60 }, [OLD]],
+    ['not one that is deprecated for ever', { deprecated: true, valid_life_time: 0xffff_ffff }, []],
+    ['not one whose lease will be renewed', { valid_life_time: 60 }, []],
+  ])('%s', (_, more, going) => {
+    expect([...parseGoing(lifetimes(more), new Set())]).toEqual(going);
+  });
+
+  const leaving = (usable: readonly string[], source?: string) => ({
+    ...host(usable, source),
+    going: new Set([OLD]),
+  });
+  test.each([
+    ['goes to the new one while the old one works', plain, leaving([OLD, NEW], NEW), NEW],
+    [
+      'goes on from a place that is about to go',
+      { ...away, wireLocal: { address: OLD, port: 1 } },
+      leaving([OLD, NEW], NEW),
+      NEW,
+    ],
+    ['stays where there is no other', plain, leaving([OLD], OLD), OLD],
+    ['that is bound to no address speaks as the kernel has it', loose, leaving([OLD, NEW], NEW), OLD],
+    ['is elsewhere already', away, leaving([OLD, NEW], NEW), NEW],
+  ])('a flow %s', (_, flow, wanted, address) => {
+    expect(wireAddress(flow, wanted)).toBe(address);
   });
 });
 

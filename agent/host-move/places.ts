@@ -19,26 +19,49 @@ export type KeptFlow = LocalHalf & {
  * `kept`: what was put on the loopback device only so that sockets go on; it does not count there.
  */
 export function parseUsable(text: string, kept: ReadonlySet<string>): Set<string> {
-  const links = JSON.parse(text) as {
-    ifname?: string;
-    flags?: string[];
-    addr_info?: { local?: string; scope?: string; tentative?: boolean }[];
-  }[];
-  return new Set(
-    links.flatMap(({ ifname, flags = [], addr_info = [] }) =>
-      flags.includes('LOWER_UP')
-        ? addr_info.flatMap(({ local, scope, tentative }) => {
-            const isOurs = ifname === 'lo' && (local === undefined || kept.has(local));
-            const isReachable = scope === 'global' && tentative !== true;
-            return local === undefined || isOurs || !isReachable ? [] : [local];
-          })
-        : [],
-    ),
+  return new Set(usableOf(text, kept).map(({ local }) => local));
+}
+
+/**
+ * Of those the ones that are about to go: deprecated, and valid for a limited time only. (One that is deprecated for ever is
+ * an ordinary address that new connections are not to begin with.)
+ */
+export function parseGoing(text: string, kept: ReadonlySet<string>): Set<string> {
+  const going = usableOf(text, kept).filter(
+    ({ deprecated, valid_life_time: valid }) =>
+      deprecated === true && valid !== undefined && valid < FOR_EVER,
+  );
+  return new Set(going.map(({ local }) => local));
+}
+
+/** In JSON of `ip addr`: a lifetime without end. */
+const FOR_EVER = 0xffff_ffff;
+
+type AddressFact = {
+  local?: string;
+  scope?: string;
+  tentative?: boolean;
+  deprecated?: boolean;
+  valid_life_time?: number;
+};
+
+function usableOf(text: string, kept: ReadonlySet<string>): (AddressFact & { local: string })[] {
+  const links = JSON.parse(text) as { ifname?: string; flags?: string[]; addr_info?: AddressFact[] }[];
+  return links.flatMap(({ ifname, flags = [], addr_info = [] }) =>
+    flags.includes('LOWER_UP')
+      ? addr_info.flatMap(({ local, ...more }) => {
+          const isOurs = ifname === 'lo' && (local === undefined || kept.has(local));
+          const isReachable = more.scope === 'global' && more.tentative !== true;
+          return local === undefined || isOurs || !isReachable ? [] : [{ local, ...more }];
+        })
+      : [],
   );
 }
 
 export type Wanted = {
   readonly usable: ReadonlySet<string>;
+  /** Those of them that flows are to leave, while they still work; where there is no other, they stay. */
+  readonly going?: ReadonlySet<string>;
   /** The cell has a network of its own: no address of the host's stands for its endpoints themselves. */
   readonly isInside: boolean;
   /** With which address this host now reaches the peer; undefined where there is none. */
@@ -47,13 +70,16 @@ export type Wanted = {
 
 /** The address on the wire; undefined where there is none at the moment, so that nothing is to be changed. */
 export function wireAddress(
-  { local, wireLocal }: Pick<KeptFlow, 'local' | 'wireLocal'>,
-  { usable, isInside, source }: Wanted,
+  { local, wireLocal, isLoose }: Pick<KeptFlow, 'local' | 'wireLocal' | 'isLoose'>,
+  { usable, going = new Set(), isInside, source }: Wanted,
 ): string | undefined {
-  if (!isInside && usable.has(local.address)) return local.address;
-  if (usable.has(wireLocal.address)) return wireLocal.address;
-  if (source === undefined || !usable.has(source)) return undefined;
-  return source.includes(':') === local.address.includes(':') ? source : undefined;
+  // What is bound to no address speaks as the kernel has it, for as long as that is there.
+  const stays = (address: string) => usable.has(address) && (isLoose === true || !going.has(address));
+  if (!isInside && stays(local.address)) return local.address;
+  if (stays(wireLocal.address)) return wireLocal.address;
+  const isSource = source !== undefined && usable.has(source);
+  if (isSource && source.includes(':') === local.address.includes(':')) return source;
+  return undefined;
 }
 
 /** Whether a flow has to be told of: `wireAddress` is another one than now. */

@@ -49,9 +49,12 @@ export class Holding {
     return this.silent;
   }
 
-  async #send({ peer, epoch, cell, tag, toPeer, toCell }: PeerSession, signal: AbortSignal): Promise<void> {
+  async #send(
+    { peer, epoch, udp, cell, tag, toPeer, toCell }: PeerSession,
+    signal: AbortSignal,
+  ): Promise<void> {
     const session = { cell, tag, toPeer, toCell };
-    const datagram = createHold(session, epoch, this.#padded);
+    const datagram = createHold(session, epoch, { ...(udp && { udp }), padded: this.#padded });
     const sent = { type: 'hold', epoch } as const;
     const ack = await sendUntilAcknowledged(this.#socket, peer, { session, sent, datagram }, signal);
     if (ack?.acknowledged === 'hold' && ack.ends !== undefined) this.ends.set(peer, ack.ends);

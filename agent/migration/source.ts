@@ -33,7 +33,7 @@ import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { areListed, LABELS_LISTED_MAX } from '../wire/h2o-labels.ts';
-import { isDrop } from '../wire/h2o-layout.ts';
+import { isDrop, type UdpPolicy } from '../wire/h2o-layout.ts';
 import { deriveSession } from '../wire/h2o-session.ts';
 import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
@@ -47,6 +47,8 @@ import { type Agreed, unaskedPeers } from './unasked.ts';
 export const FROZEN_MS_MAX = 60_000;
 /** The same where it goes into a file: it would stand still for longer anyway, and its peers forget what is armed after 600 s. */
 const SUSPENDING_MS_MAX = 300_000;
+/** Peers let datagrams wait within this (some 50 ms), or those that come while the process is saved are lost. It runs meanwhile. */
+const PAUSE_MS_MAX = 3_000;
 const HOOK_TICK_MS = 20;
 /** The last pieces of the image leave before anything else is done at the source. */
 const LOOK_AFTER_MS = 10;
@@ -111,6 +113,8 @@ export class SourceMigration {
   #labels: Label[] = [];
   /** It goes into a file, and to no host. */
   #suspends = false;
+  /** Of a suspension: what becomes of datagrams for the cell. */
+  #udp: UdpPolicy | undefined;
   #holding: Holding | undefined;
   #marked = false;
   /** Once, whoever asks first: the orchestrator, or what its going away begins. */
@@ -300,7 +304,8 @@ export class SourceMigration {
   }
 
   /** For a suspension, in place of `arm`: every peer takes the cell's flows on where they are now, to hold them later. */
-  stay(signal: AbortSignal): Promise<void> {
+  stay(signal: AbortSignal, udp?: UdpPolicy): Promise<void> {
+    this.#udp = udp;
     return this.#during(signal, (either) => this.#stay(either));
   }
 
@@ -450,6 +455,8 @@ export class SourceMigration {
 
   async #freeze(signal: AbortSignal): Promise<Frozen> {
     if (!this.#isAlive()) throw this.#exited();
+    const pausing = this.#suspends ? this.#deriveSessions() : undefined;
+    if (pausing !== undefined) await this.#pause(pausing, signal);
     const held = await this.#handOut();
     await this.#departure.switchTo('leaving');
     if (!this.#suspends) await this.#context.peerSide.engage(this.#cell.id);
@@ -472,7 +479,7 @@ export class SourceMigration {
     );
     this.#criu = run.exited;
     // Beside CRIU's work, never on the gap's critical path.
-    const sessions = this.#deriveSessions();
+    const sessions = pausing ?? this.#deriveSessions();
     const frozen = await markerAppears(this.#marks, 'frozen', run.exited, signal);
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
@@ -494,6 +501,27 @@ export class SourceMigration {
       return to === undefined || each.origin.includes(to) ? [] : [handedTo(to, each)];
     });
     return held;
+  }
+
+  /**
+   * What peers send from here on waits at their hosts, so that nothing is lost while the process is saved. A peer that does not
+   * answer in time goes on sending. Takes an epoch of each session.
+   */
+  async #pause(sessions: PeerSession[], signal: AbortSignal): Promise<void> {
+    const { registry, socket, log } = this.#context;
+    if (this.#udp === 'drop' || !this.#flows.some(({ protocol }) => protocol === 'udp')) return;
+    for (const keys of this.#keys.values()) keys.last++;
+    registry.save(this.#cell.id);
+    const stop = new AbortController();
+    const pausing = new Holding(
+      socket,
+      sessions.map((session) => ({ ...session, udp: 'pause' })),
+    );
+    await pausing.within(PAUSE_MS_MAX, AbortSignal.any([signal, stop.signal]));
+    stop.abort();
+    if (pausing.silent.length > 0)
+      log.warn({ peers: pausing.silent }, 'datagrams of these peers do not wait yet: some may be lost');
+    for (const session of sessions) session.epoch++;
   }
 
   get #frozenMsMax(): number {
@@ -525,9 +553,10 @@ export class SourceMigration {
           { phase: 'freeze' },
         );
       }
+      const udp = this.#udp && { udp: this.#udp };
       return unasked
         ? { peer, epoch: last, transaction, ...session, unasked }
-        : { peer, epoch: last + 1, transaction, ...session };
+        : { peer, epoch: last + 1, transaction, ...session, ...udp };
     });
   }
 

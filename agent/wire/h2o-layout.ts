@@ -60,6 +60,13 @@ export const ARM_PART_ACKNOWLEDGED = 128;
 export const BYE_REASONS = { aborted: 1, ended: 2 } as const;
 export type ByeReason = keyof typeof BYE_REASONS;
 
+/**
+ * What becomes of datagrams for a suspended cell: they wait at their sender's host, within bounds, or are dropped there.
+ * `pause`: they wait from now on, but the cell is not suspended yet.
+ */
+export const UDP_POLICIES = { hold: 0, drop: 1, pause: 2 } as const;
+export type UdpPolicy = Exclude<keyof typeof UDP_POLICIES, 'pause'>;
+
 export const VERDICTS = { undecided: 1, commit: 2, abort: 3 } as const;
 export type Verdict = keyof typeof VERDICTS;
 
@@ -109,7 +116,7 @@ export function nameOf<Name extends string>(table: Record<Name, number>, code: n
  *   3b: magic "H2O"
  *   1b: version (1)
  *   1b: type
- *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted, 2 if a receipt; ARM: part; ACK: type acknowledged, or 128 + part of an ARM; BYE: reason; VERDICT: verdict; else zero)
+ *   1b: detail (HELLO: 1 if its claims are to be kept; WELCOME: 1 if untrusted, 2 if a receipt; HOLD: what becomes of datagrams; ARM: part; ACK: type acknowledged, or 128 + part of an ARM; BYE: reason; VERDICT: verdict; else zero)
  *   1b: hops (MOVE, HOLD, BYE, FOLLOW, ARM, ACK: agents that have passed it on, HOPS_MAX at most; authenticated as zero); else zero
  *   1b: reserved, zero
  *  16b: cell id (QUERY, VERDICT: migration id)
@@ -121,6 +128,7 @@ export const HELLO_KINDS = { once: 0, kept: 1 } as const;
 const DETAILS: Partial<Record<MessageType, Readonly<Record<string, number>>>> = {
   ack: ACKNOWLEDGED,
   hello: HELLO_KINDS,
+  hold: UDP_POLICIES,
   bye: BYE_REASONS,
   verdict: VERDICTS,
   welcome: WELCOME_ANSWERS,

@@ -19,6 +19,7 @@ import {
   deriveSession,
   type Follow,
   generateKeyPair,
+  type Hold,
   open,
   type Pair,
   type Role,
@@ -50,13 +51,7 @@ function sealedOf(datagram: Uint8Array): Sealed {
 
 type More = Label & { readonly count: number; readonly portStep: number; readonly labelStep: number };
 type GoldenMove = Parameters<typeof createMove>[1] & { readonly type: 'move'; readonly more?: More };
-type Golden =
-  | GoldenMove
-  | { type: 'hold'; epoch: number; padded?: true }
-  | ({ type: 'bye' } & Parameters<typeof createBye>[1])
-  | Follow
-  | Arm
-  | Ack;
+type Golden = GoldenMove | Hold | ({ type: 'bye' } & Parameters<typeof createBye>[1]) | Follow | Arm | Ack;
 
 /** The labels of a golden MOVE; `more` stands for a row of them. */
 function labelsOf({ labels, more }: GoldenMove): Label[] {
@@ -79,7 +74,7 @@ function create(keys: Session, message: Golden): Uint8Array {
     case 'move':
       return createMove(keys, { ...message, labels: labelsOf(message) });
     case 'hold':
-      return createHold(keys, message.epoch, message.padded);
+      return createHold(keys, message.epoch, message);
     case 'bye':
       return createBye(keys, message);
     case 'follow':

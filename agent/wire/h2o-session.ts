@@ -9,7 +9,7 @@
  * Sealed with ChaCha20-Poly1305; additional data: the whole clear header, 36 bytes. Nonce, 12 bytes:
  *
  *   1b: type
- *   1b: detail (ARM: part; ACK: type acknowledged, or 128 + part of an ARM; BYE: reason)
+ *   1b: detail (HOLD: what becomes of datagrams; ARM: part; ACK: type acknowledged, or 128 + part of an ARM; BYE: reason)
  *   6b: zero
  *   4b: epoch
  *
@@ -44,6 +44,8 @@ import {
   SEALED_HEADER_BYTES,
   TAG_BYTES,
   TRANSACTION_BYTES,
+  UDP_POLICIES,
+  type UdpPolicy,
 } from './h2o-layout.ts';
 import { openBytes, SEAL_BYTES, sealBytes } from './seal.ts';
 
@@ -132,7 +134,12 @@ export type Move = {
   readonly labels: MoveLabels;
 };
 /** `padded`: as long as a datagram can be, for an answer that may have something to say. */
-export type Hold = { readonly type: 'hold'; readonly epoch: number; readonly padded?: true };
+export type Hold = {
+  readonly type: 'hold';
+  readonly epoch: number;
+  readonly udp: UdpPolicy | 'pause';
+  readonly padded?: true;
+};
 export type Bye = { readonly type: 'bye'; readonly epoch: number; readonly reason: ByeReason };
 export type Ack = {
   readonly type: 'ack';
@@ -176,9 +183,13 @@ export function createMove(
 }
 
 /** Without plaintext, or with zeros alone: the same whoever makes it. */
-export function createHold(session: Session, epoch: number, padded = false): Uint8Array {
+export function createHold(
+  session: Session,
+  epoch: number,
+  { udp = 'hold', padded = false }: { readonly udp?: Hold['udp']; readonly padded?: boolean } = {},
+): Uint8Array {
   const padding = padded ? DATAGRAM_BYTES_MAX - SEALED_HEADER_BYTES - SEAL_BYTES : 0;
-  return seal(session, { type: 'hold', detail: 0, epoch }, new Uint8Array(padding));
+  return seal(session, { type: 'hold', detail: UDP_POLICIES[udp], epoch }, new Uint8Array(padding));
 }
 
 export function createBye(
@@ -253,7 +264,7 @@ function decodePlaintext({ type, detail, epoch }: Legible, plaintext: Uint8Array
   const acknowledged = type === 'ack' ? nameOf(ACKNOWLEDGED, detail) : undefined;
   if (acknowledged === 'move') return decodeMoveAck(epoch, plaintext);
   if (acknowledged === 'hold') return withEnds({ type: 'ack', epoch, acknowledged }, byteReader(plaintext));
-  if (type === 'hold') return decodeHold(epoch, plaintext);
+  if (type === 'hold') return decodeHold(epoch, detail, plaintext);
   if (plaintext.length > 0) return { drop: 'trailing' };
   if (type === 'ack' && detail >= ARM_PART_ACKNOWLEDGED)
     return { type, epoch, acknowledged: 'arm', part: detail - ARM_PART_ACKNOWLEDGED };
@@ -269,9 +280,11 @@ function decodeMoveAck(epoch: number, plaintext: Uint8Array): Ack | Drop {
   return withEnds({ type: 'ack', epoch, acknowledged: 'move', nextPublicKey }, reader);
 }
 
-function decodeHold(epoch: number, plaintext: Uint8Array): Hold | Drop {
+function decodeHold(epoch: number, detail: number, plaintext: Uint8Array): Hold | Drop {
+  const udp = nameOf(UDP_POLICIES, detail);
+  if (udp === undefined) return { drop: 'value' };
   if (plaintext.some((byte) => byte !== 0)) return { drop: 'reserved' };
-  return plaintext.length === 0 ? { type: 'hold', epoch } : { type: 'hold', epoch, padded: true };
+  return plaintext.length === 0 ? { type: 'hold', epoch, udp } : { type: 'hold', epoch, udp, padded: true };
 }
 
 function withEnds(ack: Ack & { readonly acknowledged: 'move' | 'hold' }, reader: ByteReader): Ack | Drop {

@@ -10,24 +10,39 @@ export type KeepOptions = HostOptions & {
   /** KEY=VALUE; KEY= takes one away. */
   readonly label?: readonly string[];
   readonly end: boolean;
+  readonly leave?: string[];
   readonly dryRun: boolean;
   readonly json?: boolean;
 };
 
 export async function runKeep(targets: readonly string[], options: KeepOptions): Promise<void> {
-  const { name, end, dryRun } = options;
+  const { name, end, dryRun, leave = [] } = options;
   if (name !== undefined && targets.length !== 1)
     throw new OsmosisError('USAGE', '--name is for one process; nothing was touched');
-  if (end && targets.length === 0)
+  if (leave.length > 0 && targets.length > 0)
+    throw new OsmosisError(
+      'USAGE',
+      '--leave is for the whole host, not for single processes; nothing was touched',
+    );
+  if (leave.length > 0 && dryRun)
+    throw new OsmosisError('USAGE', '--leave has no --dry-run; nothing was touched');
+  if (end && targets.length === 0 && leave.length === 0)
     throw new OsmosisError('USAGE', '--end needs the processes or cells to let go; nothing was touched');
   const placement = parseLabels(options.label);
   await withHosts(options, async (hosts, signal) => {
     const agent = await hosts.agent(await hosts.connect(options.on));
     const named = name === undefined ? {} : { name };
-    const params = { targets: [...targets], placement, end, dry_run: dryRun, ...named };
+    const params = { targets: [...targets], placement, end, dry_run: dryRun, leave, ...named };
     const result = await agent.call('keep', params, { signal });
     if (options.json) printJson({ ok: true, ...(dryRun ? { dry_run: true } : {}), ...result });
     else process.stdout.write(keptText(result.cells, dryRun && targets.length > 0));
+    const { untold = [] } = result;
+    if (untold.length === 0) return;
+    process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
+    if (!options.json)
+      process.stdout.write(
+        `WARNING: not acknowledged yet by ${untold.join(', ')}; keep the old address until it is\n`,
+      );
   });
 }
 

@@ -53,7 +53,7 @@ export function statusText({ name: host, status: { version, cells, remote_cells 
     }
     if (forwarding !== undefined) lines.push(`    ${forwardingText(forwarding)}`);
   }
-  for (const { cell, state, flows, wire, epoch, relays, follow, held_since } of remote_cells) {
+  for (const { cell, state, flows, wire, epoch, relays, follow, held_since, ...its } of remote_cells) {
     lines.push(
       `  cell ${cell.slice(0, 8) || '(unnamed)'} elsewhere: ${state}, epoch ${epoch}, ${flows} flows, now at ${wire.join(', ') || 'no place known'}`,
     );
@@ -63,6 +63,11 @@ export function statusText({ name: host, status: { version, cells, remote_cells 
       );
     for (const { peer, flows: count } of relays)
       lines.push(`    relayed from here for ${peer}, which has no agent: ${count} flows`);
+    if (its.datagrams_wait) lines.push('    datagrams to it wait');
+    if (its.datagrams !== undefined)
+      lines.push(
+        `    datagrams that waited for it: ${its.datagrams.came}, of which ${its.datagrams.lost} were lost`,
+      );
     if (follow !== undefined) lines.push(`    ${followText(follow)}`);
   }
   return lines.join('\n');

@@ -1,6 +1,7 @@
 /** `osmosis suspend` */
 import { access } from 'node:fs/promises';
 import { OsmosisError } from '../../agent/error.ts';
+import type { UdpPolicy } from '../../agent/wire/h2o-layout.ts';
 import { startDisplay } from '../display/display.ts';
 import { bytesText, countText, durationText, unconfirmedLines } from '../display/format.ts';
 import { planText } from '../display/plan.ts';
@@ -16,6 +17,7 @@ export type SuspendOptions = HostOptions &
     readonly to: string;
     readonly name?: string;
     readonly dropLegacy?: boolean;
+    readonly udp: UdpPolicy;
     /** Seconds. */
     readonly learn?: number;
     readonly dryRun: boolean;
@@ -44,7 +46,18 @@ export async function runSuspend(target: string, options: SuspendOptions): Promi
     });
     try {
       const emit = (event: Parameters<typeof display.emit>[0]) => display.emit(event);
-      const result = await suspend({ target, name, legacy, learnMs, file, secret, source, signal, emit });
+      const result = await suspend({
+        target,
+        name,
+        legacy,
+        learnMs,
+        udp: options.udp,
+        file,
+        secret,
+        source,
+        signal,
+        emit,
+      });
       await display.stop();
       if (json) printJson(result);
       else process.stdout.write(suspendedText(result));

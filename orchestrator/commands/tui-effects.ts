@@ -218,7 +218,9 @@ export class Effects {
     const target = cellAt(this.#world.model(), cell)?.name ?? cell.cell;
     const source = await openHost(this.#world.hosts, cell.host);
     const secret = await newSecret(file, {});
-    return suspendedText(await suspend({ target, legacy: 'refuse', file, secret, source, signal, emit }));
+    return suspendedText(
+      await suspend({ target, legacy: 'refuse', udp: 'hold', file, secret, source, signal, emit }),
+    );
   }
 
   async #resume(
