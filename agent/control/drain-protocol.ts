@@ -50,16 +50,14 @@ export const cordonSchema = z.object({
 export type CordonRecord = z.infer<typeof cordonSchema>;
 
 export const DRAIN_METHODS = {
-  /** No cell is placed here any more; those that are here stay. With `drain`: how that goes on. */
+  /** No cell is placed here any more; those that are here stay. */
   cordon: {
-    params: z.object({
-      reason: z.string().max(256).optional(),
-      drain: drainRecordSchema.optional(),
-      dry_run: z.boolean(),
-    }),
+    params: z.object({ reason: z.string().max(256).optional(), dry_run: z.boolean() }),
     /** `changed`: false where it was cordoned before. */
     result: z.object({ changed: z.boolean(), cordon: cordonSchema }),
   },
+  /** How a drain of this host goes on; nothing is kept of it once the host was uncordoned. */
+  'drain.record': { params: z.object({ drain: drainRecordSchema }), result: z.object({}) },
   uncordon: {
     params: z.object({ dry_run: z.boolean() }),
     result: z.object({ changed: z.boolean() }),

@@ -30,9 +30,9 @@ test.each([
 });
 
 test.each<[Method, unknown, boolean]>([
-  ['run', { argv: ['sleep', '1'], cwd: '/', env: [['A', 'b']] }, true],
-  ['run', { argv: [], cwd: '/', env: [] }, false],
-  ['run', { argv: ['x'], cwd: '/', env: [['A']] }, false],
+  ['run', { argv: ['sleep', '1'], cwd: '/', env: [['A', 'b']], as_is: false }, true],
+  ['run', { argv: [], cwd: '/', env: [], as_is: false }, false],
+  ['run', { argv: ['x'], cwd: '/', env: [['A']], as_is: false }, false],
   ['inspect', { target: '12' }, true],
   ['inspect', { target: 12 }, false],
   ['source.prepare', { migration, target: '1', cell: migration, drop: [], relay: [], key }, true],

@@ -8,18 +8,22 @@ export function cordonHandlers({
   log,
 }: Pick<AgentContext, 'cordon' | 'log'>): Pick<Handlers, keyof typeof DRAIN_METHODS> {
   return {
-    cordon: async ({ reason, drain, dry_run }) => {
+    cordon: async ({ reason, dry_run }) => {
       const before = cordon.record;
       const next = {
         since: before?.since ?? Date.now(),
         ...pick('reason', reason ?? before?.reason),
-        ...pick('drain', drain ?? before?.drain),
+        ...pick('drain', before?.drain),
       };
       if (!dry_run) {
         cordon.set(next);
         if (before === undefined) log.info({ reason }, 'cordoned: no cell is placed here');
       }
       return { changed: before === undefined, cordon: next };
+    },
+    'drain.record': async ({ drain }) => {
+      if (cordon.record !== undefined) cordon.set({ ...cordon.record, drain });
+      return {};
     },
     uncordon: async ({ dry_run }) => {
       const changed = cordon.record !== undefined;

@@ -52,6 +52,14 @@ test('cells elsewhere are told by the start of their id', () => {
   expect(text).toContain('now at no place known');
 });
 
+test('what waits for a suspended cell is told, and since when', () => {
+  const held = { cell: cell.id, epoch: 0, flows: 3, state: 'held', wire: ['10.77.1.2'], relays: [] };
+  const since = { held_since: Date.UTC(2026, 10, 23) };
+  expect(statusText(statusWith({ remote_cells: [{ ...held, ...since }] }))).toContain(
+    '    suspended since 2026-11-23T00:00:00.000Z: its connections here wait; osmosis held end gives it up',
+  );
+});
+
 test('what is relayed is told at both hosts', () => {
   const relays = [{ peer: '10.77.5.2', flows: 2 }];
   const remote = { cell: cell.id, epoch: 2, flows: 3, state: 'moved', wire: ['10.77.3.2'], relays };

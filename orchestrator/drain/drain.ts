@@ -99,5 +99,5 @@ export async function drain({
 
 /** A host that does not take it goes on being drained. */
 async function writeRecord(source: AgentClient, drain: DrainRecord): Promise<void> {
-  await source.call('cordon', { drain, dry_run: false }, { timeoutMs: RECORD_MS_MAX }).catch(() => undefined);
+  await source.call('drain.record', { drain }, { timeoutMs: RECORD_MS_MAX }).catch(() => undefined);
 }
