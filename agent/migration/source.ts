@@ -28,6 +28,7 @@ import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { type InetSocket, inetSockets } from '../proc/sockets.ts';
+import { untilTraced } from '../proc/standstill.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { areListed, LABELS_LISTED_MAX } from '../wire/h2o-labels.ts';
@@ -426,13 +427,21 @@ export class SourceMigration {
     this.#criu = run.exited;
     // Beside CRIU's work, never on the gap's critical path.
     const sessions = this.#deriveSessions();
+    const silent = this.#silence(run.exited, signal);
     const frozen = await markerAppears(this.#marks, 'frozen', run.exited, signal);
+    await silent;
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
     if (this.#suspends) this.#holding = new Holding(this.#context.socket, sessions);
     const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
     return { sessions, dump_ms: performance.now() - started, datagrams_left };
+  }
+
+  /** Its sockets too, once CRIU has stopped every process. An undoing aborts `signal` before it switches back. */
+  async #silence(ended: Promise<unknown>, signal: AbortSignal): Promise<void> {
+    if (!(await untilTraced(this.#cell.pid, ended, signal)) || signal.aborted) return;
+    await this.#departure.switchTo('frozen');
   }
 
   get #frozenMsMax(): number {
