@@ -17,9 +17,9 @@ import { adoptNewFlows } from '../cell/new-flows.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import type { Label, PeerSession } from '../control/protocol.ts';
-import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
+import { dumpArgv, heldArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
-import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
+import { type CriuExit, criuErrors, type HeldCriu, holdCriu, markerAppears } from '../criu/run.ts';
 import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
@@ -121,6 +121,7 @@ export class SourceMigration {
   #leaving: ReadonlySet<string> = new Set();
   #flowsLookedAt = false;
   #changed: unknown;
+  #held: HeldCriu | undefined;
   #criu: Promise<CriuExit> | undefined;
   /** What is under way: an undoing must not meet it half done. */
   #step: Promise<unknown> = Promise.resolve();
@@ -293,6 +294,7 @@ export class SourceMigration {
     const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
     const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#keepFollowers();
+    this.#held = this.#hold();
     this.#stage = 'armed';
     return refused.reduce((sum, count) => sum + count, 0);
   }
@@ -410,25 +412,12 @@ export class SourceMigration {
     await this.#queues?.drain(signal);
     signal.throwIfAborted();
     const started = performance.now();
-    const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
-    const run = startCriu(
-      insideArgv(
-        this.#namespaces(),
-        dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory, this.#external),
-      ),
-      {
-        env: {
-          OSMOSIS_WORK: this.#marks,
-          OSMOSIS_DECISION: this.#decision.path,
-          OSMOSIS_DEADLINE_TICKS: String(this.#frozenMsMax / HOOK_TICK_MS),
-        },
-      },
-    );
-    this.#criu = run.exited;
+    const exited = (this.#held ?? this.#hold()).begin();
+    this.#criu = exited;
     // Beside CRIU's work, never on the gap's critical path.
     const sessions = this.#deriveSessions();
-    const silent = this.#silence(run.exited, signal);
-    const frozen = await markerAppears(this.#marks, 'frozen', run.exited, signal);
+    const silent = this.#silence(exited, signal);
+    const frozen = await markerAppears(this.#marks, 'frozen', exited, signal);
     await silent;
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
@@ -436,6 +425,23 @@ export class SourceMigration {
     if (this.#suspends) this.#holding = new Holding(this.#context.socket, sessions);
     const datagrams_left = this.#queues?.leftover() ?? { sockets: 0, bytes: 0 };
     return { sessions, dump_ms: performance.now() - started, datagrams_left };
+  }
+
+  /** CRIU, which waits to be told to begin. */
+  #hold(): HeldCriu {
+    const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
+    const dump = dumpArgv(
+      this.#cell.init === undefined ? this.#cell.pid : pid,
+      this.#directory,
+      this.#external,
+    );
+    return holdCriu(insideArgv(this.#namespaces(), heldArgv(dump)), {
+      env: {
+        OSMOSIS_WORK: this.#marks,
+        OSMOSIS_DECISION: this.#decision.path,
+        OSMOSIS_DEADLINE_TICKS: String(this.#frozenMsMax / HOOK_TICK_MS),
+      },
+    });
   }
 
   /** Its sockets too, once CRIU has stopped every process. An undoing aborts `signal` before it switches back. */
@@ -644,6 +650,7 @@ export class SourceMigration {
     await this.#departure.switchTo('home');
     await this.#criuEnd();
     await Promise.race([this.#step, sleep(CRIU_END_MS_MAX, undefined, { ref: false })]);
+    this.#held?.end();
     const { socket, registry } = this.#context;
     await sayBye(socket, this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     await this.#departure.takeBack();
