@@ -66,7 +66,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const context: AgentContext = { paths, socket, trust, ...parts, log };
   const coordinator = new Coordinator(context);
   const forwarder = new Forwarder(context);
-  const hostMoves = new HostMoves(context);
+  const hostMoves = new HostMoves(context, (cell) => forwarder.retell(cell));
   const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
   await sweepSocketPrograms();
