@@ -36,6 +36,7 @@ import { trustHandlers } from './trust/handlers.ts';
 import { VERSION } from './version.ts';
 import { packPiece } from './wire/compression.ts';
 import { decodeMessage } from './wire/frame.ts';
+import { sharedSecretCount } from './wire/h2o-session.ts';
 import { ImageTally } from './wire/image.ts';
 
 export function createHandlers(
@@ -88,6 +89,12 @@ export function createHandlers(
         }),
       })),
       remote_cells: peerSide.list(),
+      h2o: {
+        sent: context.socket.sent,
+        received: context.socket.received,
+        dropped: Object.fromEntries(context.socket.drops),
+        shared_secrets: sharedSecretCount(),
+      },
     }),
     traffic: async () => ({ cells: await trafficOf(registry) }),
     datapath: async () => datapath.entries(),

@@ -68,9 +68,9 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const cordon = new Cordon(`${paths.state}/cordon.json`);
   const parts = { byes, cordon, datapath, peerSide, registry, labels, openings, kept };
   const context: AgentContext = { paths, socket, trust, ...parts, log };
-  const hostMoves = new HostMoves(context);
-  const coordinator = new Coordinator(context, hostMoves);
   const forwarder = new Forwarder(context);
+  const hostMoves = new HostMoves(context, (cell) => forwarder.retell(cell));
+  const coordinator = new Coordinator(context, hostMoves);
   const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
   await sweepSocketPrograms();

@@ -156,7 +156,7 @@ describe.skipIf(untestable !== undefined)(`errors and fragments ${untestable ?? 
       const { toLabel, fromLabel, toServer } = packets();
       await datapath.putSide({ ...MOVED, state: 'armed', active: 0, accept: acceptOf(0, 1) });
       await expectCounted('from_wire', error(next, peer, toLabel), 'stale');
-      for (const state of ['leaving', 'queued', 'fenced'] as const) {
+      for (const state of ['leaving', 'frozen', 'queued', 'fenced'] as const) {
         await datapath.putSide({ ...CELL, state });
         await expectCounted('from_wire', error(router, next, fromLabel), 'fenced');
       }

@@ -188,6 +188,10 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
       await expectRun('from_wire', frame(packet(virtual.local, label)), REDIRECT, onward);
       // The process runs until CRIU has stopped it: what it says meanwhile must not be lost.
       await expectRun('from_cell', frame(packet(virtual.remote, virtual.local)), REDIRECT);
+      // From then on only its sockets would say something, and the peers must not hear that.
+      await datapath.putSide({ id: CELL_SIDE, state: 'frozen', active: 0, accept: acceptOf(0), ifindex: 0 });
+      await expectRun('from_wire', frame(packet(virtual.local, label)), REDIRECT, onward);
+      await expectVerdict('from_cell', frame(packet(virtual.remote, virtual.local)), 'fenced');
       expect((await datapath.entries()).forwards).toEqual([forward]);
       await datapath.removeForwards([forward]);
       await expectVerdict('from_wire', frame(packet(virtual.local, label)), 'fenced');

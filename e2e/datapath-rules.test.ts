@@ -259,6 +259,7 @@ describe.skipIf(untestable !== undefined)(`rules ${untestable ?? ''}`, () => {
     test.each([
       ['fenced', 'syn_fenced', 'fenced'],
       ['leaving', 'syn_fenced', 'fenced'],
+      ['frozen', 'syn_fenced', 'fenced'],
       ['queued', REDIRECT, 'fenced'],
     ] as const)('a cell that is %s', async (state, way_in, way_out) => {
       await datapath.putRules([accept, wayOut]);

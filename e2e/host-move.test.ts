@@ -13,7 +13,7 @@ import {
   startStreamClient,
   startStreamServer,
 } from '../fixtures/load/control.ts';
-import { startMovableLines, startTreeServer, type Target } from '../fixtures/load/lines.ts';
+import { startLines, startMovableLines, startTreeServer, type Target } from '../fixtures/load/lines.ts';
 import { endEverywhere, locate, MOVE_HOSTS } from '../fixtures/load/processes.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
 import { KILL_AGENT } from './inject.ts';
@@ -143,6 +143,19 @@ async function untilTold(cell: string, address: string): Promise<void> {
       const { stdout } = await execOn('alpha', ['osmosis', 'ps', '--json']);
       expect(stdout).toContain(`"address":"${address}"`);
       expect((await kept()).find((each) => each.cell === cell)?.peers).toMatchObject([{ told: true }]);
+    },
+    { timeout: MOVED_MS_MAX, interval: 100 },
+  );
+}
+
+/** Until all peers know that a cell is at this address, and it is published there. */
+async function untilOpen(cell: string, address: string, port: number): Promise<void> {
+  await vi.waitFor(
+    async () => {
+      const { stdout } = await execOn('alpha', ['osmosis', 'ps', '--json']);
+      expect(stdout).toContain(`"wire":{"address":"${address}","port":${port}}`);
+      const peers = (await kept()).find((each) => each.cell === cell)?.peers ?? [];
+      expect(peers.filter(({ told }) => !told)).toEqual([]);
     },
     { timeout: MOVED_MS_MAX, interval: 100 },
   );
@@ -293,6 +306,32 @@ describe('a host that moves', () => {
     await sleep(THERE_MS);
     const summary = await load.stop();
     expect(summary, JSON.stringify(summary)).toMatchObject({ ok: true });
+  });
+
+  it('with a cell that is published, followed and relayed for: who comes then finds it where it is', async () => {
+    await using server = await startTreeServer('beta', 7651);
+    const before = await startLines('peer', ['beta:7651'], { connections: 2 });
+    const relayed = await startLines('legacy', ['beta:7651'], { connections: 2 });
+    const options = ['--publish', '7651', '--forward-new', '1m', '--relay-legacy'];
+    const { cell } = await move(server.pid, 'beta', 'alpha', ...options);
+    await untilKept(cell, { [LAB_HOSTS.peer]: 2, [LAB_HOSTS.beta]: 2 }, true);
+    const loads = [before, relayed];
+    let made = 0;
+    for (const to of [6, 1] as const) {
+      await changeTo(to, 'carried');
+      await untilOpen(cell, v4(to, 2), 7651);
+      // By the old address: a host with an agent, one without, which the cell's home relays for. By the new one: published.
+      loads.push(
+        await startLines('peer', ['beta:7651'], { connections: 2 }),
+        await startLines('legacy', ['beta:7651'], { connections: 2 }),
+        await startLines('gamma', [`${v4(to, 2)}:7651` as Target], { connections: 2 }),
+      );
+      made += 2;
+      const [peer, gamma, beta] = [LAB_HOSTS.peer, LAB_HOSTS.gamma, LAB_HOSTS.beta];
+      await untilKept(cell, { [peer]: 2 + made, [gamma]: made, [beta]: 2 + made }, true);
+    }
+    for (const load of loads) expect(await load.stop()).toMatchObject({ ok: true, faults: [] });
+    await move(cell, 'alpha', 'beta');
   });
 
   it('and then the process moves to another host, and home again', async () => {

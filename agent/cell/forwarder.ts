@@ -131,6 +131,11 @@ export class Forwarder {
     this.#nextAt.delete(id);
   }
 
+  /** Its labels are others now, such as after this host has got another address. */
+  retell(cell: Cell): void {
+    void this.#tell(cell);
+  }
+
   /** What it has now. Answers the peers that have not acknowledged within a short wait; they are told on. */
   async #tell(cell: Cell): Promise<string[]> {
     const silent = new Set<string>();

@@ -205,12 +205,31 @@ function setUpQueue(name: string): void {
   }
 }
 
-/** Delivers what has waited for the cell, in order. */
-export function releaseQueue({ name, mac }: CellLink): Promise<void> {
-  const lines = Object.values(WAITING).map(
-    (address) => `neigh replace ${address} lladdr ${mac} nud permanent dev ${name}\n`,
-  );
-  return run(['ip', '-batch', '-'], lines.join(''));
+/** Delivers what has waited for a cell, in order: started ahead of time, because the cell's peers wait while it starts. */
+export class QueueRelease {
+  readonly #child = execa('ip', ['-batch', '-'], { reject: false, stdin: 'pipe' });
+
+  constructor() {
+    // One that has ended already says so by its status.
+    this.#child.stdin.on('error', () => {});
+  }
+
+  async run({ name, mac }: CellLink): Promise<void> {
+    const lines = Object.values(WAITING).map(
+      (address) => `neigh replace ${address} lladdr ${mac} nud permanent dev ${name}\n`,
+    );
+    const deadline = setTimeout(() => this.#child.kill('SIGKILL'), COMMAND_MS_MAX);
+    this.#child.stdin.end(lines.join(''));
+    const { failed, stderr } = await this.#child;
+    clearTimeout(deadline);
+    if (failed) throw new OsmosisError('CELL', `ip -batch: ${stderr.trim() || 'failed'}`);
+  }
+
+  /** Where it is not needed. It ends with the agent as well. */
+  async cancel(): Promise<void> {
+    this.#child.stdin.end();
+    await this.#child;
+  }
 }
 
 /** A locally administered unicast address. */

@@ -323,6 +323,14 @@ export type RelayFact = z.infer<typeof relaySchema>;
 /** Where a source's agent answers QUERY, and the key that seals it. */
 export const decisionSchema = z.object({ addresses: z.array(z.string()).max(64), key });
 
+/** Of the agent since it has started. `dropped`: by reason (docs/h2o.md); `shared_secrets`: X25519 agreements. */
+export const h2oCountersSchema = z.object({
+  sent: z.int(),
+  received: z.int(),
+  dropped: z.record(z.string(), z.int()),
+  shared_secrets: z.int(),
+});
+
 const migration = { migration: id };
 const none = z.object({});
 
@@ -336,6 +344,7 @@ export const METHODS = {
       remote_cells: z.array(remoteCellSchema),
       /** No cell is placed here. */
       cordon: cordonSchema.optional(),
+      h2o: h2oCountersSchema.optional(),
     }),
   },
   datapath: {

@@ -66,6 +66,14 @@ export function insideArgv(namespaces: Namespaces, argv: readonly string[]): str
   return ['nsenter', '--target', String(init), '--pid', '--mount', ...(net ? ['--net'] : []), '--', ...argv];
 }
 
+/**
+ * `argv`, started now and run when a line comes on standard input: starting a program from an agent, and entering a cell,
+ * takes longer than telling it to go on. Ends by itself where that is closed before.
+ */
+export function heldArgv(argv: readonly string[]): string[] {
+  return ['sh', '-c', 'read -r _ && exec "$@" </dev/null', 'sh', ...argv];
+}
+
 /** A restored tree needs a session id that exists in its own PID namespace, or the next dump refuses it. */
 export function inOwnSession(argv: readonly string[]): string[] {
   return ['setsid', ...argv];

@@ -1,9 +1,10 @@
-import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { temporaryDirectory } from '../test-support.ts';
-import { criuErrors, markerAppears, startCriu } from './run.ts';
+import { heldArgv } from './argv.ts';
+import { criuErrors, holdCriu, markerAppears } from './run.ts';
 
 function errorsOf(log: string): string {
   const directory = temporaryDirectory();
@@ -63,18 +64,28 @@ test('waiting ends with the reason of the signal', async () => {
 test('the end of a program is told, whatever it is; environment and descriptors arrive', async () => {
   const path = join(temporaryDirectory(), 'out');
   const fd = openSync(path, 'w');
-  const run = startCriu(['sh', '-c', 'echo "$OSMOSIS_WORK" >&3; exit 3'], {
+  const run = holdCriu(heldArgv(['sh', '-c', 'echo "$OSMOSIS_WORK" >&3; exit 3']), {
     env: { OSMOSIS_WORK: 'w' },
     descriptors: [fd],
   });
-  expect(await run.exited).toEqual({ status: 3, signal: undefined });
   closeSync(fd);
+  await sleep(50);
+  expect(readFileSync(path, 'utf8')).toBe('');
+  expect(await run.begin()).toEqual({ status: 3, signal: undefined });
   expect(readFileSync(path, 'utf8')).toBe('w\n');
-  expect(await startCriu(['sh', '-c', 'kill -9 $$'], { env: {} }).exited).toMatchObject({
+  expect(await holdCriu(['sh', '-c', 'kill -9 $$'], { env: {} }).begin()).toMatchObject({
     signal: 'SIGKILL',
   });
-  expect(await startCriu(['/nowhere/criu'], { env: {} }).exited).toEqual({
+  expect(await holdCriu(['/nowhere/criu'], { env: {} }).begin()).toEqual({
     status: undefined,
     signal: undefined,
   });
+});
+
+test('what is held and not wanted ends without having begun', async () => {
+  const path = join(temporaryDirectory(), 'out');
+  const run = holdCriu(heldArgv(['touch', path]), { env: {} });
+  run.end();
+  expect(await run.begin()).toMatchObject({ status: 1 });
+  expect(existsSync(path)).toBe(false);
 });

@@ -11,10 +11,11 @@ const HARMLESS = /Can't setup RLIMIT_NOFILE for self/;
 
 export type CriuExit = { readonly status: number | undefined; readonly signal: string | undefined };
 
-export type CriuRun = {
-  readonly pid: number | undefined;
-  /** Settles when CRIU has ended, whatever its status; never rejects. */
-  readonly exited: Promise<CriuExit>;
+export type HeldCriu = {
+  /** Tells it to begin, and settles when it has ended, whatever its status; never rejects. */
+  begin(): Promise<CriuExit>;
+  /** Ends it where it has not begun. */
+  end(): void;
 };
 
 type Options = {
@@ -24,25 +25,31 @@ type Options = {
 };
 
 /**
- * Starts `argv` in a session of its own: neither a signal to the agent's group nor the agent's end may stop a CRIU that
- * holds a frozen process. Its hook has its own deadline.
+ * Starts `argv`, which waits as heldArgv has it, in a session of its own: neither a signal to the agent's group nor the
+ * agent's end may stop a CRIU that holds a frozen process. Its hook has its own deadline.
  */
-export function startCriu([file, ...args]: readonly string[], { env, descriptors = [] }: Options): CriuRun {
+export function holdCriu([file, ...args]: readonly string[], { env, descriptors = [] }: Options): HeldCriu {
   // Not through execa: it hands a child no descriptors of ours beyond the first three.
   const child = spawn(file ?? 'criu', args, {
     detached: true,
     env: { ...process.env, ...env },
-    stdio: ['ignore', 'ignore', 'ignore', ...descriptors],
+    stdio: ['pipe', 'ignore', 'ignore', ...descriptors],
   });
   child.unref();
+  // One that has ended already: how it has says `exited`.
+  child.stdin?.on('error', () => {});
+  const exited = new Promise<CriuExit>((resolve) => {
+    child.once('exit', (status, signal) =>
+      resolve({ status: status ?? undefined, signal: signal ?? undefined }),
+    );
+    child.once('error', () => resolve({ status: undefined, signal: undefined }));
+  });
   return {
-    pid: child.pid,
-    exited: new Promise((resolve) => {
-      child.once('exit', (status, signal) =>
-        resolve({ status: status ?? undefined, signal: signal ?? undefined }),
-      );
-      child.once('error', () => resolve({ status: undefined, signal: undefined }));
-    }),
+    begin: () => {
+      child.stdin?.end('\n');
+      return exited;
+    },
+    end: () => void child.stdin?.end(),
   };
 }
 

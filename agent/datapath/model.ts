@@ -9,9 +9,19 @@ import type { Endpoint, Protocol } from '../address.ts';
  * - `fenced`: every packet is dropped, both ways.
  * - `leaving`: a local cell that is being frozen: what comes in goes on to where its `Forward` says, or is dropped; what
  *   it said last still goes out.
+ * - `frozen`: the same once its processes stand still: what its sockets would still say by themselves is dropped.
  * - `queued`: a local cell that is being restored: what comes in waits for it, what goes out is dropped.
  */
-export const SIDE_STATES = ['home', 'armed', 'moved', 'held', 'fenced', 'queued', 'leaving'] as const;
+export const SIDE_STATES = [
+  'home',
+  'armed',
+  'moved',
+  'held',
+  'fenced',
+  'queued',
+  'leaving',
+  'frozen',
+] as const;
 export type SideState = (typeof SIDE_STATES)[number];
 
 /** One cell, local or remote, as this host sees it. One update of a side switches all its flows at once. */

@@ -712,7 +712,8 @@ struct relay_state {
 /* A reset that its receiver does not take is answered: then it was not the last. */
 enum { FIN_OF_PEER = 1, FIN_OF_CELL = 2, LAST_WAS_RESET = 4, RECEIVED_KNOWN = 8 };
 
-enum side_state { HOME, ARMED, MOVED, HELD, FENCED, QUEUED, LEAVING };
+/* From FENCED on nobody takes what comes in, from LEAVING on it is sent on. */
+enum side_state { HOME, ARMED, MOVED, HELD, FENCED, QUEUED, LEAVING, FROZEN };
 
 struct side {
 	__u8 state;
@@ -1787,7 +1788,7 @@ static __noinline int error_from_wire(struct __sk_buff *skb, __u32 l4, struct tu
 		side = bpf_map_lookup_elem(&sides, &flow->local_side);
 		if (!side)
 			return drop(ERRORS);
-		if (side->state == FENCED || side->state == QUEUED || side->state == LEAVING)
+		if (side->state >= FENCED)
 			return drop(DROPPED_FENCED);
 		cell = side->ifindex;
 	}
@@ -1836,7 +1837,7 @@ static __always_inline struct wire_slot *slot_of(struct egress_value *flow)
 		if (!side)
 			goto dropped;
 		why = DROPPED_FENCED;
-		if (side->state == FENCED || side->state == QUEUED)
+		if (side->state >= FENCED && side->state != LEAVING)
 			goto dropped;
 	}
 	if (flow->remote_side) {
@@ -2274,7 +2275,7 @@ static __always_inline enum creation admit(struct __sk_buff *skb, const struct t
 	if (!rule)
 		return NO_RULE;
 	side = bpf_map_lookup_elem(&sides, &rule->side);
-	if (rule->side && (!side || side->state == FENCED || side->state == LEAVING))
+	if (rule->side && (!side || side->state == FENCED || side->state >= LEAVING))
 		return refuse(DROPPED_SYN);
 	if (is_spent(rule))
 		return refuse(DROPPED_FULL);
@@ -2358,7 +2359,7 @@ static __always_inline enum creation draft_local(struct draft *draft, const stru
 	struct side *side = bpf_map_lookup_elem(&sides, &way->side);
 
 	/* What is said while a process is being frozen may not open anything: it says it again where it goes on. */
-	if (way->side && (!side || side->state == FENCED || side->state == QUEUED || side->state == LEAVING))
+	if (way->side && (!side || side->state >= FENCED))
 		return refuse(DROPPED_FENCED);
 	draft->owner.local = place_of(&draft->key.virtual, LOCAL);
 	draft->owner.scope = draft->key.scope;
@@ -2611,7 +2612,7 @@ int from_wire(struct __sk_buff *skb)
 		side = bpf_map_lookup_elem(&sides, &flow->local_side);
 		if (!side)
 			return drop(ERRORS);
-		if (side->state == LEAVING)
+		if (side->state >= LEAVING)
 			return forward(skb, &packet, &wire);
 		if (side->state == FENCED)
 			return drop(DROPPED_FENCED);

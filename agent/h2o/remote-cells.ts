@@ -291,13 +291,17 @@ export class RemoteCells {
   async #correct(record: PeerRecord, labels: readonly Label[], next: 0 | 1): Promise<void> {
     const wires = wiresOf(labels);
     const right = new Map<PeerFlow, RemoteHalf['wireRemote']>();
+    // The flip waits for this, and thousands of flows have one endpoint: it is looked up once where they follow each other.
+    let [last, lastListed]: [PeerFlow['id'] | undefined, Endpoint | undefined] = [undefined, undefined];
     for (const flow of record.flows.values()) {
+      const { id } = flow;
+      if (last === undefined || last.protocol !== id.protocol || !isSame(last.remote, id.remote))
+        [last, lastListed] = [id, wires.get(endpointKey(id.protocol, id.remote))];
       const armed = flow.wireRemote[next]?.endpoint;
       const current = flow.wireRemote[record.active];
       // What is not said to move, and was not armed, stays where it is.
-      const listed = wires.get(endpointKey(flow.id.protocol, flow.id.remote));
-      const wire = listed ?? (armed === undefined ? current?.endpoint : undefined);
-      if (wire === undefined || (armed !== undefined && endpointText(armed) === endpointText(wire))) continue;
+      const wire = lastListed ?? (armed === undefined ? current?.endpoint : undefined);
+      if (wire === undefined || (armed !== undefined && isSame(armed, wire))) continue;
       const slot = await this.#needs.slots.of(wire);
       const isStill = current !== undefined && endpointText(current.endpoint) === endpointText(wire);
       right.set(flow, isStill ? onlySlot([slot, slot], next) : twoSlots(slot, current, next));
@@ -406,4 +410,8 @@ function twoSlots(
   next: 0 | 1,
 ): readonly [WireSlot | undefined, WireSlot | undefined] {
   return next === 0 ? [slot, current] : [current, slot];
+}
+
+function isSame(a: Endpoint, b: Endpoint): boolean {
+  return a.port === b.port && a.address === b.address;
 }

@@ -29,6 +29,9 @@ export type Receive = (message: Message, from: Sender) => void;
 
 export class H2oSocket {
   readonly drops = new Map<DropReason, number>();
+  /** Datagrams since the agent has started; received: those that were looked at. */
+  sent = 0;
+  received = 0;
   readonly #budgets = new SourceBudgets(DATAGRAMS_PER_SOURCE_SECOND_MAX, DATAGRAMS_PER_SOURCE_BURST_MAX);
   #socket: Socket | undefined;
   /** By the address of this host that they are bound to. */
@@ -87,8 +90,10 @@ export class H2oSocket {
    * @param source the address of this host to send it from; by default the one that the route prefers
    */
   send(datagram: Uint8Array, address: string, port: number = H2O_PORT, source?: string): void {
-    const transmit = (socket = this.#socket) =>
+    const transmit = (socket = this.#socket) => {
+      this.sent++;
       socket?.send(datagram, port, mapped(address), () => undefined);
+    };
     if (source === undefined) transmit();
     else void this.#from(source).then(transmit);
   }
@@ -120,6 +125,7 @@ export class H2oSocket {
   }
 
   #receive(datagram: Uint8Array, from: Sender): void {
+    this.received++;
     const decoded = decode(datagram);
     if (isDrop(decoded)) {
       this.drop(decoded.drop);

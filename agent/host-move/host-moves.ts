@@ -14,6 +14,7 @@ import { inetSockets } from '../proc/sockets.ts';
 import { startTicks } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { Turns } from '../turns.ts';
+import { Entrances } from './entrances.ts';
 import { Lane, type LaneRecord } from './lane.ts';
 import { checkLeavable } from './leaving.ts';
 import {
@@ -53,6 +54,7 @@ export class HostMoves {
   readonly #turns = new Turns();
   readonly #watch: AddressWatch;
   readonly #registration: Registration;
+  readonly #entrances: Entrances;
   readonly #missing = new WeakMap<KeptFlow, number>();
   /** Attached, since which removal of the datapath, and when. */
   readonly #devices = new Map<string, { removals: number; at: number }>();
@@ -66,8 +68,10 @@ export class HostMoves {
   #restUntil = 0;
   #looking = false;
 
-  constructor(context: AgentContext) {
+  /** `retell`: tells those that follow a cell what its labels are now. */
+  constructor(context: AgentContext, retell: (cell: Cell) => void) {
     this.#context = context;
+    this.#entrances = new Entrances({ ...context, retell });
     this.#store = new Store(`${context.paths.run}/lanes`);
     this.#watch = new AddressWatch(() => this.#changed());
     const isKept = (cell: string, peer: string) =>
@@ -177,6 +181,7 @@ export class HostMoves {
       const before = this.#usable;
       await this.#readAddresses();
       for (const lane of this.#lanes.values()) await this.#follow(lane);
+      await this.#followEntrances();
       // Links come and go with cells: only another address means that other hosts may be reached by another device.
       const isSame =
         before.size === this.#usable.size && [...before].every((address) => this.#usable.has(address));
@@ -202,6 +207,7 @@ export class HostMoves {
       if (performance.now() - this.#readAt > ADDRESSES_MS_MAX) await this.#readAddresses();
       await this.#forgetEnded();
       for (const lane of this.#lanes.values()) await this.#follow(lane);
+      await this.#followEntrances();
       this.#register();
     });
     this.#looking = false;
@@ -274,6 +280,24 @@ export class HostMoves {
     const moved = this.#moved(lane, flows, wanted);
     if (moved.length > 0) await this.#attached(route.device, () => lane.move(cell, moved, route));
     this.#releaseLabels();
+  }
+
+  /** New connections find its cells where it is now. */
+  async #followEntrances(): Promise<void> {
+    const { registry } = this.#context;
+    const sourceTo = async (peer: string): Promise<string | undefined> => {
+      const route = await routeTo(peer).catch(() => undefined);
+      if (route === undefined) return undefined;
+      const source = this.#sourceOf(route, peer);
+      if (source !== undefined) await this.#attached(route.device, async () => undefined);
+      return source;
+    };
+    for (const cell of registry.all()) {
+      if (registry.isLocked(cell.id)) continue;
+      const moving = new Set(this.#lanesOf(cell.id).flatMap((lane) => (lane.isMoving ? [lane.peer] : [])));
+      const isMoving = (peer: string) => moving.has(peer);
+      await this.#entrances.follow(cell, { usable: this.#usable, sourceTo, isMoving });
+    }
   }
 
   /** Asking whether a device is attached starts several programs: once, for all that leave by it. */

@@ -184,7 +184,9 @@ export class Registration {
       if (known.has(key) || held.has(key) || isBeside || isLinkLocal(remote.address)) return [];
       const half = kept.get(key) ?? this.#halfOf(cell, flow);
       const at = peerOf(this.#needs.peerSide, cell, flow);
-      if (half.via !== 0 || isOwnAddress(at.address) || !usable.has(half.wireLocal.address)) return [];
+      // In a network of its own the loopback device is the cell's: what its home says, or relays, comes by that.
+      const isByLoopback = cell.link === undefined && half.via !== 0;
+      if (isByLoopback || isOwnAddress(at.address) || !usable.has(half.wireLocal.address)) return [];
       return [{ ...half, known: names.get(key), at }];
     });
   }

@@ -20,7 +20,7 @@ import {
   createQueue,
   destroyLink,
   farEnd,
-  releaseQueue,
+  QueueRelease,
 } from '../cell/namespaces.ts';
 import type { Publication } from '../cell/publication.ts';
 import type { CellFlow } from '../cell/registry.ts';
@@ -58,6 +58,7 @@ export class Arrival {
   #record: ArrivalRecord;
   /** Ends that have moved, as they were told last, by peer. */
   readonly #followed = new Map<string, string>();
+  #queueRelease: QueueRelease | undefined;
   /** By the address where a peer is. */
   readonly #routes = new Map<string, Route>();
 
@@ -167,6 +168,7 @@ export class Arrival {
     if (home && flows.length === 0) return;
     const link = home ? await createQueue(this.#device) : await this.#createLink(init);
     this.#record = { ...this.#record, link };
+    this.#queueRelease = new QueueRelease();
     await this.#context.datapath.putSide({ ...this.#side('queued'), ifindex: link.ifindex });
     await this.#enterFlows(init, link);
     if (home) return;
@@ -295,7 +297,7 @@ export class Arrival {
   /** The process runs: what has waited for it is delivered. */
   async release(): Promise<void> {
     const { link } = this.#record;
-    if (link !== undefined) await releaseQueue(link);
+    if (link !== undefined) await (this.#queueRelease ?? new QueueRelease()).run(link);
   }
 
   /** The process runs. At home the flows are plain again; entries stay for those whose other ends are elsewhere. */
@@ -310,6 +312,7 @@ export class Arrival {
   async undo(): Promise<void> {
     const { labels, openings, peerSide } = this.#context;
     const { home, link } = this.#record;
+    await this.#queueRelease?.cancel();
     if (!home) await openings.close({ link });
     await peerSide.unplace(this.#record.entries);
     await this.#remove(this.#record.entries);

@@ -129,8 +129,12 @@ export class Departure {
     await this.#datapath.putForwards(this.#forwards);
   }
 
-  /** One update for all flows: nothing reaches the process any more, or all does again. */
-  async switchTo(state: 'leaving' | 'home'): Promise<void> {
+  /**
+   * One update for all flows: nothing reaches the process any more, or all does again. `frozen` once it stands still: what
+   * its sockets still repeat by themselves would carry later TCP timestamps (RFC 7323) than CRIU has saved, and the peers
+   * would then take what the restored ones say for old, for as long as it has stood still.
+   */
+  async switchTo(state: 'leaving' | 'frozen' | 'home'): Promise<void> {
     if (this.#side !== undefined && this.#hasFlows) await this.#datapath.putSide({ ...this.#side, state });
   }
 

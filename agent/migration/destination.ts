@@ -18,9 +18,9 @@ import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { endConnections } from '../cell/sockets.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, RemoteHeld, Snapshot } from '../control/protocol.ts';
-import { inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
+import { heldArgv, inOwnSession, insideArgv, restoreArgv } from '../criu/argv.ts';
 import { Decision, type Verdict } from '../criu/decision.ts';
-import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
+import { type CriuExit, criuErrors, type HeldCriu, holdCriu, markerAppears } from '../criu/run.ts';
 import { SocketSetter } from '../datapath/socket-programs.ts';
 import { OsmosisError } from '../error.ts';
 import { createArming, sendArming } from '../h2o/arming.ts';
@@ -95,6 +95,7 @@ export class DestinationMigration {
   #homes: readonly HomeKeys[] = [];
   /** By peer; made ahead, because making them takes longer than all else in the restore phase but CRIU. */
   readonly #nextKeys = new Map<string, KeyPair>();
+  #heldCriu: HeldCriu | undefined;
   #criu: Promise<CriuExit> | undefined;
   #sockets: SocketSetter | undefined;
   /** What is under way: an undoing must not meet it half done. */
@@ -209,6 +210,7 @@ export class DestinationMigration {
     } finally {
       this.#enter('prepared');
     }
+    this.#heldCriu = this.#hold(this.#init);
     return [...this.#arrival.labels];
   }
 
@@ -331,22 +333,24 @@ export class DestinationMigration {
       });
     if (this.source !== undefined) this.#announce(sessions);
     await this.#arrival.adoptHeld(held);
+    this.#criu = (this.#heldCriu ?? this.#hold(init)).begin();
+    // From here on a successor of this agent has to ask the source before it may undo.
+    this.#enter('restored');
+    if (!(await markerAppears(this.#directory, 'restored', this.#criu, signal))) throw this.#restoreFailed();
+    // Waited for before the process runs; beside the decision until then.
+    void this.#sockets?.apply(init.pid);
+  }
+
+  /** CRIU, inside the cell, which waits to be told to begin. */
+  #hold(init: CellInit): HeldCriu {
     const { outside } = this.#request.snapshot;
     // Opened through the cell's own root: CRIU takes no descriptor of another mount namespace.
     const nulls = outside.map(() => openSync(`/proc/${init.pid}/root/dev/null`, 'r+'));
     try {
       const inherited = outside.map(({ resource }) => resource);
-      const argv = insideArgv(
-        { init: init.pid, net: this.#hasNetwork },
-        inOwnSession(restoreArgv(this.#directory, inherited, FIRST_FD)),
-      );
-      const run = startCriu(argv, { env: { OSMOSIS_WORK: this.#directory }, descriptors: nulls });
-      this.#criu = run.exited;
-      // From here on a successor of this agent has to ask the source before it may undo.
-      this.#enter('restored');
-      if (!(await markerAppears(this.#directory, 'restored', run.exited, signal)))
-        throw this.#restoreFailed();
-      await this.#sockets?.apply(init.pid);
+      const restore = heldArgv(restoreArgv(this.#directory, inherited, FIRST_FD));
+      const argv = insideArgv({ init: init.pid, net: this.#hasNetwork }, inOwnSession(restore));
+      return holdCriu(argv, { env: { OSMOSIS_WORK: this.#directory }, descriptors: nulls });
     } finally {
       for (const fd of nulls) closeSync(fd);
     }
@@ -384,7 +388,7 @@ export class DestinationMigration {
     // Its kernel repeats what is unacknowledged, whether the process runs or not: a peer that has not turned would answer with a reset.
     await (held ? this.#headStart(turned) : this.#unaskedTurned());
     await this.#arrival.open();
-    // Done by now, unless this agent is the successor of one that restored.
+    // Under way since the restore, unless this agent is the successor of the one that restored.
     if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
     if (!held) await this.#headStart(turned);
@@ -519,6 +523,7 @@ export class DestinationMigration {
     const early = this.#init;
     if (early !== undefined) await destroyNamespaces(early);
     await Promise.race([this.#step, sleep(STEP_MS_MAX, undefined, { ref: false })]);
+    this.#heldCriu?.end();
     if (this.#init !== undefined && this.#init !== early) await destroyNamespaces(this.#init);
     await this.#sockets?.drop();
     await this.#disarm();

@@ -17,9 +17,9 @@ import { adoptNewFlows } from '../cell/new-flows.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, RemoteHeld } from '../control/protocol.ts';
-import { dumpArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
+import { dumpArgv, heldArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
-import { type CriuExit, criuErrors, markerAppears, startCriu } from '../criu/run.ts';
+import { type CriuExit, criuErrors, type HeldCriu, holdCriu, markerAppears } from '../criu/run.ts';
 import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
@@ -30,6 +30,7 @@ import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
 import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
 import { type InetSocket, inetSockets } from '../proc/sockets.ts';
+import { untilTraced } from '../proc/standstill.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
 import { newTransaction } from '../wire/h2o.ts';
 import { areListed, LABELS_LISTED_MAX } from '../wire/h2o-labels.ts';
@@ -135,6 +136,7 @@ export class SourceMigration {
   #leaving: ReadonlySet<string> = new Set();
   #flowsLookedAt = false;
   #changed: unknown;
+  #heldCriu: HeldCriu | undefined;
   #criu: Promise<CriuExit> | undefined;
   /** What is under way: an undoing must not meet it half done. */
   #step: Promise<unknown> = Promise.resolve();
@@ -329,6 +331,7 @@ export class SourceMigration {
     for (const peer of await this.#takeUnasked()) byPeer.delete(peer);
     const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#keepFollowers();
+    this.#heldCriu = this.#hold();
     this.#stage = 'armed';
     return refused.reduce((sum, count) => sum + count, 0);
   }
@@ -463,24 +466,13 @@ export class SourceMigration {
     await this.#queues?.drain(signal);
     signal.throwIfAborted();
     const started = performance.now();
-    const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
-    const run = startCriu(
-      insideArgv(
-        this.#namespaces(),
-        dumpArgv(this.#cell.init === undefined ? this.#cell.pid : pid, this.#directory, this.#external),
-      ),
-      {
-        env: {
-          OSMOSIS_WORK: this.#marks,
-          OSMOSIS_DECISION: this.#decision.path,
-          OSMOSIS_DEADLINE_TICKS: String(this.#frozenMsMax / HOOK_TICK_MS),
-        },
-      },
-    );
-    this.#criu = run.exited;
+    const exited = (this.#heldCriu ?? this.#hold()).begin();
+    this.#criu = exited;
     // Beside CRIU's work, never on the gap's critical path.
     const sessions = pausing ?? this.#deriveSessions();
-    const frozen = await markerAppears(this.#marks, 'frozen', run.exited, signal);
+    const silent = this.#silence(exited, signal);
+    const frozen = await markerAppears(this.#marks, 'frozen', exited, signal);
+    await silent;
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
@@ -522,6 +514,29 @@ export class SourceMigration {
     if (pausing.silent.length > 0)
       log.warn({ peers: pausing.silent }, 'datagrams of these peers do not wait yet: some may be lost');
     for (const session of sessions) session.epoch++;
+  }
+
+  /** CRIU, which waits to be told to begin. */
+  #hold(): HeldCriu {
+    const pid = processStatus(this.#cell.pid)?.namespacePids.at(-1) ?? this.#cell.pid;
+    const dump = dumpArgv(
+      this.#cell.init === undefined ? this.#cell.pid : pid,
+      this.#directory,
+      this.#external,
+    );
+    return holdCriu(insideArgv(this.#namespaces(), heldArgv(dump)), {
+      env: {
+        OSMOSIS_WORK: this.#marks,
+        OSMOSIS_DECISION: this.#decision.path,
+        OSMOSIS_DEADLINE_TICKS: String(this.#frozenMsMax / HOOK_TICK_MS),
+      },
+    });
+  }
+
+  /** Its sockets too, once CRIU has stopped every process. An undoing aborts `signal` before it switches back. */
+  async #silence(ended: Promise<unknown>, signal: AbortSignal): Promise<void> {
+    if (!(await untilTraced(this.#cell.pid, ended, signal)) || signal.aborted) return;
+    await this.#departure.switchTo('frozen');
   }
 
   get #frozenMsMax(): number {
@@ -732,6 +747,7 @@ export class SourceMigration {
     await this.#departure.switchTo('home');
     await this.#criuEnd();
     await Promise.race([this.#step, sleep(CRIU_END_MS_MAX, undefined, { ref: false })]);
+    this.#heldCriu?.end();
     const { byes, registry } = this.#context;
     await byes.say(this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
     await this.#departure.takeBack();

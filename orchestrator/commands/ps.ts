@@ -21,11 +21,12 @@ export async function runPs(
     if (options.json)
       printJson({
         ok: true,
-        hosts: statuses.map(({ name, status: { version, cells, remote_cells } }) => ({
+        hosts: statuses.map(({ name, status: { version, cells, remote_cells, h2o } }) => ({
           host: name,
           version,
           cells,
           remote_cells,
+          ...(h2o && { h2o }),
         })),
       });
     else process.stdout.write(`${statuses.map(statusText).join('\n\n')}\n`);
