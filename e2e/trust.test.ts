@@ -19,6 +19,7 @@ import { AGENT_HOSTS, leftSince, type Traces, traces } from './traces.ts';
 
 const PORT = 7600;
 const BETWEEN_MS = 500;
+const ASKED_AGAIN_MS_MAX = 60_000;
 const DIRECTORY = TRUST_DIRECTORY;
 const BACKUP = '/var/lib/trust-before-the-test';
 const { alpha: ALPHA, beta: BETA, peer: PEER } = LAB_HOSTS;
@@ -104,6 +105,8 @@ describe('identities', () => {
     await installAnew('peer');
     const fresh = await list('peer');
     expect(fresh.fingerprint).not.toBe(old.fingerprint);
+    // It has agreed to the cell's connections under the identity of before, and is asked again only every 20 s.
+    await expect.poll(async () => (await list('alpha')).refused, { timeout: ASKED_AGAIN_MS_MAX }).not.toEqual([]);
     await untrusted(await tryMove(), PEER, old.fingerprint, fresh.fingerprint, 'osmosis trust revoke');
     expect((await list('alpha')).refused).toMatchObject([
       { address: PEER, fingerprint: fresh.fingerprint, why: 'mismatch' },
