@@ -106,7 +106,9 @@ describe('identities', () => {
     const fresh = await list('peer');
     expect(fresh.fingerprint).not.toBe(old.fingerprint);
     // It has agreed to the cell's connections under the identity of before, and is asked again only every 20 s.
-    await expect.poll(async () => (await list('alpha')).refused, { timeout: ASKED_AGAIN_MS_MAX }).not.toEqual([]);
+    await expect
+      .poll(async () => (await list('alpha')).refused, { timeout: ASKED_AGAIN_MS_MAX })
+      .not.toEqual([]);
     await untrusted(await tryMove(), PEER, old.fingerprint, fresh.fingerprint, 'osmosis trust revoke');
     expect((await list('alpha')).refused).toMatchObject([
       { address: PEER, fingerprint: fresh.fingerprint, why: 'mismatch' },
