@@ -10,13 +10,15 @@ import type { Params } from '../control/protocol.ts';
 import { inOwnSession, insideArgv } from '../criu/argv.ts';
 import { OsmosisError } from '../error.ts';
 import { procLink, procText } from '../proc/text.ts';
-import { childrenOf, startTicks } from '../proc/tree.ts';
+import { childrenOf, isAlive, startTicks } from '../proc/tree.ts';
 import { AS_IT_IS, canFilter, type Movable, withoutIoUring, withoutMptcp } from './movable.ts';
 import { createNamespaces, destroyNamespaces } from './namespaces.ts';
-import type { Cell } from './registry.ts';
+import type { Cell, Registry } from './registry.ts';
 
 const START_MS_MAX = 2_000;
 const START_POLL_MS = 10;
+const ENDED_MS_MAX = 15_000;
+const ENDED_POLL_MS = 50;
 /** What the process is before it is the program. */
 const BEFORE = new Set(['', 'nsenter', 'setsid', 'setpriv']);
 
@@ -26,6 +28,7 @@ export async function runCell(
 ): Promise<{ cell: Cell; movable: Movable }> {
   cordon.refuse(hostname());
   const id = randomBytes(16).toString('hex');
+  if (name !== undefined) await untilGone(registry, name);
   const cellName = registry.freeName(
     name ??
       `${(argv[0] ?? '').replace(/^.*\//, '').replace(/[^A-Za-z0-9._-]/g, '-') || 'cell'}-${id.slice(0, 4)}`,
@@ -70,6 +73,14 @@ export async function runCell(
   } finally {
     closeSync(nothing);
   }
+}
+
+/** A cell of this name whose process has ended is taken away by the next look, or once its connections are closed. */
+async function untilGone(registry: Registry, name: string): Promise<void> {
+  const ends = Date.now() + ENDED_MS_MAX;
+  const isEnding = ({ name: its, pid, ticks }: Cell) =>
+    its === name && !(isAlive(pid) && startTicks(pid) === ticks);
+  while (registry.all().some(isEnding) && Date.now() < ends) await sleep(ENDED_POLL_MS);
 }
 
 /** nsenter forks to enter a PID namespace: the program is its child, once it is no longer setsid itself. */
