@@ -153,7 +153,6 @@ describe('identities', () => {
     const urls = hosts.map((host) => `ssh://${host}`);
     await trust('policy', 'pinned', '--on', 'ssh://peer');
     await trust('revoke', ALPHA, '--on', 'ssh://peer');
-    await untilAskedAgain();
     await untrusted(await tryMove(), PEER, 'refuses this host');
     for (const host of ['alpha', 'beta']) await trust('policy', 'pinned', '--on', `ssh://${host}`);
 
