@@ -158,6 +158,25 @@ program
   });
 
 program
+  .command('doctor')
+  .summary('say what hosts lack, and how to mend it')
+  .description(
+    'Looks at everything that a host needs, over plain SSH where no agent is there yet: kernel, CRIU, programs, room, settings, the ' +
+      'agent; with several hosts also whether they reach one another by UDP port 18018, and how far their clocks are apart. Changes nothing.',
+  )
+  .argument('[hosts...]', 'names in the fleet file, ssh://[user@]host[:port], or local (default: local)')
+  .option('--all', 'every host of the fleet file')
+  .option('--json', 'one JSON object on standard output')
+  .addHelpText(
+    'after',
+    '\nExit status: 0, or 18 where something has to be mended (FAIL).\nExamples:\n  osmosis doctor\n  osmosis doctor ssh://alpha ssh://beta ssh://peer',
+  )
+  .action(async (hosts: string[], options) => {
+    const { runDoctor } = await import('./commands/doctor.ts');
+    await runDoctor(hosts, { ...program.opts<Global>(), ...options });
+  });
+
+program
   .command('forward')
   .summary('let new connections to its old address follow a cell, or no longer')
   .description(
