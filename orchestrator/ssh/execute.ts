@@ -60,60 +60,63 @@ export async function executeOver(
   lost: () => OsmosisError | undefined,
 ): Promise<Executed> {
   signal.throwIfAborted();
-  const channel = await opened(client, host, shellQuoted(argv), lost);
   const [program = ''] = argv;
   const { promise, resolve, reject } = Promise.withResolvers<Executed>();
-  const [stdout, stderr] = [collected(channel), collected(channel.stderr)];
-  let status: number | null = null;
-  let hasEnded = false;
-  channel.on('exit', (code: number | null) => {
-    status = code;
-    hasEnded = true;
-  });
-  channel.on('close', () => {
-    const error = lost();
-    if (!hasEnded && error !== undefined) reject(error);
-    else resolve({ status, stdout: stdout(), stderr: stderr() });
-  });
-  channel.on('error', reject);
-  const onLost = () => reject(lost() ?? new OsmosisError('SSH_UNREACHABLE', `${host} is gone`));
+  let channel: ClientChannel | undefined;
+  let isOver = false;
+  const gone = () => lost() ?? new OsmosisError('SSH_UNREACHABLE', `the SSH connection to ${host} is lost`);
+  const onLost = () => reject(gone());
   const onAbort = () => reject(asOsmosisError(signal.reason, 'INTERRUPTED'));
   const timer = setTimeout(() => reject(tooLong(host, program, timeoutMs)), timeoutMs);
   client.once('close', onLost);
   signal.addEventListener('abort', onAbort, { once: true });
   try {
-    if (typeof input === 'string') channel.end(input);
-    else if (input === undefined) channel.end();
-    // A program that ends before it has read everything says why by its status.
-    else pipeline(input(), channel.stdin).catch(() => undefined);
+    // Listened to at once: all of a short program's life may be in what has arrived with the channel.
+    client.exec(shellQuoted(argv), (error, opened) => {
+      if (error) return reject(refused(host, error));
+      channel = opened;
+      if (isOver) return opened.close();
+      ended(opened, gone).then(resolve, reject);
+      feed(opened, input);
+    });
     return await promise;
+  } catch (error) {
+    // ssh2 throws on a connection that is gone.
+    throw error instanceof OsmosisError ? error : (lost() ?? refused(host, error));
   } finally {
+    isOver = true;
     clearTimeout(timer);
     client.off('close', onLost);
     signal.removeEventListener('abort', onAbort);
-    channel.close();
+    channel?.close();
   }
 }
 
-function opened(
-  client: Client,
-  host: string,
-  command: string,
-  lost: () => OsmosisError | undefined,
-): Promise<ClientChannel> {
-  const { promise, resolve, reject } = Promise.withResolvers<ClientChannel>();
-  const refused = (error: Error) =>
-    lost() ??
-    new OsmosisError('SSH_UNREACHABLE', `${host} refused to run a command: ${error.message}`, {
-      cause: error,
-    });
-  try {
-    client.exec(command, (error, channel) => (error ? reject(refused(error)) : resolve(channel)));
-  } catch (error) {
-    // ssh2 throws on a connection that is gone.
-    reject(refused(error instanceof Error ? error : new Error(String(error))));
-  }
+function ended(channel: ClientChannel, gone: () => OsmosisError): Promise<Executed> {
+  const { promise, resolve, reject } = Promise.withResolvers<Executed>();
+  const [stdout, stderr] = [collected(channel), collected(channel.stderr)];
+  let status: number | null | undefined;
+  channel.on('exit', (code: number | null) => {
+    status = code;
+  });
+  channel.on('close', () => {
+    if (status === undefined) reject(gone());
+    else resolve({ status, stdout: stdout(), stderr: stderr() });
+  });
+  channel.on('error', reject);
   return promise;
+}
+
+function feed(channel: ClientChannel, input: Execution['input']): void {
+  if (typeof input === 'string') channel.end(input);
+  else if (input === undefined) channel.end();
+  // A program that ends before it has read everything says why by its status.
+  else pipeline(input(), channel.stdin).catch(() => undefined);
+}
+
+function refused(host: string, cause: unknown): OsmosisError {
+  const message = `${host} refused to run a command: ${messageOf(cause)}`;
+  return new OsmosisError('SSH_UNREACHABLE', message, { cause });
 }
 
 function collected(stream: Readable): () => string {
