@@ -55,7 +55,7 @@ function reportOf(host: string, installed: Installed, { dryRun }: InstallOptions
 
 export function installedText(
   host: string,
-  { version, release, before, changed, packages, agent }: Installed,
+  { version, release, before, changed, packages, systemd, agent }: Installed,
   { dryRun, apt }: InstallOptions,
 ): string {
   const lines: string[] = [];
@@ -71,7 +71,7 @@ export function installedText(
     lines.push(
       `no systemd there: its agent is ${agent}, by whatever keeps services up there: osmosis agent (where that is so already: --supervised)`,
     );
-  if (!dryRun && changed && before === undefined && agent === 'answers')
+  if (!dryRun && changed && before === undefined && systemd)
     lines.push(
       'to have the host drained when it shuts down: systemctl enable --now osmosis-drain, with /etc/osmosis/fleet.yaml',
     );

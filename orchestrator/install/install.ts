@@ -29,6 +29,8 @@ export type Installed = {
   readonly changed: boolean;
   /** Debian packages that were installed, or would be. */
   readonly packages: readonly string[];
+  /** It is systemd that starts the agent there. */
+  readonly systemd: boolean;
   /** `answers`; or nothing there starts it, and whoever does has to, again if it runs. */
   readonly agent: 'answers' | 'to be started' | 'to be restarted';
 };
@@ -56,7 +58,7 @@ export async function install(where: Where, file: PackageFile, options: InstallO
   const packages = await prepareGround(where, options);
   const isThere = state.current === file.release;
   const isRunning = state.agents.some(({ release }) => release === file.release);
-  const done = { version: file.version, release: file.release, packages };
+  const done = { version: file.version, release: file.release, packages, systemd: state.systemd };
   if (isThere && (isRunning || !state.systemd))
     return { ...done, changed: packages.length > 0, agent: isRunning ? 'answers' : 'to be started' };
   if (options.dryRun)
@@ -92,7 +94,7 @@ export async function upgrade(where: Where, file: PackageFile, options: InstallO
       `${host.name} has no installed Osmosis: osmosis install ${host.name}. Nothing was touched.`,
     );
   const packages = await prepareGround(where, options);
-  const done = { version: file.version, release: file.release, before, packages };
+  const done = { version: file.version, release: file.release, before, packages, systemd: state.systemd };
   const isRunning = state.agents.some(({ release }) => release === file.release);
   if (before === file.release && (isRunning || !starts(state, options)))
     return { ...done, changed: packages.length > 0, agent: isRunning ? 'answers' : 'to be restarted' };

@@ -104,7 +104,7 @@ export class Steps {
   }
 }
 
-function saidBy(text: string): Said {
+export function saidBy(text: string): Said {
   return text.split('\n').flatMap((line) => {
     const space = line.indexOf(' ');
     return space < 0 ? [] : { name: line.slice(0, space), value: line.slice(space + 1) };
