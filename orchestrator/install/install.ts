@@ -171,10 +171,11 @@ async function answered({ hosts, host, signal }: Where, steps: Steps, file: Pack
 }
 
 async function lastWords(host: HostConnection, signal: AbortSignal): Promise<string> {
-  const argv = ['journalctl', '-u', 'osmosis-agent', '-n', '3', '--no-pager', '-o', 'cat'];
+  const argv = ['journalctl', '-u', 'osmosis-agent', '-n', '20', '--no-pager', '-o', 'cat'];
   const said = await host.execute(argv, { signal, timeoutMs: LOG_MS_MAX }).catch(() => undefined);
-  const words = said?.status === 0 ? said.stdout.trim().replaceAll('\n', ' ') : '';
-  return words === '' ? '' : ` (${words})`;
+  const words =
+    said?.status === 0 ? said.stdout.split('\n').findLast((line) => line.startsWith('osmosis: ')) : undefined;
+  return words === undefined ? '' : ` (${words})`;
 }
 
 function starts({ systemd }: HostState, { supervised }: InstallOptions): boolean {
