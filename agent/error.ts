@@ -18,6 +18,10 @@ export const EXIT_STATUS = {
   AGENT_UNREACHABLE: 14,
   AGENT_PROTOCOL: 15,
   TIMEOUT: 16,
+  // What hosts need, and how Osmosis gets there.
+  HOST_UNFIT: 18,
+  INSTALL: 19,
+  HOST_IN_USE: 29,
   // Plan: nothing has been touched.
   SAME_HOST: 20,
   NO_SUCH_TARGET: 21,

@@ -17,6 +17,7 @@ import type { PeerSide } from './h2o/peer-side.ts';
 import { cordonHandlers } from './host/cordon-handlers.ts';
 import { hostFacts } from './host/facts.ts';
 import { preflightChecks } from './host/preflight.ts';
+import { reachHandlers } from './host/reach.ts';
 import { ownAddresses } from './host/routes.ts';
 import type { HostMoves } from './host-move/host-moves.ts';
 import { keep } from './host-move/keep.ts';
@@ -281,6 +282,7 @@ export function createHandlers(
     },
     ...trustHandlers(context),
     ...cordonHandlers(context),
+    ...reachHandlers(context),
   };
 }
 

@@ -34,6 +34,7 @@ export class AgentClient {
     stream.on('data', (chunk: Buffer) => this.#receive(chunk));
     stream.on('error', (error) => this.#fail(error));
     stream.on('close', () => this.#fail(new Error('connection closed')));
+    if (stream.destroyed) this.#fail(stream.errored ?? new Error('connection closed'));
   }
 
   /** @throws OsmosisError as the agent gave it, AGENT_UNREACHABLE when the connection ends first, TIMEOUT, INTERRUPTED. */

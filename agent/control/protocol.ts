@@ -4,6 +4,7 @@ import { PROTOCOLS } from '../address.ts';
 import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
 import { DATAGRAM_BYTES_MAX, HOPS_MAX } from '../wire/h2o-layout.ts';
+import { DOCTOR_METHODS } from './doctor-protocol.ts';
 import { cordonSchema, DRAIN_METHODS, placementSchema } from './drain-protocol.ts';
 import { TRAFFIC_METHODS } from './traffic-protocol.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
@@ -575,6 +576,7 @@ export const METHODS = {
   'destination.abort': { params: z.object(migration), result: none },
   ...TRUST_METHODS,
   ...DRAIN_METHODS,
+  ...DOCTOR_METHODS,
   ...TRAFFIC_METHODS,
 } as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;
 

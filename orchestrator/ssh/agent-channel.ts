@@ -106,6 +106,8 @@ export function openAgentChannel(
     client.exec(COMMAND, (error, channel) => {
       if (error) return reject(refused(error));
       const stream = new AgentChannel(channel, host, lost);
+      // It may fail (no osmosis there) before whoever asked for it has had a turn to listen: `errored` says so then.
+      stream.on('error', () => undefined);
       // Not only by the channel's 'close': that one waits for a reader that may not come.
       const onLost = () => stream.destroy(lost());
       client.once('close', onLost);

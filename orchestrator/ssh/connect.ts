@@ -5,6 +5,7 @@ import type { Client } from 'ssh2';
 import { asOsmosisError, OsmosisError } from '../../agent/error.ts';
 import { openAgentChannel } from './agent-channel.ts';
 import { destinationArguments, resolveSshConfig } from './config.ts';
+import { type Executed, type Execution, executeOver } from './execute.ts';
 import type { HostConnection } from './host.ts';
 import { createHostKeyVerifier, keyType, offeredAlgorithms } from './host-key.ts';
 import { loadIdentities } from './identities.ts';
@@ -82,6 +83,10 @@ class SshConnection implements HostConnection {
     };
     signal.addEventListener('abort', onAbort, { once: true });
     return Promise.race([opening, aborted]).finally(() => signal.removeEventListener('abort', onAbort));
+  }
+
+  execute(argv: readonly string[], execution: Execution): Promise<Executed> {
+    return executeOver(this.#client, this.name, argv, execution, () => this.#lost);
   }
 
   async close(): Promise<void> {

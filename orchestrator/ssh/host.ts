@@ -2,6 +2,7 @@
 import type { Duplex } from 'node:stream';
 import { asOsmosisError } from '../../agent/error.ts';
 import { connectSsh } from './connect.ts';
+import { type Executed, type Execution, executeLocally } from './execute.ts';
 import { AGENT_SOCKET, connectLocalAgent } from './local.ts';
 import { type Target, targetName } from './target.ts';
 
@@ -13,6 +14,8 @@ export interface HostConnection {
    * The stream fails with an OsmosisError: AGENT_UNREACHABLE, or SSH_UNREACHABLE when the connection is lost.
    */
   openAgent(signal?: AbortSignal): Promise<Duplex>;
+  /** Runs a program there to its end. @throws OsmosisError TIMEOUT, INTERRUPTED, SSH_UNREACHABLE */
+  execute(argv: readonly string[], execution: Execution): Promise<Executed>;
   /** Closes the connection and with it every stream on it. Never fails. */
   close(): Promise<void>;
 }
@@ -53,6 +56,7 @@ function connectLocal(socketPath: string): HostConnection {
       stream.once('close', () => open.delete(stream));
       return stream;
     },
+    execute: executeLocally,
     close: async () => {
       for (const stream of open) stream.destroy();
     },
