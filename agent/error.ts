@@ -28,6 +28,7 @@ export const EXIT_STATUS = {
   LABELS_EXHAUSTED: 26,
   HOST_CORDONED: 27,
   PEER_UNTRUSTED: 28,
+  NO_TERMINAL: 29,
   // Prepare up to commit: undone, the process runs at the source.
   PEER_SILENT: 30,
   FLOWS_CHANGED: 31,

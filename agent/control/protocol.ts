@@ -5,6 +5,7 @@ import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
 import { DATAGRAM_BYTES_MAX, HOPS_MAX } from '../wire/h2o-layout.ts';
 import { cordonSchema, DRAIN_METHODS, placementSchema } from './drain-protocol.ts';
+import { destinationSchema, sizeSchema, TERMINAL_METHODS, terminalSchema } from './terminal-protocol.ts';
 import { TRAFFIC_METHODS } from './traffic-protocol.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
 
@@ -129,6 +130,7 @@ export const snapshotSchema = z.object({
   image_bytes: z.number(),
   checks: z.array(checkSchema),
   forwarding: forwardingSchema.optional(),
+  terminal: terminalSchema.optional(),
 });
 /** All that a plan needs to know of a process (tree) and its host. */
 export type Snapshot = z.infer<typeof snapshotSchema>;
@@ -281,6 +283,7 @@ export const cellSchema = z.object({
     })
     .optional(),
   published: z.array(publicationSchema).optional(),
+  terminal: terminalSchema.optional(),
 });
 export type CellFact = z.infer<typeof cellSchema>;
 
@@ -360,9 +363,12 @@ export const METHODS = {
       env: z.array(z.tuple([z.string(), z.string()])).max(4096),
       /** Nothing is denied to it, although it may then not be movable. */
       as_is: z.boolean(),
+      /** In a terminal of its own, of this size to begin with. */
+      terminal: terminalSchema.extend({ size: sizeSchema }).optional(),
     }),
     result: z.object({
       cell: z.string(),
+      id: id.optional(),
       pid: z.int(),
       io_uring: z.enum(['denied', 'allowed']),
       mptcp: z.enum(['off', 'as it is']),
@@ -536,7 +542,11 @@ export const METHODS = {
     params: z.object({ ...migration, sessions: z.array(sessionSchema), held: remotesHeldSchema }),
     result: z.object({ restore_ms: z.number() }),
   },
-  'source.commit': { params: z.object(migration), result: none },
+  /** `to`: for whoever asks the source for the cell afterwards. */
+  'source.commit': {
+    params: z.object({ ...migration, to: destinationSchema.optional() }),
+    result: none,
+  },
   /** After the commit of a suspension: peers that have not acknowledged their HOLD yet. */
   'source.hold': { params: z.object(migration), result: z.object({ silent: z.array(z.string()) }) },
   /** Whether the peers of a stored image wait for it; `sessions`: each with the epoch of the HOLD that asks. */
@@ -576,6 +586,7 @@ export const METHODS = {
   ...TRUST_METHODS,
   ...DRAIN_METHODS,
   ...TRAFFIC_METHODS,
+  ...TERMINAL_METHODS,
 } as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;
 
 export type Method = keyof typeof METHODS;

@@ -5,7 +5,7 @@ import type { Client } from 'ssh2';
 import { asOsmosisError, OsmosisError } from '../../agent/error.ts';
 import { openAgentChannel } from './agent-channel.ts';
 import { destinationArguments, resolveSshConfig } from './config.ts';
-import type { HostConnection } from './host.ts';
+import type { HostConnection, HostTerminal, TerminalOptions } from './host.ts';
 import { createHostKeyVerifier, keyType, offeredAlgorithms } from './host-key.ts';
 import { loadIdentities } from './identities.ts';
 import { findKnownHost, rememberHost } from './known-hosts.ts';
@@ -13,6 +13,7 @@ import { LIVENESS_MS_MAX, watchLiveness } from './liveness.ts';
 import { logIn } from './login.ts';
 import { type HostSocket, openSocket } from './socket.ts';
 import { type SshTarget, targetName } from './target.ts';
+import { openTerminalChannel } from './terminal-channel.ts';
 
 const CLOSE_TIMEOUT_MS = 2_000;
 
@@ -82,6 +83,10 @@ class SshConnection implements HostConnection {
     };
     signal.addEventListener('abort', onAbort, { once: true });
     return Promise.race([opening, aborted]).finally(() => signal.removeEventListener('abort', onAbort));
+  }
+
+  async openTerminal(options: TerminalOptions): Promise<HostTerminal> {
+    return openTerminalChannel(this.#client, this.name, options, () => this.#lost);
   }
 
   async close(): Promise<void> {

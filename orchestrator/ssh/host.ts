@@ -1,9 +1,32 @@
 /** A connection to a host, however it is reached. */
+import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
+import type { Size } from '../../agent/control/terminal-protocol.ts';
 import { asOsmosisError } from '../../agent/error.ts';
 import { connectSsh } from './connect.ts';
-import { AGENT_SOCKET, connectLocalAgent } from './local.ts';
+import { AGENT_SOCKET, connectLocalAgent, openLocalTerminal } from './local.ts';
 import { type Target, targetName } from './target.ts';
+
+export type TerminalOptions = {
+  readonly cell: string;
+  readonly size: Size;
+  /** Of the terminal that shows it, as in TERM. */
+  readonly kind: string;
+  /** What is to be shown; not called where `draws`. */
+  readonly show: (chunk: Buffer) => void;
+};
+
+/** A terminal of a cell, shown in this one. */
+export type HostTerminal = {
+  /** It reads and draws in this command's terminal by itself; `write` and `resize` do nothing. */
+  readonly draws: boolean;
+  write(keys: Buffer): void;
+  resize(size: Size): void;
+  /** Lets go of it at once. */
+  close(): void;
+  /** Exit status of the client there: 0 where somebody has let go; undefined where the connection was lost. Never fails. */
+  readonly done: Promise<number | undefined>;
+};
 
 export interface HostConnection {
   /** For messages: `local`, `alpha`, `alpha:2222`. */
@@ -13,6 +36,8 @@ export interface HostConnection {
    * The stream fails with an OsmosisError: AGENT_UNREACHABLE, or SSH_UNREACHABLE when the connection is lost.
    */
   openAgent(signal?: AbortSignal): Promise<Duplex>;
+  /** @throws OsmosisError SSH_UNREACHABLE */
+  openTerminal(options: TerminalOptions): Promise<HostTerminal>;
   /** Closes the connection and with it every stream on it. Never fails. */
   close(): Promise<void>;
 }
@@ -53,6 +78,7 @@ function connectLocal(socketPath: string): HostConnection {
       stream.once('close', () => open.delete(stream));
       return stream;
     },
+    openTerminal: async ({ cell }) => openLocalTerminal(dirname(socketPath), cell),
     close: async () => {
       for (const stream of open) stream.destroy();
     },
