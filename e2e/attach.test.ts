@@ -49,7 +49,10 @@ class Terminal {
 
   /** Runs a command, and says its status after it. */
   async command(...words: string[]): Promise<void> {
-    await this.keys('-l', `${words.join(' ')}; echo "status $?, $(stty -a | tail -n +2 | md5sum | cut -c1-8)"`);
+    await this.keys(
+      '-l',
+      `${words.join(' ')}; echo "status $?, $(stty -a | tail -n +2 | md5sum | cut -c1-8)"`,
+    );
     await this.keys('Enter');
   }
 

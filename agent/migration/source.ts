@@ -334,6 +334,7 @@ export class SourceMigration {
     const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#keepFollowers();
     this.#heldCriu = this.#hold();
+    await this.#context.terminals.leave(this.#cell, signal);
     this.#stage = 'armed';
     return refused.reduce((sum, count) => sum + count, 0);
   }
@@ -460,7 +461,6 @@ export class SourceMigration {
 
   async #freeze(signal: AbortSignal): Promise<Frozen> {
     if (!this.#isAlive()) throw this.#exited();
-    await this.#context.terminals.leave(this.#cell, signal);
     const pausing = this.#suspends ? this.#deriveSessions() : undefined;
     if (pausing !== undefined) await this.#pause(pausing, signal);
     const held = await this.#handOut();

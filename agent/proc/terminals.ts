@@ -8,7 +8,7 @@ import { procText } from './text.ts';
 const PTS_MAJOR = 136;
 const MINORS = 256;
 /** CRIU opens one after the other until it has the number that it needs, so many at most (criu/tty.c). */
-const NUMBER_MAX = 63;
+const NUMBER_MAX = 31;
 
 export function isTerminal(link: string): boolean {
   return link.startsWith('/dev/pts/') ? link !== '/dev/pts/ptmx' : link.startsWith('/dev/tty');

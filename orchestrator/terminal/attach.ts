@@ -4,7 +4,7 @@ import type { Terminal } from '../../agent/control/terminal-protocol.ts';
 import { asOsmosisError, OsmosisError } from '../../agent/error.ts';
 import type { Keyboard } from './keyboard.ts';
 import type { Found, Places } from './places.ts';
-import { runSession, type Screen, type SessionEnd } from './session.ts';
+import { isLost, runSession, type Screen, type SessionEnd } from './session.ts';
 
 /** An agent is asked anew after this where the cell is still under way. */
 const WAIT_MS = 10_000;
@@ -135,7 +135,8 @@ async function findFor(
 
 function tellOf(end: SessionEnd, host: string, name: string, { say, keyboard }: Attaching): void {
   if (end.end === 'left') say(`${name} is leaving ${host}; what you type is kept`);
-  if (end.end === 'lost') say(`the connection to ${host} was lost: what was typed last may not have arrived`);
+  if (end.end === 'lost' && !end.sure)
+    say(`the connection to ${host} was lost: what was typed last may not have arrived`);
   if (end.end === 'left' && end.forced) say(`${host} did not wait: what was typed last may not have arrived`);
   const dropped = keyboard.takeDropped();
   if (dropped > 0)
@@ -144,9 +145,8 @@ function tellOf(end: SessionEnd, host: string, name: string, { say, keyboard }: 
 
 /** A host that is lost meanwhile is one that the cell has to be looked for elsewhere. */
 function orLost(thrown: unknown): SessionEnd {
-  const error = asOsmosisError(thrown);
-  if (error.code === 'AGENT_UNREACHABLE' || error.code === 'SSH_UNREACHABLE') return { end: 'lost' };
-  throw error;
+  if (isLost(thrown)) return { end: 'lost', sure: true };
+  throw thrown;
 }
 
 function escapeOf(terminal: Terminal | undefined, name: string): string {

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Size, TerminalState } from '../../agent/control/terminal-protocol.ts';
+import { type ErrorCode, OsmosisError } from '../../agent/error.ts';
 import { ESCAPE_MS, LET_GO } from '../../agent/terminal/tmux.ts';
 import type { AgentClient } from '../agent-client.ts';
 import type { HostConnection, HostTerminal } from '../ssh/host.ts';
@@ -13,6 +14,8 @@ const AS_LONG_AS_IT_LASTS_MS = 2 ** 31 - 1;
 const LET_GO_MS_MAX = 5_000;
 /** A key that is being typed, such as an arrow's three bytes, has come by then. */
 const KEY_MS = 2 * ESCAPE_MS;
+
+const LOST: ReadonlySet<ErrorCode> = new Set(['AGENT_UNREACHABLE', 'SSH_UNREACHABLE', 'TIMEOUT']);
 
 /** A cell at a host. */
 export type Place = {
@@ -33,12 +36,13 @@ export type Screen = {
 
 /**
  * `left`: the cell is about to leave; `forced`: some keys may not have arrived. `closed`: the client has ended with that status,
- * 0 where somebody has let go of it. `lost`: so is the connection. `away`: the cell is not here.
+ * 0 where somebody has let go of it. `lost`: so is the connection; `sure`: all keys have arrived all the same. `away`: the cell is
+ * not here.
  */
 export type SessionEnd =
   | { readonly end: 'left'; readonly forced: boolean }
   | { readonly end: 'closed'; readonly status: number }
-  | { readonly end: 'lost' }
+  | { readonly end: 'lost'; readonly sure: boolean }
   | { readonly end: 'away' };
 const AWAY = { end: 'away' } as const;
 
@@ -109,18 +113,29 @@ async function joined(
   });
   try {
     const first = await Promise.race([told.then(() => 'told' as const), terminal.done, aborted]);
-    if (first === 'told') return await letGo(terminal, keyboard);
+    if (first === 'told') {
+      await letGo(terminal, keyboard);
+      const failure = await told;
+      if (failure === undefined) return { end: 'left', forced: false };
+      // The agent is gone, or the way to it; the terminal is not.
+      if (isLost(failure)) return { end: 'lost', sure: true };
+      throw failure;
+    }
     keyboard.keep();
     if (first === 'aborted') await closed(terminal);
     if (typeof first !== 'number') screen.reset();
-    return typeof first === 'number' ? { end: 'closed', status: first } : { end: 'lost' };
+    return typeof first === 'number' ? { end: 'closed', status: first } : { end: 'lost', sure: false };
   } finally {
     stopResizing();
   }
 }
 
+export function isLost(thrown: unknown): boolean {
+  return thrown instanceof OsmosisError && LOST.has(thrown.code);
+}
+
 /** What was typed until now is the last that goes there, and arrives. */
-async function letGo(terminal: HostTerminal, keyboard: Keyboard): Promise<SessionEnd> {
+async function letGo(terminal: HostTerminal, keyboard: Keyboard): Promise<void> {
   const end = keyboard.keep();
   if (terminal.draws) await closed(terminal);
   else {
@@ -130,7 +145,6 @@ async function letGo(terminal: HostTerminal, keyboard: Keyboard): Promise<Sessio
     await within(LET_GO_MS_MAX, terminal.done);
     terminal.close();
   }
-  return { end: 'left', forced: false };
 }
 
 /** Its client gives the terminal back as it was. */
