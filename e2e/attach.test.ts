@@ -150,23 +150,41 @@ describe('osmosis attach', () => {
 
   it('a move that is undone: it goes on at the source, and what was typed meanwhile arrives', async () => {
     expect(await start('pager', ...LESS)).toMatchObject({ exitCode: 0, object: { ok: true, cell: 'pager' } });
-    await terminal.open();
-    await terminal.command('osmosis', 'attach', 'pager', '--on', 'ssh://alpha');
-    await terminal.sees(/^line 1\n/);
-    {
-      await using _broken = await replaceProgram(
-        'beta',
-        'criu',
-        'case "$1" in restore) sleep 1; exit 1;; esac; exec "$REAL" "$@"',
-      );
-      const failing = osmosis(migrateArgs('pager', 'alpha', 'beta'));
-      await terminal.sees(/pager is leaving ssh:\/\/alpha/);
-      await terminal.keys('-l', 'jjj');
-      expect((await failing).object).toMatchObject({ ok: false, code: 'RESTORE_FAILED', owner: 'source' });
+    const local = new Terminal('alpha');
+    try {
+      for (const [one, on] of [
+        [terminal, 'ssh://alpha'],
+        [local, 'local'],
+      ] as const) {
+        await one.open();
+        await one.command('osmosis', 'attach', 'pager', '--on', on);
+        await one.sees(/^line 1\n/);
+      }
+      {
+        await using _broken = await replaceProgram(
+          'beta',
+          'criu',
+          'case "$1" in restore) sleep 1; exit 1;; esac; exec "$REAL" "$@"',
+        );
+        const failing = osmosis(migrateArgs('pager', 'alpha', 'beta'));
+        await terminal.sees(/pager is leaving ssh:\/\/alpha/);
+        await terminal.keys('-l', 'jjj');
+        await local.sees(/pager is leaving local/);
+        await local.keys('-l', 'jj');
+        expect((await failing).object).toMatchObject({
+          ok: false,
+          code: 'RESTORE_FAILED',
+          owner: 'source',
+        });
+      }
+      await terminal.sees(/^line 6\nline 7\n/);
+      await local.sees(/^line 6\nline 7\n/);
+      await terminal.keys('q');
+      await terminal.sees(/status 0, /);
+      await local.sees(/status 0, /);
+    } finally {
+      await local.close();
     }
-    await terminal.sees(/^line 4\nline 5\n/);
-    await terminal.keys('q');
-    await terminal.sees(/status 0, /);
     await expect.poll(() => cellsOn('alpha'), { timeout: SEEN_MS_MAX }).toEqual([]);
   });
 

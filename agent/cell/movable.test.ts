@@ -14,15 +14,15 @@ it('is this filter, byte for byte', () => {
 
 it('is put before the program', () => {
   const directory = temporaryDirectory();
-  expect(withoutIoUring(directory, ['node', '--version'])).toEqual([
+  expect(withoutIoUring(`${directory}/cell.bpf`, ['node', '--version'])).toEqual([
     'setpriv',
     '--seccomp-filter',
-    `${directory}/no-io-uring.bpf`,
+    `${directory}/cell.bpf`,
     '--',
     'node',
     '--version',
   ]);
-  expect(readFileSync(`${directory}/no-io-uring.bpf`)).toEqual(ioUringFilter());
+  expect(readFileSync(`${directory}/cell.bpf`)).toEqual(ioUringFilter());
 });
 
 it.each([

@@ -45,9 +45,8 @@ export function ioUringFilter(): Buffer {
   return program;
 }
 
-/** `argv` behind the filter; the file is written where `directory` is. */
-export function withoutIoUring(directory: string, argv: readonly string[]): string[] {
-  const file = `${directory}/no-io-uring.bpf`;
+/** `argv` behind the filter, which is written to `file`: needed until the program runs. */
+export function withoutIoUring(file: string, argv: readonly string[]): string[] {
   writeFileSync(file, ioUringFilter(), { mode: 0o600 });
   return ['setpriv', '--seccomp-filter', file, '--', ...argv];
 }
