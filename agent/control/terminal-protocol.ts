@@ -4,7 +4,7 @@ import { z } from 'zod';
 const id = z.string().regex(/^[0-9a-f]{32}$/);
 const CELLS_MAX = 32_767;
 /** Keys that are typed on behalf of somebody at once. */
-export const TYPED_BYTES_MAX = 64 * 1024;
+export const TYPED_BYTES_MAX = 1024 * 1024;
 /** A key with Ctrl, as tmux(1) writes it, or none. */
 export const escapeSchema = z.string().regex(/^(C-[a-z\\\]^_]|none)$/);
 /** `state` waits for so long at most before it says that the cell is still under way. */

@@ -26,6 +26,8 @@ const TMUX_MS_MAX = 5_000;
 const PAST_MS_MAX = 60 * 60 * 1_000;
 const PAST_MAX = 256;
 const ATTACHMENTS_MAX = 64;
+/** A command of tmux's has 16 KiB, and each of these is a word. */
+const KEYS_AT_ONCE_MAX = 4_096;
 /** Of the last screen of a program that has ended. */
 const SCREEN_BYTES_MAX = 64 * 1_024;
 /** A terminal that somebody uses, not the other end of one. */
@@ -108,7 +110,8 @@ export class Terminals {
     const cell = terminalOf(this.#registry.get(id));
     if (this.#leaving.has(id))
       throw new OsmosisError('BUSY', 'the cell is about to leave this host: type there');
-    await tmux(typeArgv(this.files(cell.id).socket, keys));
+    for (let at = 0; at < keys.length; at += KEYS_AT_ONCE_MAX)
+      await tmux(typeArgv(this.files(cell.id).socket, keys.subarray(at, at + KEYS_AT_ONCE_MAX)));
   }
 
   /**

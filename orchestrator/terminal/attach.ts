@@ -95,7 +95,11 @@ export async function attach(first: Found, attaching: Attaching): Promise<Attach
     }
   } catch (thrown) {
     if (left.signal.aborted) return { ended: 'detached', host: found.host, name };
-    throw asOsmosisError(thrown, signal.aborted ? 'INTERRUPTED' : 'INTERNAL');
+    if (signal.aborted)
+      throw new OsmosisError('INTERRUPTED', `interrupted: let go of ${name}, which goes on`, {
+        cause: thrown,
+      });
+    throw asOsmosisError(thrown);
   }
 }
 

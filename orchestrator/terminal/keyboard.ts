@@ -1,7 +1,7 @@
 /** What somebody types at this command's terminal: passed on, kept while there is nobody to pass it to, or left to another process. */
 
 /** Kept for a cell that is under way; what is typed beyond that is dropped, and said to be. */
-export const KEPT_BYTES_MAX = 64 * 1024;
+export const KEPT_BYTES_MAX = 1024 * 1024;
 const PASTE = '\u001b[200~';
 const PASTE_END = '\u001b[201~';
 const BELL = '\u0007';
