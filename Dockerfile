@@ -26,7 +26,7 @@ RUN printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbi
   && apt-get update \
   && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
     attr bpftool catatonit criu iproute2 kmod nftables openssh-client openssh-server procps \
-    curl ethtool iperf3 iputils-ping less netcat-openbsd psmisc python3 socat strace tcpdump tmux \
+    curl ethtool iperf3 iputils-ping less netcat-openbsd psmisc python3 socat strace tcpdump tmux vim-tiny \
     haproxy mariadb-client mariadb-server memcached mosquitto mosquitto-clients nginx-light redis-server redis-tools \
   && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* \
   && mkdir -p /var/log/lab-exec \

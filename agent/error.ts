@@ -42,6 +42,8 @@ export const EXIT_STATUS = {
   TARGET_EXITED: 36,
   DATAPATH: 37,
   CELL: 38,
+  // Nothing was touched.
+  NO_TERMINAL: 39,
   // After commit: the process runs at the destination, the agents finish by themselves.
   UNCONFIRMED: 40,
   // Stored images: the file owns the process, and is as it was.

@@ -32,7 +32,8 @@ import { arrivingPublications, changePublished, publishChecks } from './migratio
 import { unaskedPeers } from './migration/unasked.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
-import { commandLine } from './proc/tree.ts';
+import { childrenOf, commandLine } from './proc/tree.ts';
+import { terminalHandlers } from './terminal/handlers.ts';
 import { trustHandlers } from './trust/handlers.ts';
 import { VERSION } from './version.ts';
 import { packPiece } from './wire/compression.ts';
@@ -60,6 +61,7 @@ export function createHandlers(
     name: cell.name,
     pid: cell.pid,
     ...(cell.placement === undefined ? {} : { placement: cell.placement }),
+    ...(cell.terminal && { terminal: cell.terminal }),
     home: cell.link === undefined,
     host: await hostFacts(paths.run),
     agent_addresses: await ownAddresses(),
@@ -101,7 +103,7 @@ export function createHandlers(
     datapath: async () => datapath.entries(),
     run: async (params) => {
       const { cell, movable } = await runCell(context, params);
-      return { cell: cell.name, pid: cell.pid, ...movable };
+      return { cell: cell.name, id: cell.id, pid: cell.pid, ...movable };
     },
     'relay.end': async ({ cell, what, dry_run }) => ({
       ended:
@@ -113,7 +115,7 @@ export function createHandlers(
       const resolved = registry.resolve(target, name);
       registry.checkFree(resolved.id);
       hostMoves.checkSettled(resolved.id);
-      const found = await inspectTree(resolved.pid);
+      const found = await inspectTree(resolved.pid, { served: resolved.terminal !== undefined });
       const cell = await adoptNewFlows(context, resolved);
       const tree = withFlows(found, await learnFlows(context, cell, found, learn_ms, signal));
       const flows = await placeFlows(datapath, cell, tree.flows);
@@ -247,8 +249,8 @@ export function createHandlers(
       await coordinator.destination(migration).restore(sessions, held, signal);
       return { restore_ms: performance.now() - started };
     },
-    'source.commit': async ({ migration }) => {
-      coordinator.source(migration).commit();
+    'source.commit': async ({ migration, to }) => {
+      coordinator.source(migration).commit(to);
       return {};
     },
     'source.hold': async ({ migration }) => ({ silent: await coordinator.holdSource(migration) }),
@@ -283,6 +285,7 @@ export function createHandlers(
     ...trustHandlers(context),
     ...cordonHandlers(context),
     ...reachHandlers(context),
+    ...terminalHandlers(context),
   };
 }
 
@@ -319,7 +322,8 @@ function describeCell(cell: Cell, peerSide: PeerSide) {
     id: cell.id,
     name: cell.name,
     pid: cell.pid,
-    command: commandLine(cell.pid),
+    command: commandLine(cell.terminal === undefined ? cell.pid : (childrenOf(cell.pid)[0] ?? cell.pid)),
+    ...(cell.terminal && { terminal: cell.terminal }),
     placement: cell.placement ?? {},
     home: cell.link === undefined,
     flows: cell.flows.map((flow) => ({

@@ -9,7 +9,6 @@ import { pino } from 'pino';
 import { Forwarder } from './cell/forwarder.ts';
 import { CellKeeper } from './cell/keeper.ts';
 import { Labels } from './cell/labels.ts';
-import { writeIoUringFilter } from './cell/movable.ts';
 import { adoptNewFlows } from './cell/new-flows.ts';
 import { Openings } from './cell/openings.ts';
 import { Registry } from './cell/registry.ts';
@@ -26,6 +25,7 @@ import { HostMoves } from './host-move/host-moves.ts';
 import { KeptAddresses } from './host-move/kept-addresses.ts';
 import { Byes } from './migration/bye.ts';
 import { Coordinator } from './migration/coordinator.ts';
+import { Terminals } from './terminal/terminals.ts';
 import { Trust } from './trust/trust.ts';
 import { VERSION } from './version.ts';
 
@@ -67,14 +67,14 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const kept = new KeptAddresses(`${paths.run}/kept`, log);
   const byes = new Byes(socket, `${paths.run}/byes`);
   const cordon = new Cordon(`${paths.state}/cordon.json`);
-  const parts = { byes, cordon, datapath, peerSide, registry, labels, openings, kept };
+  const terminals = new Terminals(paths.run, registry);
+  const parts = { byes, cordon, datapath, peerSide, registry, labels, openings, kept, terminals };
   const context: AgentContext = { paths, socket, trust, ...parts, log };
   const forwarder = new Forwarder(context);
   const hostMoves = new HostMoves(context, (cell) => forwarder.retell(cell));
   const coordinator = new Coordinator(context, hostMoves);
   const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
-  writeIoUringFilter(paths.run);
   await sweepSocketPrograms();
   await socket.open();
   peerSide.start(

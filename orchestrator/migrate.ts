@@ -83,6 +83,7 @@ async function migrateOnce({
       plan,
       snapshot: seen,
       datagrams,
+      hostname = to.host,
     } = await makePlan(target, name, from, to, { ...until, learnMs, forwardLeaseS, publish });
     checkPlan(plan, legacy);
     warnOfOutside(seen, emit);
@@ -149,7 +150,7 @@ async function migrateOnce({
 
     phases.enter('commit');
     signal.throwIfAborted();
-    await from.call('source.commit', { migration });
+    await from.call('source.commit', { migration, to: { name: to.host, hostname } });
     // The point of no return: from here on nothing is undone, and the agents finish even without us.
 
     phases.enter('redirect');

@@ -40,6 +40,8 @@ export type Planned = {
   readonly snapshot: Snapshot;
   /** Flows of unconnected UDP sockets whose peers know them. */
   readonly datagrams: readonly Flow[];
+  /** The destination's own name. */
+  readonly hostname?: string;
 };
 
 /** `learnMs`: how long such flows are learnt, in place of the agent's own choice. */
@@ -108,7 +110,8 @@ function plannedBetween(
     );
   }
   const places = [source.host, destination.host] as const;
-  return planned(snapshot, peers, unknown, checks, places, { comesHome, published });
+  const made = planned(snapshot, peers, unknown, checks, places, { comesHome, published });
+  return { ...made, hostname: host.hostname };
 }
 
 /** The same for a suspension: its destination is a file. */

@@ -106,7 +106,7 @@ export class CellKeeper {
   }
 
   async #remove(cell: Cell): Promise<void> {
-    const { byes, datapath, labels, openings, registry, log } = this.#context;
+    const { byes, datapath, labels, openings, registry, terminals, log } = this.#context;
     log.info({ cell: cell.name }, 'the cell has ended');
     await openings.close(cell);
     // Whoever follows it, or carries its flows on for others, forgets it.
@@ -119,6 +119,7 @@ export class CellKeeper {
     }
     if (cell.init !== undefined) await destroyNamespaces(cell.init);
     labels.release(cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
+    terminals.ended(cell);
     registry.remove(cell.id);
     this.#endedAt.delete(cell.id);
     await datapath.removeIfEmpty();

@@ -127,6 +127,13 @@ export function setUpKernel(init: CellInit, pid: number): Promise<void> {
   return run(insideArgv({ init: init.pid, net: false }, ['sysctl', '-qw', `kernel.ns_last_pid=${pid}`]));
 }
 
+/** Terminals of its own: their numbers are free, whatever the host has. */
+export function mountTerminals(init: CellInit): Promise<void> {
+  const options = 'newinstance,ptmxmode=0666,mode=0620,gid=5,nosuid,noexec';
+  const mount = ['mount', '-t', 'devpts', '-o', options, 'devpts', '/dev/pts'];
+  return run(insideArgv({ init: init.pid, net: false }, mount));
+}
+
 export type CellLink = {
   /** Host end. */
   readonly name: string;

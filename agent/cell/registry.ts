@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Placement } from '../control/drain-protocol.ts';
 import type { Label } from '../control/protocol.ts';
+import type { Terminal } from '../control/terminal-protocol.ts';
 import type { LocalHalf } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
 import type { HeldReceipts } from '../h2o/shown-receipt.ts';
@@ -62,6 +63,8 @@ export type Cell = {
   readonly kept?: boolean;
   /** Where it may be placed, beside which others; goes with it. */
   readonly placement?: Placement;
+  /** Its root is a terminal server (agent/terminal/tmux.ts), and its program is below that. */
+  readonly terminal?: Terminal;
 };
 
 export class Registry {

@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, rmSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentContext } from '../context.ts';
@@ -11,8 +11,10 @@ import { inOwnSession, insideArgv } from '../criu/argv.ts';
 import { OsmosisError } from '../error.ts';
 import { procLink, procText } from '../proc/text.ts';
 import { childrenOf, isAlive, startTicks } from '../proc/tree.ts';
+import { checkTerminal, startSession, terminalEnvironment } from '../terminal/start.ts';
+import { serverArgv } from '../terminal/tmux.ts';
 import { AS_IT_IS, canFilter, type Movable, withoutIoUring, withoutMptcp } from './movable.ts';
-import { createNamespaces, destroyNamespaces } from './namespaces.ts';
+import { createNamespaces, destroyNamespaces, mountTerminals } from './namespaces.ts';
 import type { Cell, Registry } from './registry.ts';
 
 const START_MS_MAX = 2_000;
@@ -23,10 +25,11 @@ const ENDED_POLL_MS = 50;
 const BEFORE = new Set(['', 'nsenter', 'setsid', 'setpriv']);
 
 export async function runCell(
-  { registry, cordon, paths }: AgentContext,
-  { name, placement = {}, argv, cwd, env, as_is }: Params<'run'>,
+  { registry, cordon, paths, terminals }: AgentContext,
+  { name, placement = {}, argv, cwd, env, as_is, terminal }: Params<'run'>,
 ): Promise<{ cell: Cell; movable: Movable }> {
   cordon.refuse(hostname());
+  if (terminal !== undefined) await checkTerminal(cwd);
   const id = randomBytes(16).toString('hex');
   if (name !== undefined) await untilGone(registry, name);
   const cellName = registry.freeName(
@@ -34,15 +37,20 @@ export async function runCell(
       `${(argv[0] ?? '').replace(/^.*\//, '').replace(/[^A-Za-z0-9._-]/g, '-') || 'cell'}-${id.slice(0, 4)}`,
   );
   const init = await createNamespaces(false);
+  const filter = `${paths.run}/${id}.bpf`;
   const nothing = openSync(`/proc/${init.pid}/root/dev/null`, 'r+');
   try {
+    const files = terminals.files(id);
+    if (terminal !== undefined) await mountTerminals(init);
     const filters = !as_is && (await canFilter());
-    const program = filters ? withoutIoUring(paths.run, argv) : argv;
+    const root = terminal === undefined ? argv : serverArgv(files.socket);
+    const program = filters ? withoutIoUring(filter, root) : root;
     const [file = '', ...args] = insideArgv({ init: init.pid, net: false }, inOwnSession(program));
-    const given = Object.fromEntries(env);
+    const asGiven = Object.fromEntries(env);
+    const given = terminal === undefined ? asGiven : terminalEnvironment(asGiven);
     // A child of the cell's init, not of nsenter: nsenter stays outside and would be a stranger's parent.
     const child = spawn(file, args, {
-      cwd,
+      cwd: terminal === undefined ? cwd : '/',
       env: as_is ? given : withoutMptcp(given),
       stdio: [nothing, nothing, nothing],
       detached: true,
@@ -50,6 +58,7 @@ export async function runCell(
     child.on('error', () => undefined);
     child.unref();
     const pid = await programOf(child.pid ?? 0, init.pid);
+    if (terminal !== undefined) await startSession({ files, terminal, cwd, program: argv });
     const cell: Cell = {
       id,
       name: cellName,
@@ -63,15 +72,18 @@ export async function runCell(
       flows: [],
       peers: [],
       placement,
+      ...(terminal && { terminal: { escape: terminal.escape } }),
     };
     registry.put(cell);
     const denied = filters ? 'denied' : 'allowed';
     return { cell, movable: as_is ? AS_IT_IS : { io_uring: denied, mptcp: 'off' } };
   } catch (error) {
     await destroyNamespaces(init);
+    terminals.clear(id);
     throw error;
   } finally {
     closeSync(nothing);
+    rmSync(filter, { force: true });
   }
 }
 

@@ -6,6 +6,7 @@ import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
 import { DATAGRAM_BYTES_MAX, HOPS_MAX } from '../wire/h2o-layout.ts';
 import { DOCTOR_METHODS } from './doctor-protocol.ts';
 import { cordonSchema, DRAIN_METHODS, placementSchema } from './drain-protocol.ts';
+import { destinationSchema, sizeSchema, TERMINAL_METHODS, terminalSchema } from './terminal-protocol.ts';
 import { TRAFFIC_METHODS } from './traffic-protocol.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
 
@@ -130,6 +131,7 @@ export const snapshotSchema = z.object({
   image_bytes: z.number(),
   checks: z.array(checkSchema),
   forwarding: forwardingSchema.optional(),
+  terminal: terminalSchema.optional(),
 });
 /** All that a plan needs to know of a process (tree) and its host. */
 export type Snapshot = z.infer<typeof snapshotSchema>;
@@ -282,6 +284,7 @@ export const cellSchema = z.object({
     })
     .optional(),
   published: z.array(publicationSchema).optional(),
+  terminal: terminalSchema.optional(),
 });
 export type CellFact = z.infer<typeof cellSchema>;
 
@@ -361,9 +364,12 @@ export const METHODS = {
       env: z.array(z.tuple([z.string(), z.string()])).max(4096),
       /** Nothing is denied to it, although it may then not be movable. */
       as_is: z.boolean(),
+      /** In a terminal of its own, of this size to begin with. */
+      terminal: terminalSchema.extend({ size: sizeSchema }).optional(),
     }),
     result: z.object({
       cell: z.string(),
+      id: id.optional(),
       pid: z.int(),
       io_uring: z.enum(['denied', 'allowed']),
       mptcp: z.enum(['off', 'as it is']),
@@ -537,7 +543,11 @@ export const METHODS = {
     params: z.object({ ...migration, sessions: z.array(sessionSchema), held: remotesHeldSchema }),
     result: z.object({ restore_ms: z.number() }),
   },
-  'source.commit': { params: z.object(migration), result: none },
+  /** `to`: for whoever asks the source for the cell afterwards. */
+  'source.commit': {
+    params: z.object({ ...migration, to: destinationSchema.optional() }),
+    result: none,
+  },
   /** After the commit of a suspension: peers that have not acknowledged their HOLD yet. */
   'source.hold': { params: z.object(migration), result: z.object({ silent: z.array(z.string()) }) },
   /** Whether the peers of a stored image wait for it; `sessions`: each with the epoch of the HOLD that asks. */
@@ -578,6 +588,7 @@ export const METHODS = {
   ...DRAIN_METHODS,
   ...DOCTOR_METHODS,
   ...TRAFFIC_METHODS,
+  ...TERMINAL_METHODS,
 } as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;
 
 export type Method = keyof typeof METHODS;

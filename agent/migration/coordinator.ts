@@ -317,6 +317,7 @@ export class Coordinator {
       if (cell.init !== undefined) await destroyNamespaces(cell.init);
       labels.release(cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
       registry.remove(cell.id);
+      this.#context.terminals.gone(cell);
     }
     if (cell.link === undefined || verdict === 'commit') {
       await datapath.removeLocals(cell.link === undefined ? flows : cell.flows);

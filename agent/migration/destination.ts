@@ -10,6 +10,7 @@ import {
   createNamespaces,
   destroyNamespaces,
   isCellSource,
+  mountTerminals,
   setUpKernel,
 } from '../cell/namespaces.ts';
 import { knownFlows } from '../cell/new-flows.ts';
@@ -199,6 +200,8 @@ export class DestinationMigration {
     await this.#arrival.drawLabels();
     this.#enter('prepared');
     this.#init = await createNamespaces(this.#hasNetwork);
+    if (snapshot.checks.some(({ name, ok }) => name === 'terminal' && ok)) await mountTerminals(this.#init);
+    this.#context.terminals.clear(snapshot.cell);
     const highest = Math.max(...snapshot.processes.map(({ inner_pid }) => inner_pid));
     await setUpKernel(this.#init, highest + PID_GAP);
     this.#sockets = this.#socketSetter();
@@ -448,6 +451,7 @@ export class DestinationMigration {
       known: knownFlows(snapshot.flows),
       published: this.#published,
       ...(snapshot.placement && { placement: snapshot.placement }),
+      ...(snapshot.terminal && { terminal: snapshot.terminal }),
       ...(this.#forwarding && { forwarding: this.#forwarding }),
     };
     registry.put(cell);
@@ -525,6 +529,7 @@ export class DestinationMigration {
     await Promise.race([this.#step, sleep(STEP_MS_MAX, undefined, { ref: false })]);
     this.#heldCriu?.end();
     if (this.#init !== undefined && this.#init !== early) await destroyNamespaces(this.#init);
+    this.#context.terminals.clear(this.#request.snapshot.cell);
     await this.#sockets?.drop();
     await this.#disarm();
     await this.#arrival.undo();

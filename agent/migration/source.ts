@@ -17,6 +17,7 @@ import { adoptNewFlows } from '../cell/new-flows.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, RemoteHeld } from '../control/protocol.ts';
+import type { Destination } from '../control/terminal-protocol.ts';
 import { dumpArgv, heldArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, type HeldCriu, holdCriu, markerAppears } from '../criu/run.ts';
@@ -195,10 +196,11 @@ export class SourceMigration {
     this.#drop = new Set(drop);
     this.#decision.prepare(key);
     mkdirSync(this.#marks, { recursive: true, mode: 0o700 });
-    const tree = await inspectTree(this.#cell.pid, { options: false });
+    const served = this.#cell.terminal !== undefined;
+    const tree = await inspectTree(this.#cell.pid, { options: false, served });
     await this.#departure.holdOff(tree.listeners, await this.#place(tree.flows));
     await quiesce(this.#cell.pid, tree.listeners, signal);
-    const found = await inspectTree(this.#cell.pid);
+    const found = await inspectTree(this.#cell.pid, { served });
     const settled = withFlows(found, unconnectedFlows(this.#cell.pid, datagrams, found));
     this.#cell = await adoptNewFlows(this.#context, this.#cell);
     this.#departure.update(this.#cell);
@@ -332,6 +334,7 @@ export class SourceMigration {
     const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
     this.#keepFollowers();
     this.#heldCriu = this.#hold();
+    await this.#context.terminals.leave(this.#cell, signal);
     this.#stage = 'armed';
     return refused.reduce((sum, count) => sum + count, 0);
   }
@@ -654,7 +657,7 @@ export class SourceMigration {
   }
 
   /** The point of no return. @throws OsmosisError ABORTED where the hook's deadline decided first. */
-  commit(): void {
+  commit(to?: Destination): void {
     if (this.#stage !== 'frozen')
       throw new OsmosisError('ABORTED', `can't commit a migration that is ${this.#stage}`, {
         phase: 'commit',
@@ -664,6 +667,7 @@ export class SourceMigration {
     if (this.#changed !== undefined) throw this.#changed;
     if (this.#decision.decide('commit') === 'commit') {
       this.#stage = 'committed';
+      this.#context.terminals.bound(this.#cell.id, this.#suspends ? 'file' : to);
       return;
     }
     throw new OsmosisError(
@@ -731,6 +735,7 @@ export class SourceMigration {
       this.#cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })),
     );
     this.#context.registry.remove(id);
+    this.#context.terminals.gone(this.#cell);
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';
   }
@@ -754,6 +759,7 @@ export class SourceMigration {
     await this.#context.peerSide.keepHeld(this.#heldIds);
     await this.#context.peerSide.ownEnds.withdraw(this.#flows);
     await this.#context.datapath.removeIfEmpty();
+    this.#context.terminals.back(this.#cell.id);
     this.#stage = 'ended';
     return true;
   }

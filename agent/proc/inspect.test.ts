@@ -138,7 +138,12 @@ test.for([
   ['a raw IPv6 socket', 'socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58)', 'has a raw socket'],
   ['a packet socket', 'socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)', 'has a packet socket'],
   ['an MPTCP socket', '[socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)]; held[0].listen()', 'MPTCP'],
-  ['a terminal', '__import__("pty").openpty()', 'has the terminal /dev/pts/'],
+  ['a terminal with both its ends', '__import__("pty").openpty()', undefined],
+  [
+    'a terminal whose other end is not here',
+    '[__import__("os").close(fd) if end == 0 else fd for end, fd in enumerate(__import__("pty").openpty())]',
+    'has the terminal /dev/pts/',
+  ],
 ] as const)('%s', async ([what, expression, message], context) => {
   const { pid, said } = await python(
     context,

@@ -20,6 +20,7 @@ import { kindCheck } from './socket-kinds.ts';
 import { socketOptions } from './socket-options.ts';
 import { type SocketKind, socketProtocols } from './socket-protocols.ts';
 import { type InetSocket, inetSockets, otherSockets } from './sockets.ts';
+import { isTerminal, terminalChecks } from './terminals.ts';
 import { procText } from './text.ts';
 import { commandLine, PROCESSES_MAX, type ProcessStatus, processTree } from './tree.ts';
 import { unixOutside } from './unix.ts';
@@ -43,10 +44,14 @@ export type Tree = Pick<
 };
 
 /**
- * Without `options` nothing is said of the options of the sockets, which takes some 35 ms to read.
+ * Without `options` nothing is said of the options of the sockets, which takes some 35 ms to read. `served`: the root is a
+ * terminal server, whose clients will have let go before it moves.
  * @throws OsmosisError NO_SUCH_TARGET where `root` is no process.
  */
-export async function inspectTree(root: number, { options: wanted = true } = {}): Promise<Tree> {
+export async function inspectTree(
+  root: number,
+  { options: wanted = true, served = false } = {},
+): Promise<Tree> {
   const processes = processTree(root);
   if (processes.length === 0 || processes[0]?.state === 'Z') {
     throw new OsmosisError(
@@ -57,10 +62,13 @@ export async function inspectTree(root: number, { options: wanted = true } = {})
   }
   const opening = await stillOpening(root);
   const descriptors = processes.flatMap(({ pid }) => descriptorsOf(pid));
+  const staying = served
+    ? descriptors.filter(({ pid, link }) => pid !== root || !(isTerminal(link) || socketInode(link)))
+    : descriptors;
   const sockets = socketsOf(root, descriptors);
   const { flows, listeners } = flowsOf(sockets.inet);
   const unix = sockets.others.some(({ kind }) => kind === 'unix')
-    ? await unixOutside(root, descriptors)
+    ? await unixOutside(root, staying)
     : { checks: [], outside: [] };
   const options = await socketOptions(root, wanted ? descriptors : []);
   return {
@@ -87,7 +95,7 @@ export async function inspectTree(root: number, { options: wanted = true } = {})
     image_bytes: processes.reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     checks: [
       ...processChecks(processes),
-      ...descriptorChecks(descriptors),
+      ...descriptorChecks(staying),
       ...socketChecks(sockets),
       ...openingChecks(opening),
       ...kindChecks([...sockets.others, ...(await socketProtocols(sockets.unlisted))]),
@@ -237,19 +245,7 @@ function descriptorChecks(descriptors: readonly Descriptor[]): Check[] {
       ),
     );
   }
-  const terminal = descriptors.find(
-    ({ link }) => link.startsWith('/dev/pts/') || link.startsWith('/dev/tty'),
-  );
-  if (terminal !== undefined) {
-    const remedy = 'start it with its input and output redirected, or with osmosis run';
-    checks.push(
-      bad(
-        'terminal',
-        `process ${terminal.pid} has the terminal ${terminal.link} open (fd ${terminal.fd}), which stays behind; ${remedy}`,
-      ),
-    );
-  }
-  return checks;
+  return [...checks, ...terminalChecks(descriptors)];
 }
 
 function socketChecks({ inet }: Sockets): Check[] {

@@ -37,8 +37,9 @@ export function statusText({ name: host, status: { version, cells, remote_cells 
   const lines = [
     `${host} (agent ${version}): ${cells.length} cells here, ${remote_cells.length} cells elsewhere with connections here`,
   ];
-  for (const { name, pid, command, home, flows, forwarding, published = [] } of cells) {
-    lines.push(`  ${name}  pid ${pid}  ${home ? 'at home' : 'moved in'}  ${flows.length} flows  ${command}`);
+  for (const { name, pid, command, home, flows, forwarding, published = [], terminal } of cells) {
+    const at = `${home ? 'at home' : 'moved in'}${terminal === undefined ? '' : ', with a terminal'}`;
+    lines.push(`  ${name}  pid ${pid}  ${at}  ${flows.length} flows  ${command}`);
     for (const { protocol, wire, local } of published)
       lines.push(`    published at ${protocol} ${endpointText(wire)}, for ${endpointText(local)}`);
     const groups = Map.groupBy(flows, ({ virtual_local, wire_local, virtual_remote, by }) =>

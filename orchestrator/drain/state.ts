@@ -134,6 +134,7 @@ const AFTER: Record<ErrorCode, After> = {
   DUMP_FAILED: 'leave',
   LEGACY_PEERS: 'leave',
   PEER_UNTRUSTED: 'leave',
+  NO_TERMINAL: 'leave',
   INTERRUPTED: 'leave',
   UNCONFIRMED: 'leave',
   USAGE: 'leave',

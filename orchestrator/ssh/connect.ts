@@ -6,7 +6,7 @@ import { asOsmosisError, OsmosisError } from '../../agent/error.ts';
 import { openAgentChannel } from './agent-channel.ts';
 import { destinationArguments, resolveSshConfig } from './config.ts';
 import { type Executed, type Execution, executeOver } from './execute.ts';
-import type { HostConnection } from './host.ts';
+import type { HostConnection, HostTerminal, TerminalOptions } from './host.ts';
 import { createHostKeyVerifier, keyType, offeredAlgorithms } from './host-key.ts';
 import { loadIdentities } from './identities.ts';
 import { findKnownHost, rememberHost } from './known-hosts.ts';
@@ -14,6 +14,7 @@ import { LIVENESS_MS_MAX, watchLiveness } from './liveness.ts';
 import { logIn } from './login.ts';
 import { type HostSocket, openSocket } from './socket.ts';
 import { type SshTarget, targetName } from './target.ts';
+import { openTerminalChannel } from './terminal-channel.ts';
 
 const CLOSE_TIMEOUT_MS = 2_000;
 
@@ -87,6 +88,10 @@ class SshConnection implements HostConnection {
 
   execute(argv: readonly string[], execution: Execution): Promise<Executed> {
     return executeOver(this.#client, this.name, argv, execution, () => this.#lost);
+  }
+
+  async openTerminal(options: TerminalOptions): Promise<HostTerminal> {
+    return openTerminalChannel(this.#client, this.name, options, () => this.#lost);
   }
 
   async close(): Promise<void> {

@@ -1,10 +1,33 @@
 /** A connection to a host, however it is reached. */
+import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
+import type { Size } from '../../agent/control/terminal-protocol.ts';
 import { asOsmosisError } from '../../agent/error.ts';
 import { connectSsh } from './connect.ts';
 import { type Executed, type Execution, executeLocally } from './execute.ts';
-import { AGENT_SOCKET, connectLocalAgent } from './local.ts';
+import { AGENT_SOCKET, connectLocalAgent, openLocalTerminal } from './local.ts';
 import { type Target, targetName } from './target.ts';
+
+export type TerminalOptions = {
+  readonly cell: string;
+  readonly size: Size;
+  /** Of the terminal that shows it, as in TERM. */
+  readonly kind: string;
+  /** What is to be shown; not called where `draws`. */
+  readonly show: (chunk: Buffer) => void;
+};
+
+/** A terminal of a cell, shown in this one. */
+export type HostTerminal = {
+  /** It reads and draws in this command's terminal by itself; `write` and `resize` do nothing. */
+  readonly draws: boolean;
+  write(keys: Buffer): void;
+  resize(size: Size): void;
+  /** Lets go of it at once. */
+  close(): void;
+  /** Exit status of the client there: 0 where somebody has let go; undefined where the connection was lost. Never fails. */
+  readonly done: Promise<number | undefined>;
+};
 
 export interface HostConnection {
   /** For messages: `local`, `alpha`, `alpha:2222`. */
@@ -16,6 +39,8 @@ export interface HostConnection {
   openAgent(signal?: AbortSignal): Promise<Duplex>;
   /** Runs a program there to its end. @throws OsmosisError TIMEOUT, INTERRUPTED, SSH_UNREACHABLE */
   execute(argv: readonly string[], execution: Execution): Promise<Executed>;
+  /** @throws OsmosisError SSH_UNREACHABLE */
+  openTerminal(options: TerminalOptions): Promise<HostTerminal>;
   /** Closes the connection and with it every stream on it. Never fails. */
   close(): Promise<void>;
 }
@@ -57,6 +82,7 @@ function connectLocal(socketPath: string): HostConnection {
       return stream;
     },
     execute: executeLocally,
+    openTerminal: async ({ cell }) => openLocalTerminal(dirname(socketPath), cell),
     close: async () => {
       for (const stream of open) stream.destroy();
     },

@@ -2,6 +2,8 @@
 import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { messageOf, OsmosisError } from '../../agent/error.ts';
+import { runTerminalClient } from '../../agent/terminal/client.ts';
+import type { HostTerminal } from './host.ts';
 
 export const AGENT_SOCKET = '/run/osmosis/agent.sock';
 
@@ -26,3 +28,15 @@ const REASONS: Readonly<Record<string, (path: string) => string>> = {
   ECONNREFUSED: (path) => `no agent runs here (${path} is left over); start it with: osmosis agent`,
   EACCES: (path) => `the agent’s socket ${path} is for root only; run this as root`,
 };
+
+/** A terminal of a cell of this machine: its client has this command's own. */
+export function openLocalTerminal(run: string, cell: string): HostTerminal {
+  const gone = new AbortController();
+  return {
+    draws: true,
+    write: () => {},
+    resize: () => {},
+    close: () => gone.abort(),
+    done: runTerminalClient(run, cell, gone.signal).catch(() => undefined),
+  };
+}
