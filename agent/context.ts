@@ -9,6 +9,7 @@ import type { H2oSocket } from './h2o/socket.ts';
 import type { Cordon } from './host/cordon.ts';
 import type { KeptAddresses } from './host-move/kept-addresses.ts';
 import type { Byes } from './migration/bye.ts';
+import type { Syncs } from './sync/syncs.ts';
 import type { Trust } from './trust/trust.ts';
 
 export type AgentPaths = {
@@ -36,6 +37,8 @@ export type AgentContext = {
   readonly kept: KeptAddresses;
   /** Whether cells may be placed here. */
   readonly cordon: Cordon;
+  /** Files that are being copied from or to here. */
+  readonly syncs: Syncs;
   readonly log: Logger;
 };
 

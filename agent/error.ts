@@ -28,6 +28,7 @@ export const EXIT_STATUS = {
   LABELS_EXHAUSTED: 26,
   HOST_CORDONED: 27,
   PEER_UNTRUSTED: 28,
+  SYNC_CHANGED: 29,
   // Prepare up to commit: undone, the process runs at the source.
   PEER_SILENT: 30,
   FLOWS_CHANGED: 31,
@@ -38,6 +39,7 @@ export const EXIT_STATUS = {
   TARGET_EXITED: 36,
   DATAPATH: 37,
   CELL: 38,
+  SYNC_FAILED: 39,
   // After commit: the process runs at the destination, the agents finish by themselves.
   UNCONFIRMED: 40,
   // Stored images: the file owns the process, and is as it was.

@@ -32,6 +32,7 @@ import { unaskedPeers } from './migration/unasked.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { commandLine } from './proc/tree.ts';
+import { syncHandlers } from './sync/handlers.ts';
 import { trustHandlers } from './trust/handlers.ts';
 import { VERSION } from './version.ts';
 import { packPiece } from './wire/compression.ts';
@@ -159,14 +160,14 @@ export function createHandlers(
     },
     keep: (params) => keep(context, hostMoves, params),
     publish: (params) => changePublished(context, params),
-    preflight: async ({ snapshot, publish = [] }) => {
+    preflight: async ({ snapshot, publish = [], sync = false }) => {
       const host = await hostFacts(paths.run);
       const home = isComingHome(snapshot, context);
       const published = await arrivingPublications(publish, snapshot, home);
       return {
         host,
         checks: [
-          ...preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
+          ...preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind), { sync }),
           ...publishChecks(published),
           ...cordon.checks(host.hostname),
         ],
@@ -281,6 +282,7 @@ export function createHandlers(
     },
     ...trustHandlers(context),
     ...cordonHandlers(context),
+    ...syncHandlers(context),
   };
 }
 

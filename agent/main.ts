@@ -25,6 +25,7 @@ import { HostMoves } from './host-move/host-moves.ts';
 import { KeptAddresses } from './host-move/kept-addresses.ts';
 import { Byes } from './migration/bye.ts';
 import { Coordinator } from './migration/coordinator.ts';
+import { Syncs } from './sync/syncs.ts';
 import { Trust } from './trust/trust.ts';
 import { VERSION } from './version.ts';
 
@@ -66,7 +67,8 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const kept = new KeptAddresses(`${paths.run}/kept`, log);
   const byes = new Byes(socket, `${paths.run}/byes`);
   const cordon = new Cordon(`${paths.state}/cordon.json`);
-  const parts = { byes, cordon, datapath, peerSide, registry, labels, openings, kept };
+  const syncs = new Syncs(`${paths.state}/syncs`, log);
+  const parts = { byes, cordon, syncs, datapath, peerSide, registry, labels, openings, kept };
   const context: AgentContext = { paths, socket, trust, ...parts, log };
   const forwarder = new Forwarder(context);
   const hostMoves = new HostMoves(context, (cell) => forwarder.retell(cell));
@@ -82,7 +84,9 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
     },
   );
   byes.recover();
+  syncs.load();
   await coordinator.recover();
+  await syncs.recover(coordinator.arriving);
   await openings.recover();
   keeper.start();
   forwarder.start();

@@ -1,6 +1,6 @@
 /** The display where there is no terminal: one plain line for each thing that happens, for logs and CI. */
 import type { MigrationEvent } from '../events.ts';
-import { bytesText, durationText, rateText } from './format.ts';
+import { bytesText, durationText, filesText, rateText } from './format.ts';
 import { EMPTY_VIEW, reduceView, type View } from './state.ts';
 
 /** Progress is a line at most this often. */
@@ -13,7 +13,7 @@ export function createLines(write: (line: string) => void, now = () => performan
   return (event: MigrationEvent): void => {
     const nowMs = now();
     view = reduceView(view, event, nowMs);
-    if (event.event === 'progress') {
+    if (event.event === 'progress' || event.event === 'files') {
       if (nowMs < nextProgressMs) return;
       nextProgressMs = nowMs + PROGRESS_INTERVAL_MS;
     }
@@ -31,6 +31,8 @@ function eventLine(event: MigrationEvent, view: View): string {
     }
     case 'progress':
       return `image: ${bytesText(event.bytes)} at ${rateText(event.bytes_per_s)}`;
+    case 'files':
+      return `files: ${filesText(event)}`;
     case 'note':
       return event.level === 'warn' ? `warning: ${event.message}` : event.message;
     case 'blackout':
