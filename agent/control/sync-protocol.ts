@@ -1,6 +1,7 @@
 /** Files that a process needs where it goes: listed at the source, compared and written at the destination. */
 import { z } from 'zod';
-import { SYNC_ENTRIES_MAX, syncEntrySchema, syncPathSchema } from '../wire/sync.ts';
+import { syncEntrySchema, syncPathSchema } from '../sync/entry.ts';
+import { SYNC_ENTRIES_MAX } from '../wire/sync.ts';
 
 /** Directories that are named to be copied as a whole. */
 export const SYNC_PATHS_MAX = 256;

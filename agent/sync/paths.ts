@@ -1,5 +1,5 @@
 /** Which paths files may be copied to and replaced at; pure. */
-import { syncPathSchema } from '../wire/sync.ts';
+import { syncPathSchema } from './entry.ts';
 
 /** What packages of the operating system own. New files may come there, but none that is there is ever replaced. */
 const SYSTEM = ['/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64', '/libx32', '/boot'] as const;

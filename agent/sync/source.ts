@@ -3,15 +3,10 @@ import { lstatSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { OsmosisError } from '../error.ts';
 import { processTree } from '../proc/tree.ts';
-import {
-  encodeSyncRecord,
-  SYNC_ENTRIES_MAX,
-  SYNC_PIECE_BYTES,
-  type SyncEntry,
-  type SyncRecord,
-} from '../wire/sync.ts';
+import { encodeSyncRecord, SYNC_ENTRIES_MAX, SYNC_PIECE_BYTES, type SyncRecord } from '../wire/sync.ts';
 import { beneath, isAbsent } from './beneath.ts';
 import { type Blocks, changedBlocks, hashFile } from './blocks.ts';
+import type { SyncEntry } from './entry.ts';
 import { type Listed, type Listing, listFiles, mtimeOf, type Print, samePrint } from './listing.ts';
 import { openToRead } from './reading.ts';
 

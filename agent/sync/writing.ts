@@ -26,9 +26,10 @@ import {
 import { promisify } from 'node:util';
 import { execa } from 'execa';
 import { messageOf, OsmosisError } from '../error.ts';
-import type { SyncEntry, SyncRecord } from '../wire/sync.ts';
+import type { SyncRecord } from '../wire/sync.ts';
 import { beneath, beneathIfThere, parentOf } from './beneath.ts';
 import type { Compared } from './compare.ts';
+import { type SyncEntry, syncEntrySchema } from './entry.ts';
 import type { Journal } from './journal.ts';
 import { samePrint } from './listing.ts';
 import { isClosedPath, isSystemPath } from './paths.ts';
@@ -108,7 +109,7 @@ export class FileWriter {
   async #write(record: SyncRecord): Promise<void> {
     switch (record.kind) {
       case 'entry':
-        return await this.#entry(record.index, record.entry);
+        return await this.#entry(record.index, entryOf(record.entry));
       case 'bytes':
         return await this.#bytes(record.index, record.offset, record.bytes);
       case 'done':
@@ -279,6 +280,14 @@ export class FileWriter {
     this.#own.set(index, { path, entry, inode });
     this.#written.set(inode.slice(0, inode.indexOf(':')), path);
   }
+}
+
+/** @throws OsmosisError SYNC_FAILED */
+function entryOf(said: unknown): SyncEntry {
+  const parsed = syncEntrySchema.safeParse(said);
+  if (parsed.success) return parsed.data;
+  const why = parsed.error.issues[0]?.message ?? 'invalid';
+  throw new OsmosisError('SYNC_FAILED', `the files came damaged: an entry that is none (${why}); ${GOES_ON}`);
 }
 
 function statOf(path: string): Stats | undefined {
