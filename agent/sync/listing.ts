@@ -76,14 +76,14 @@ class Lister {
     return { things: this.#things, notes: [...notes, ...this.#beside()], problems: this.#problems };
   }
 
-  /** Files where a process stands that do not go along: it may open them later. */
+  /** What is where a process stands and does not go along: it may open it later. */
   *#beside(): Generator<string> {
     for (const { root, path } of this.#standing) {
       const names = beneath(root, path, (place) => readdirSync(place, { withFileTypes: true }));
-      const files = names.filter((name) => name.isFile() && !this.#things.has(`${path}/${name.name}`));
-      if (files.length > 0)
-        yield `${path} has files that the process does not have open (${some(files.map(({ name }) => name))}), which stay: ` +
-          `--sync-path ${path} takes them along`;
+      const others = names.filter((one) => !one.isSocket() && !this.#things.has(`${path}/${one.name}`));
+      if (others.length > 0)
+        yield `${path} has what the process does not have open (${some(others.map(({ name }) => name))}), which stays: ` +
+          `--sync-path ${path} takes it along`;
     }
   }
 
