@@ -6,10 +6,10 @@ import { endEverywhere, MOVE_HOSTS } from '../fixtures/load/processes.ts';
 
 const PROGRAM = '/opt/osmosis/fixtures/load/file-server.py';
 
-/** All that can be seen of what is below `directory`, and what is in it; times of directories change with what is in them. */
+/** All that can be seen of what is below `directory`, and what is in it; times to the microsecond, but of directories. */
 const LOOK = `
 cd "$0" 2>/dev/null || exit 0
-find . -type d -printf '%p %y %m %U %G\\n' -o -printf '%p %y %m %U %G %s %T@ %l\\n'
+find . -type d -printf '%p %y %m %U %G\\n' -o -printf '%p %y %m %U %G %s %T@ %l\\n' | sed 's/\\(\\.[0-9]\\{6\\}\\)[0-9]*/\\1/'
 find . -type f -exec sha256sum {} +
 `;
 

@@ -42,6 +42,7 @@ const copyAsync = promisify(copyFile);
 const { COPYFILE_EXCL, COPYFILE_FICLONE, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } =
   constants;
 const MS_PER_S = 1_000;
+const HALF_A_MICROSECOND_S = 5e-7;
 
 /** As the plan has it. */
 export type Allowed = {
@@ -171,7 +172,7 @@ export class FileWriter {
     this.#place(index, entry, staged);
     beneath('/', path, (place) => {
       lchownSync(place, entry.uid, entry.gid);
-      lutimesSync(place, entry.mtime / MS_PER_S, entry.mtime / MS_PER_S);
+      lutimesSync(place, secondsOf(entry), secondsOf(entry));
     });
     this.files++;
   }
@@ -213,7 +214,7 @@ export class FileWriter {
     ftruncateSync(fd, size);
     fchownSync(fd, entry.uid, entry.gid);
     fchmodSync(fd, entry.mode);
-    futimesSync(fd, entry.mtime / MS_PER_S, entry.mtime / MS_PER_S);
+    futimesSync(fd, secondsOf(entry), secondsOf(entry));
     if (this.#final) await fsyncAsync(fd);
     this.close();
     if (staged !== undefined) this.#place(index, entry, staged);
@@ -294,17 +295,23 @@ function statOf(path: string): Stats | undefined {
   return beneathIfThere('/', path, (place) => lstatSync(place));
 }
 
-function setAttributes({ path, uid, gid, mode, mtime }: SyncEntry): void {
+function setAttributes(entry: SyncEntry): void {
+  const { path, uid, gid, mode } = entry;
   beneath('/', path, (place) => {
     const fd = openSync(place, O_RDONLY | O_NOFOLLOW | O_DIRECTORY);
     try {
       fchownSync(fd, uid, gid);
       fchmodSync(fd, mode);
-      futimesSync(fd, mtime / MS_PER_S, mtime / MS_PER_S);
+      futimesSync(fd, secondsOf(entry), secondsOf(entry));
     } finally {
       closeSync(fd);
     }
   });
+}
+
+/** As utimensat(2) gets it by way of a double, rounded down: in the middle of the microsecond that is meant. */
+function secondsOf({ mtime }: SyncEntry): number {
+  return mtime / MS_PER_S + HALF_A_MICROSECOND_S;
 }
 
 function syncDirectory(place: string): void {
