@@ -31,6 +31,7 @@ type Read = {
   readonly blocks: Blocks;
   readonly root: string;
   readonly inTree: boolean;
+  readonly writable: boolean;
 };
 export type PassResult = { files: number; bytes: number; unsteady: string[] };
 
@@ -68,13 +69,16 @@ export class SyncSource {
     return hashes;
   }
 
-  async #hash({ root, fact: { path, why } }: Listed, signal: AbortSignal): Promise<string | null> {
+  async #hash(
+    { root, fact: { path, why, writable = false } }: Listed,
+    signal: AbortSignal,
+  ): Promise<string | null> {
     const file = await openToRead(root, path);
     if (file === undefined) return null;
     try {
       const print = await file.stat({ bigint: true });
       const { hash, blocks } = await hashFile(file, Number(print.size), signal);
-      this.#read.set(path, { print, blocks, root, inTree: why === 'tree' });
+      this.#read.set(path, { print, blocks, root, inTree: why === 'tree', writable });
       return hash;
     } finally {
       await file.close();
@@ -87,7 +91,10 @@ export class SyncSource {
     for (const path of same) {
       const read = this.#read.get(path);
       if (read === undefined) continue;
-      this.#known.set(path, { ...read, index: this.#draw(), type: 'file', print: sure(read.print) });
+      const { print, blocks, root, inTree, writable } = read;
+      // What the process will write to is looked into at once: the destination then makes a copy, while there is time.
+      const settled = writable ? undefined : sure(print);
+      this.#known.set(path, { index: this.#draw(), type: 'file', root, inTree, blocks, print: settled });
     }
     this.#read.clear();
   }

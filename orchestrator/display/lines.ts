@@ -1,14 +1,15 @@
 /** The display where there is no terminal: one plain line for each thing that happens, for logs and CI. */
+import { PHASES } from '../../agent/phases.ts';
 import type { MigrationEvent } from '../events.ts';
 import { bytesText, durationText, filesText, rateText } from './format.ts';
-import { EMPTY_VIEW, reduceView, type View } from './state.ts';
+import { reduceView, type View, viewOf } from './state.ts';
 
 /** Progress is a line at most this often. */
 const PROGRESS_INTERVAL_MS = 5_000;
 
 /** @param write gets each line with its newline */
 export function createLines(write: (line: string) => void, now = () => performance.now()) {
-  let view = EMPTY_VIEW;
+  let view = viewOf(PHASES);
   let nextProgressMs = 0;
   return (event: MigrationEvent): void => {
     const nowMs = now();
