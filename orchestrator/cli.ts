@@ -117,6 +117,7 @@ program
         'carrying them (relay), which it must stay up for (default: refuse)',
     ).choices(['relay', 'drop', 'refuse']),
   )
+  .option('--sync', 'copy what the other hosts lack of the files that a cell has in use')
   .option('--reason <text>', 'what the cordon says (default: drain)')
   .option('--dry-run', 'say what would go where; touch nothing', false)
   .option('-y, --yes', 'do not ask', false)

@@ -95,14 +95,14 @@ export async function see(target: string, source: AgentClient, options: CallOpti
   return { snapshot, survey };
 }
 
-/** @throws OsmosisError SAME_HOST */
+/** `sync`: files are no matter, they will be copied. @throws OsmosisError SAME_HOST */
 export async function makePlanOf(
   { snapshot, survey }: Seen,
   source: AgentClient,
   destination: AgentClient,
-  options: CallOptions,
+  { sync = false, ...options }: CallOptions & { readonly sync?: boolean },
 ): Promise<Plan> {
-  const preflight = await destination.call('preflight', { snapshot }, options);
+  const preflight = await destination.call('preflight', { snapshot, ...(sync && { sync }) }, options);
   return plannedBetween(snapshot, survey, preflight, source, destination).plan;
 }
 

@@ -1,6 +1,7 @@
 /** The source's half: says what goes along, and sends, pass by pass, what the destination has not or not any more. */
 import { lstatSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
+import type { SyncFact } from '../control/sync-protocol.ts';
 import { OsmosisError } from '../error.ts';
 import { processTree } from '../proc/tree.ts';
 import { encodeSyncRecord, SYNC_ENTRIES_MAX, SYNC_PIECE_BYTES, type SyncRecord } from '../wire/sync.ts';
@@ -8,6 +9,7 @@ import { beneath, isAbsent } from './beneath.ts';
 import { type Blocks, changedBlocks, hashFile } from './blocks.ts';
 import type { SyncEntry } from './entry.ts';
 import { type Listed, type Listing, listFiles, mtimeOf, type Print, samePrint } from './listing.ts';
+import { isSystemPath } from './paths.ts';
 import { openToRead } from './reading.ts';
 
 /** What was written to within this may be written to again without looking newer: the kernel's clock of files ticks so. */
@@ -43,6 +45,8 @@ export class SyncSource {
   readonly #read = new Map<string, Read>();
   readonly #known = new Map<string, Known>();
   readonly #left = new Set<string>();
+  /** What the plan was made of. */
+  #planned: ReadonlySet<string> | undefined;
   #next = 0;
 
   constructor(pid: () => number, trees: readonly string[]) {
@@ -50,11 +54,17 @@ export class SyncSource {
     this.#trees = trees;
   }
 
-  list(signal: AbortSignal): Promise<Listing> {
-    return listFiles(
-      processTree(this.#pid()).map(({ pid }) => pid),
-      this.#trees,
-      signal,
+  async list(signal: AbortSignal): Promise<Listing> {
+    const pids = processTree(this.#pid()).map(({ pid }) => pid);
+    const listing = await listFiles(pids, this.#trees, signal);
+    this.#planned ??= new Set(listing.things.keys());
+    return listing;
+  }
+
+  /** A library of the system that it has loaded since the plan is the destination's own; CRIU looks whether it is the same. */
+  #isLeft({ path, shared }: SyncFact): boolean {
+    return (
+      this.#left.has(path) || shared === true || (this.#planned?.has(path) === false && isSystemPath(path))
     );
   }
 
@@ -112,7 +122,7 @@ export class SyncSource {
         `files: ${problems.join('; ')}; the process goes on at the source`,
       );
     for (const thing of things.values()) {
-      if (this.#left.has(thing.fact.path) || thing.fact.shared) continue;
+      if (this.#isLeft(thing.fact)) continue;
       if (thing.fact.type === 'file') yield* this.#file(thing, final, result, signal);
       else yield* this.#other(thing, result);
     }
