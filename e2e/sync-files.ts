@@ -30,15 +30,15 @@ export type FileServer = {
 
 /**
  * Listens when it resolves, on alpha, by an interpreter of its own in `directory`. Disposing of it ends it wherever it is, and
- * removes `directory` from all hosts.
+ * removes `directory` from all hosts. `data`: where its files are.
  */
 export async function startFileServer(
   port: number,
   directory: string,
-  ...more: '--open-only'[]
+  { data = `${directory}/data`, openOnly = false }: { data?: string; openOnly?: boolean } = {},
 ): Promise<FileServer> {
-  await shell('alpha', 'mkdir -p "$0/bin" "$0/data" && cp /usr/bin/python3 "$0/bin/python"', directory);
-  const argv = [`${directory}/bin/python`, PROGRAM, String(port), `${directory}/data`, ...more];
+  await shell('alpha', 'mkdir -p "$0/bin" "$1" && cp /usr/bin/python3 "$0/bin/python"', directory, data);
+  const argv = [`${directory}/bin/python`, PROGRAM, String(port), data, ...(openOnly ? ['--open-only'] : [])];
   const pattern = `^${argv.join(' ')}$`;
   const { pid } = await spawnOn('alpha', argv);
   await untilListening('alpha', port);
@@ -46,11 +46,11 @@ export async function startFileServer(
     pid,
     async verdict(host) {
       await shell(host, 'pkill -USR1 -f -- "$0"', pattern);
-      return JSON.parse(await untilSaid(host, `${directory}/data/verdict`, 'faults'));
+      return JSON.parse(await untilSaid(host, `${data}/verdict`, 'faults'));
     },
     [Symbol.asyncDispose]: async () => {
       await endEverywhere(pattern);
-      await Promise.all(MOVE_HOSTS.map((host) => execOn(host, ['rm', '-rf', directory])));
+      await Promise.all(MOVE_HOSTS.map((host) => execOn(host, ['rm', '-rf', directory, data])));
     },
   };
 }

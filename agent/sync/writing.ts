@@ -142,7 +142,9 @@ export class FileWriter {
     const own = this.#own.get(index);
     if (own !== undefined && (own.path !== entry.path || own.entry.type !== entry.type))
       throw changed(entry.path, 'it is of another kind now at the source');
-    if (isClosedPath(entry.path)) throw changed(entry.path, 'nothing is ever written there');
+    // A directory that is there is not touched: /dev is above /dev/shm.
+    const isKept = entry.type === 'directory' && statOf(entry.path)?.isDirectory() === true;
+    if (isClosedPath(entry.path) && !isKept) throw changed(entry.path, 'nothing is ever written there');
     this.#own.set(index, { path: entry.path, entry, inode: own?.inode });
     if (entry.type === 'directory') this.#directory(index, entry);
     else if (entry.type === 'symlink') this.#link(index, entry);
