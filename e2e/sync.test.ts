@@ -156,6 +156,29 @@ it('redis with its append-only file, and no directory for it at the destination'
   }
 });
 
+it('drain takes the files of its cells along', async () => {
+  await using server = await startFileServer(7509, '/srv/sync-drain', { openOnly: true });
+  await execOn('alpha', [
+    'osmosis',
+    'keep',
+    String(server.pid),
+    '--name',
+    'sync-drain',
+    '--label',
+    'app=files',
+  ]);
+  await using client = await startLines('peer', ['alpha:7509'], { connections: 5 });
+  const drain = ['drain', 'ssh://alpha', '--to', 'ssh://beta', '--select', 'app=files', '--yes', '--json'];
+  try {
+    expect((await osmosis([...drain, '--dry-run'])).object).toMatchObject({ code: 'DRAIN_REFUSED' });
+    expect((await osmosis([...drain, '--sync'])).object).toMatchObject({ ok: true, end: 'done' });
+    expect(await client.stop()).toMatchObject({ ok: true, faults: [] });
+    expect((await server.verdict('beta')).faults).toEqual([]);
+  } finally {
+    await osmosis(['uncordon', 'ssh://alpha']);
+  }
+});
+
 describe('what is undone leaves the destination as it was', () => {
   const directory = '/srv/sync-undone';
   const seed =

@@ -92,6 +92,21 @@ test('a later pass writes into what is its own, and shortens it', async () => {
   expect(all()).toEqual([]);
 });
 
+test('a link that leads elsewhere now is made anew; what was a file may become a directory', async () => {
+  const destination = begun();
+  const link = (target: string): SyncRecord => ({
+    kind: 'entry',
+    index: 3,
+    entry: entryOf('l', 'symlink', { target }),
+  });
+  await write(destination, [link('one'), ...file('x', 'file', 4)]);
+  const directory: SyncRecord = { kind: 'entry', index: 5, entry: entryOf('x', 'directory') };
+  await write(destination, [link('two'), { kind: 'gone', index: 4, path: `${root}/x` }, directory]);
+  expect([readlinkSync(`${root}/l`), lstatSync(`${root}/x`).isDirectory()]).toEqual(['two', true]);
+  await destination.undo();
+  expect(all()).toEqual([]);
+});
+
 test('what is there and was not planned for stops it, and is untouched', async () => {
   writeFileSync(`${root}/there`, 'mine');
   mkdirSync(`${root}/directory`);

@@ -123,12 +123,21 @@ export class SyncSource {
       );
     for (const thing of things.values()) {
       if (this.#isLeft(thing.fact)) continue;
+      yield* this.#otherKind(thing.fact);
       if (thing.fact.type === 'file') yield* this.#file(thing, final, result, signal);
       else yield* this.#other(thing, result);
     }
     yield* this.#missing(things, final, result, signal);
     // What is made in a directory changes its time.
     yield* this.#directories(things);
+  }
+
+  /** Something else has its name now. */
+  *#otherKind({ path, type }: SyncFact): Generator<SyncRecord> {
+    const known = this.#known.get(path);
+    if (known === undefined || known.type === type) return;
+    this.#known.delete(path);
+    yield { kind: 'gone', index: known.index, path };
   }
 
   *#other({ fact, root }: Listed, result: PassResult): Generator<SyncRecord> {

@@ -168,7 +168,8 @@ export class FileWriter {
     const { path, target = '' } = entry;
     const there = statOf(path);
     if (there?.isSymbolicLink() && beneath('/', path, (place) => readlinkSync(place)) === target) return;
-    if (there !== undefined) this.#makeRoom(index, path);
+    if (this.#isOwn(index, path)) beneath('/', path, (place) => unlinkSync(place));
+    else if (there !== undefined) this.#makeRoom(index, path);
     const staged = this.#stage(path, index);
     beneath('/', staged, (place) => symlinkSync(target, place));
     this.#place(index, entry, staged);
@@ -181,9 +182,8 @@ export class FileWriter {
 
   async #file(index: number, entry: SyncEntry): Promise<void> {
     const { path } = entry;
-    const inode = this.#own.get(index)?.inode;
     const there = statOf(path);
-    if (there !== undefined && inode !== undefined && beneath('/', path, inodeOf) === inode) {
+    if (this.#isOwn(index, path)) {
       const fd = beneath('/', path, (place) => openSync(place, O_WRONLY | O_NOFOLLOW));
       this.#open = { index, fd, entry, staged: undefined };
       return;
@@ -238,6 +238,12 @@ export class FileWriter {
       if (own.entry.type === 'directory') rmdirSync(place);
       else unlinkSync(place);
     });
+  }
+
+  /** What is at `path` was put there by this one. */
+  #isOwn(index: number, path: string): boolean {
+    const inode = this.#own.get(index)?.inode;
+    return inode !== undefined && beneathIfThere('/', path, inodeOf) === inode;
   }
 
   /** What is there is not ours: it gives way only where the plan says so. */
