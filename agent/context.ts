@@ -9,6 +9,7 @@ import type { H2oSocket } from './h2o/socket.ts';
 import type { Cordon } from './host/cordon.ts';
 import type { KeptAddresses } from './host-move/kept-addresses.ts';
 import type { Byes } from './migration/bye.ts';
+import type { Syncs } from './sync/syncs.ts';
 import type { Terminals } from './terminal/terminals.ts';
 import type { Trust } from './trust/trust.ts';
 
@@ -39,6 +40,8 @@ export type AgentContext = {
   readonly cordon: Cordon;
   /** Of cells that have one: who is attached to it. */
   readonly terminals: Terminals;
+  /** Files that are being copied from or to here. */
+  readonly syncs: Syncs;
   readonly log: Logger;
 };
 

@@ -32,6 +32,7 @@ export const EXIT_STATUS = {
   LABELS_EXHAUSTED: 26,
   HOST_CORDONED: 27,
   PEER_UNTRUSTED: 28,
+  SYNC_CHANGED: 50,
   // Prepare up to commit: undone, the process runs at the source.
   PEER_SILENT: 30,
   FLOWS_CHANGED: 31,
@@ -42,8 +43,7 @@ export const EXIT_STATUS = {
   TARGET_EXITED: 36,
   DATAPATH: 37,
   CELL: 38,
-  // Nothing was touched.
-  NO_TERMINAL: 39,
+  SYNC_FAILED: 39,
   // After commit: the process runs at the destination, the agents finish by themselves.
   UNCONFIRMED: 40,
   // Stored images: the file owns the process, and is as it was.
@@ -56,6 +56,8 @@ export const EXIT_STATUS = {
   DRAIN_LEFT: 46,
   DRAIN_DEADLINE: 47,
   DRAIN_REFUSED: 48,
+  // Nothing was touched.
+  NO_TERMINAL: 49,
 } as const;
 
 export type ErrorCode = keyof typeof EXIT_STATUS;

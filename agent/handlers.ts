@@ -33,6 +33,7 @@ import { unaskedPeers } from './migration/unasked.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { childrenOf, commandLine } from './proc/tree.ts';
+import { syncHandlers } from './sync/handlers.ts';
 import { terminalHandlers } from './terminal/handlers.ts';
 import { trustHandlers } from './trust/handlers.ts';
 import { VERSION } from './version.ts';
@@ -162,14 +163,14 @@ export function createHandlers(
     },
     keep: (params) => keep(context, hostMoves, params),
     publish: (params) => changePublished(context, params),
-    preflight: async ({ snapshot, publish = [] }) => {
+    preflight: async ({ snapshot, publish = [], sync = false }) => {
       const host = await hostFacts(paths.run);
       const home = isComingHome(snapshot, context);
       const published = await arrivingPublications(publish, snapshot, home);
       return {
         host,
         checks: [
-          ...preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind)),
+          ...preflightChecks(snapshot, host, (path, kind) => fileFact('', path, kind), { sync }),
           ...publishChecks(published),
           ...cordon.checks(host.hostname),
         ],
@@ -286,6 +287,7 @@ export function createHandlers(
     ...cordonHandlers(context),
     ...reachHandlers(context),
     ...terminalHandlers(context),
+    ...syncHandlers(context),
   };
 }
 

@@ -25,6 +25,7 @@ import { HostMoves } from './host-move/host-moves.ts';
 import { KeptAddresses } from './host-move/kept-addresses.ts';
 import { Byes } from './migration/bye.ts';
 import { Coordinator } from './migration/coordinator.ts';
+import { Syncs } from './sync/syncs.ts';
 import { Terminals } from './terminal/terminals.ts';
 import { Trust } from './trust/trust.ts';
 import { VERSION } from './version.ts';
@@ -67,8 +68,10 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const kept = new KeptAddresses(`${paths.run}/kept`, log);
   const byes = new Byes(socket, `${paths.run}/byes`);
   const cordon = new Cordon(`${paths.state}/cordon.json`);
+  const syncs = new Syncs(`${paths.state}/syncs`, log);
   const terminals = new Terminals(paths.run, registry);
-  const parts = { byes, cordon, datapath, peerSide, registry, labels, openings, kept, terminals };
+  const moving = { byes, datapath, peerSide, registry, labels, openings };
+  const parts = { ...moving, cordon, kept, syncs, terminals };
   const context: AgentContext = { paths, socket, trust, ...parts, log };
   const forwarder = new Forwarder(context);
   const hostMoves = new HostMoves(context, (cell) => forwarder.retell(cell));
@@ -84,7 +87,9 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
     },
   );
   byes.recover();
+  syncs.load();
   await coordinator.recover();
+  await syncs.recover(coordinator.arriving);
   await openings.recover();
   keeper.start();
   forwarder.start();

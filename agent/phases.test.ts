@@ -9,7 +9,7 @@ test('the phases follow one another in their order, to the end', () => {
 
 test('only plan refuses; before the decision a failure undoes, after it finishes', () => {
   const recoveries = PHASES.map((phase) => PHASE_TABLE[phase].recovery);
-  expect(recoveries).toEqual(['refuse', 'undo', 'undo', 'undo', 'undo', 'finish', 'finish']);
+  expect(recoveries).toEqual(['refuse', 'undo', 'undo', 'undo', 'undo', 'undo', 'finish', 'finish']);
 });
 
 test('the owner changes exactly once, with the decision', () => {

@@ -2,8 +2,19 @@
  * The phase table: for each phase of a migration what comes next, who owns the process during it, and what a failure
  * in it leads to. The migration, the agents' recovery and the docs all read this one table.
  */
-export const PHASES = ['plan', 'prepare', 'freeze', 'restore', 'commit', 'redirect', 'confirm'] as const;
+export const PHASES = [
+  'plan',
+  'sync',
+  'prepare',
+  'freeze',
+  'restore',
+  'commit',
+  'redirect',
+  'confirm',
+] as const;
 export type Phase = (typeof PHASES)[number];
+/** Files are copied only where that was asked for. */
+export const USUAL_PHASES = PHASES.filter((phase) => phase !== 'sync');
 
 /** `refuse`: nothing was touched. `undo`: put back and keep running at the source. `finish`: go on at the destination. */
 export type Recovery = 'refuse' | 'undo' | 'finish';
@@ -15,7 +26,8 @@ type PhaseRow = {
 };
 
 export const PHASE_TABLE = {
-  plan: { next: 'prepare', owner: 'source', recovery: 'refuse' },
+  plan: { next: 'sync', owner: 'source', recovery: 'refuse' },
+  sync: { next: 'prepare', owner: 'source', recovery: 'undo' },
   prepare: { next: 'freeze', owner: 'source', recovery: 'undo' },
   freeze: { next: 'restore', owner: 'source', recovery: 'undo' },
   restore: { next: 'commit', owner: 'source', recovery: 'undo' },

@@ -62,9 +62,25 @@ program
     "let anybody reach it at the destination's own addresses: [ADDR:]PORT or [ADDR:]PORT=LISTENERPORT; may be repeated",
     (value: string, before: string[] = []) => [...before, value],
   )
+  .option(
+    '--sync',
+    'copy what the destination lacks of the files that it has in use: executable, libraries, open files, working directory',
+  )
+  .option(
+    '--sync-path <dir>',
+    'copy this whole directory as well, in a first pass before it is frozen and what has changed since after that; may be repeated',
+    (value: string, before: string[] = []) => [...before, value],
+  )
+  .option(
+    '--force',
+    'with --sync: replace files that differ at the destination (never those of the operating system)',
+  )
   .option('--dry-run', 'print the plan and its checks; touch nothing', false)
   .option('--json', 'one JSON object on standard output')
-  .addHelpText('after', '\nExample:\n  osmosis migrate 4711 --from ssh://alpha --to ssh://beta')
+  .addHelpText(
+    'after',
+    '\nExamples:\n  osmosis migrate 4711 --from ssh://alpha --to ssh://beta\n  osmosis migrate db --from ssh://alpha --to ssh://beta --sync --sync-path /srv/db --dry-run',
+  )
   .action(async (target: string, options) => {
     const { runMigrate } = await import('./commands/migrate.ts');
     await runMigrate(target, { ...program.opts<Global>(), ...options });
@@ -101,6 +117,7 @@ program
         'carrying them (relay), which it must stay up for (default: refuse)',
     ).choices(['relay', 'drop', 'refuse']),
   )
+  .option('--sync', 'copy what the other hosts lack of the files that a cell has in use')
   .option('--reason <text>', 'what the cordon says (default: drain)')
   .option('--dry-run', 'say what would go where; touch nothing', false)
   .option('-y, --yes', 'do not ask', false)

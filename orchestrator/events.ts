@@ -10,5 +10,12 @@ export type MigrationEvent =
     }
   /** Image bytes so far, and the rate of late. */
   | { readonly event: 'progress'; readonly bytes: number; readonly bytes_per_s: number }
+  /** Bytes of files so far in this pass, compressed, and how much there is at most. */
+  | {
+      readonly event: 'files';
+      readonly bytes: number;
+      readonly bytes_per_s: number;
+      readonly total_bytes?: number;
+    }
   | { readonly event: 'note'; readonly level: 'info' | 'warn'; readonly message: string }
   | { readonly event: 'blackout'; readonly ms: number };

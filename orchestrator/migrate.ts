@@ -2,14 +2,15 @@
 import { randomBytes } from 'node:crypto';
 import type { PlacedFlow } from '../agent/address.ts';
 import type { Publication, PublishSpec } from '../agent/cell/publication.ts';
-import { messageOf, OsmosisError, type Owner } from '../agent/error.ts';
+import { asOsmosisError, messageOf, OsmosisError, type Owner } from '../agent/error.ts';
 import { PHASE_TABLE, type Phase } from '../agent/phases.ts';
-import type { AgentClient } from './agent-client.ts';
+import type { AgentClient, CallOptions } from './agent-client.ts';
 import { firstError, SLOW_MS_MAX, told, UNDO_MS_MAX, warnOfOutside } from './attempt.ts';
 import type { MigrationEvent } from './events.ts';
 import { relayImage } from './image-relay.ts';
 import { PhaseClock } from './phase-clock.ts';
 import { checkPlan, type Legacy, makePlan, type Plan } from './plan.ts';
+import { FileSync, type SyncChannels, type Synced, type SyncRequest } from './sync/sync.ts';
 import { withTries } from './tries.ts';
 
 /** Both agents undo within this, or the failure says that they go on undoing alone. */
@@ -33,6 +34,8 @@ export type MigrationResult = {
   readonly datagram_bytes_lost: number;
   /** Endpoints of the destination at which anybody reaches it. */
   readonly published: readonly Publication[];
+  /** Files, where they were to be copied. */
+  readonly synced?: Synced;
 };
 
 /** Control and image channel to one agent, each a connection of its own. */
@@ -48,6 +51,8 @@ export type MigrationOptions = {
   readonly forwardLeaseS?: number | undefined;
   /** Where the process is to be reachable at the destination. */
   readonly publish?: readonly PublishSpec[] | undefined;
+  /** What the destination lacks of files is copied. */
+  readonly sync?: { readonly request: SyncRequest; readonly channels: SyncChannels } | undefined;
   readonly source: Host;
   readonly destination: Host;
   readonly emit: (event: MigrationEvent) => void;
@@ -55,22 +60,47 @@ export type MigrationOptions = {
   readonly signal: AbortSignal;
 };
 
-export function migrate(options: MigrationOptions): Promise<MigrationResult> {
-  return withTries(options, () => migrateOnce(options));
+export async function migrate(options: MigrationOptions): Promise<MigrationResult> {
+  const { sync, source, destination, emit } = options;
+  if (sync === undefined) return await withTries(options, () => migrateOnce(options));
+  const agents = { source: source.control, destination: destination.control, channels: sync.channels };
+  const files = new FileSync(sync.request, agents, emit);
+  try {
+    return await withTries(options, () => migrateOnce(options, files));
+  } catch (thrown) {
+    throw await withoutFiles(asOsmosisError(thrown), files);
+  }
 }
 
-async function migrateOnce({
-  target,
-  name,
-  legacy,
-  learnMs,
-  forwardLeaseS,
-  publish = [],
-  source,
-  destination,
-  emit,
-  signal,
-}: MigrationOptions): Promise<MigrationResult> {
+/** What has been copied is taken back, unless the process needs it. */
+async function withoutFiles(error: OsmosisError, files: FileSync): Promise<OsmosisError> {
+  const left = error.owner === 'destination' ? [] : await files.undo();
+  if (left.length === 0) return error;
+  const { code, message, phase, owner, cleanup } = error;
+  const more = ` ${left.join('; ')}. The agent there goes on by itself.`;
+  return new OsmosisError(code, message + more, {
+    ...(phase === undefined ? {} : { phase }),
+    ...(owner === undefined ? {} : { owner }),
+    cause: error,
+    cleanup: [...cleanup, ...left],
+  });
+}
+
+async function migrateOnce(
+  {
+    target,
+    name,
+    legacy,
+    learnMs,
+    forwardLeaseS,
+    publish = [],
+    source,
+    destination,
+    emit,
+    signal,
+  }: MigrationOptions,
+  files?: FileSync,
+): Promise<MigrationResult> {
   const migration = randomBytes(16).toString('hex');
   const key = new Uint8Array(randomBytes(32));
   const phases = new PhaseClock(emit);
@@ -84,7 +114,7 @@ async function migrateOnce({
       snapshot: seen,
       datagrams,
       hostname = to.host,
-    } = await makePlan(target, name, from, to, { ...until, learnMs, forwardLeaseS, publish });
+    } = await makePlan(target, name, from, to, { ...until, learnMs, forwardLeaseS, publish, files });
     checkPlan(plan, legacy);
     warnOfOutside(seen, emit);
     const without = plan.peers.filter(({ agent }) => !agent);
@@ -97,6 +127,11 @@ async function migrateOnce({
       });
     }
     const addresses = (peers: Plan['peers']) => peers.map(({ address }) => address);
+
+    if (files !== undefined) {
+      phases.enter('sync');
+      await files.copy(until);
+    }
 
     phases.enter('prepare');
     const snapshot = await from.call(
@@ -124,6 +159,7 @@ async function migrateOnce({
         snapshot,
         source: { addresses: snapshot.agent_addresses, key },
         ...(publish.length === 0 ? {} : { publish: [...publish] }),
+        ...(files === undefined ? {} : { sync: files.id }),
       },
       until,
     );
@@ -135,7 +171,7 @@ async function migrateOnce({
     const image = relayImage(migration, source.image, destination.image, emit, until);
     // Whichever of the two fails first is what went wrong; the other one is told to stop.
     const [{ sessions, held, datagrams_left: left = { sockets: 0, bytes: 0 } }, bytes] = await Promise.all([
-      from.call('source.freeze', { migration }, until),
+      frozen(from.call('source.freeze', { migration }, until), files, until),
       image,
     ]);
 
@@ -177,12 +213,20 @@ async function migrateOnce({
       unconfirmed: silent,
       datagram_bytes_lost: left.bytes,
       published,
+      ...(files === undefined ? {} : { synced: files.synced }),
     };
   } catch (error) {
     undo.abort(new OsmosisError('ABORTED', 'the other half of this step failed'));
     phases.fail();
     throw await recover(error, phases.current, migration, source, destination, signal);
   }
+}
+
+/** Once it stands still, what it has written since its files were copied follows, beside its image. */
+async function frozen<T>(freeze: Promise<T>, files: FileSync | undefined, until: CallOptions): Promise<T> {
+  const result = await freeze;
+  await files?.delta(until);
+  return result;
 }
 
 export function leftoverText({ sockets, bytes }: { sockets: number; bytes: number }): string {

@@ -6,6 +6,8 @@ import type { Check, PeerFact, Result, Snapshot } from '../agent/control/protoco
 import { OsmosisError } from '../agent/error.ts';
 import { sourceChecks } from '../agent/host/preflight.ts';
 import type { AgentClient, CallOptions } from './agent-client.ts';
+import type { SyncPlan } from './sync/plan.ts';
+import type { FileSync } from './sync/sync.ts';
 
 export type Plan = {
   readonly cell: string;
@@ -23,6 +25,8 @@ export type Plan = {
   readonly forward_new?: ForwardPlan;
   /** Endpoints of the destination at which anybody would reach it. */
   readonly publish?: readonly Publication[];
+  /** Files that would be copied. */
+  readonly sync?: SyncPlan;
   readonly checks: readonly Check[];
 };
 
@@ -51,6 +55,8 @@ export type PlanOptions = CallOptions & {
   readonly forwardLeaseS?: number | undefined;
   /** Where the process is to be reachable at the destination. */
   readonly publish?: readonly PublishSpec[] | undefined;
+  /** Copies what the destination lacks. */
+  readonly files?: FileSync | undefined;
 };
 
 /** An answer takes this long at most besides the learning. */
@@ -61,18 +67,25 @@ export async function makePlan(
   name: string | undefined,
   source: AgentClient,
   destination: AgentClient,
-  { learnMs, forwardLeaseS, publish = [], ...options }: PlanOptions,
+  { learnMs, forwardLeaseS, publish = [], files, ...options }: PlanOptions,
 ): Promise<Planned> {
   const snapshot = await inspected(target, name, source, { learnMs, forwardLeaseS }, options);
   const [survey, preflight] = await Promise.all([
     source.call('survey', { cell: snapshot.cell, flows: snapshot.flows }, options),
     destination.call(
       'preflight',
-      { snapshot, ...(publish.length === 0 ? {} : { publish: [...publish] }) },
+      {
+        snapshot,
+        ...(publish.length === 0 ? {} : { publish: [...publish] }),
+        ...(files === undefined ? {} : { sync: true }),
+      },
       options,
     ),
   ]);
-  return plannedBetween(snapshot, survey, preflight, source, destination);
+  const planned = plannedBetween(snapshot, survey, preflight, source, destination);
+  if (files === undefined) return planned;
+  const { plan: sync, checks } = await files.plan(snapshot, options);
+  return { ...planned, plan: { ...planned.plan, sync, checks: [...planned.plan.checks, ...checks] } };
 }
 
 /** A cell as it is, and its peers; for plans of several destinations. */
@@ -84,14 +97,14 @@ export async function see(target: string, source: AgentClient, options: CallOpti
   return { snapshot, survey };
 }
 
-/** @throws OsmosisError SAME_HOST */
+/** `sync`: files are no matter, they will be copied. @throws OsmosisError SAME_HOST */
 export async function makePlanOf(
   { snapshot, survey }: Seen,
   source: AgentClient,
   destination: AgentClient,
-  options: CallOptions,
+  { sync = false, ...options }: CallOptions & { readonly sync?: boolean },
 ): Promise<Plan> {
-  const preflight = await destination.call('preflight', { snapshot }, options);
+  const preflight = await destination.call('preflight', { snapshot, ...(sync && { sync }) }, options);
   return plannedBetween(snapshot, survey, preflight, source, destination).plan;
 }
 

@@ -6,6 +6,7 @@ import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
 import { DATAGRAM_BYTES_MAX, HOPS_MAX } from '../wire/h2o-layout.ts';
 import { DOCTOR_METHODS } from './doctor-protocol.ts';
 import { cordonSchema, DRAIN_METHODS, placementSchema } from './drain-protocol.ts';
+import { SYNC_METHODS } from './sync-protocol.ts';
 import { destinationSchema, sizeSchema, TERMINAL_METHODS, terminalSchema } from './terminal-protocol.ts';
 import { TRAFFIC_METHODS } from './traffic-protocol.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
@@ -460,7 +461,12 @@ export const METHODS = {
     }),
   },
   preflight: {
-    params: z.object({ snapshot: snapshotSchema, publish: publishSchema.optional() }),
+    params: z.object({
+      snapshot: snapshotSchema,
+      publish: publishSchema.optional(),
+      /** Files are compared, and copied, by `sync.…`: nothing is said of those. */
+      sync: z.boolean().optional(),
+    }),
     result: z.object({
       host: hostFactsSchema,
       checks: z.array(checkSchema),
@@ -499,6 +505,8 @@ export const METHODS = {
         .array(z.object({ peer: z.string(), ends: endsSchema }))
         .max(4096)
         .optional(),
+      /** Files that have come for it: from here on they are as the migration turns out. */
+      sync: id.optional(),
     }),
     result: z.object({
       labels: z.array(labelSchema),
@@ -587,6 +595,7 @@ export const METHODS = {
   ...TRUST_METHODS,
   ...DRAIN_METHODS,
   ...DOCTOR_METHODS,
+  ...SYNC_METHODS,
   ...TRAFFIC_METHODS,
   ...TERMINAL_METHODS,
 } as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;

@@ -1,6 +1,7 @@
 /** What a destination must have before anything is touched: a pure comparison of two hosts and a process. */
 import type { Check, FileFact, HostFacts, Snapshot } from '../control/protocol.ts';
 import { congestionCheck } from '../proc/socket-options.ts';
+import { isClosedPath } from '../sync/paths.ts';
 
 /**
  * The oldest CRIU that works on a kernel: before 4.1 it does not start from 6.13 on ("Unexpected rt vDSO area bounds"),
@@ -15,19 +16,21 @@ const ROOM_SPARE_BYTES = 64 * 1024 * 1024;
 /** Of a long list, this many are named. */
 const NAMED_MAX = 5;
 
-/** `lookup` says what the destination has at a path; `addresses` are the destination's own. */
+/** `lookup` says what the destination has at a path. `sync`: files are compared, and copied, elsewhere. */
 export function preflightChecks(
   snapshot: Snapshot,
   own: HostFacts,
   lookup: (path: string, kind: FileFact['kind']) => FileFact | undefined,
+  { sync = false } = {},
 ): Check[] {
+  const files = sync ? snapshot.files.filter(isNeverCopied) : snapshot.files;
   return [
     criuCheck('CRIU at the source', snapshot.host),
     criuCheck('CRIU at the destination', own),
     kernelCheck(snapshot.host, own),
     cpuCheck(snapshot.host, own),
     roomCheck(snapshot, own),
-    ...fileChecks(snapshot.files, lookup),
+    ...(sync && files.length === 0 ? [] : fileChecks(files, lookup)),
     ...congestionCheck(snapshot.socket_options, own.congestion),
   ];
 }
@@ -110,6 +113,10 @@ function roomCheck(snapshot: Snapshot, own: HostFacts): Check {
       };
 }
 
+function isNeverCopied({ path, kind }: FileFact): boolean {
+  return kind === 'device' || isClosedPath(path);
+}
+
 function fileChecks(
   files: readonly FileFact[],
   lookup: (path: string, kind: FileFact['kind']) => FileFact | undefined,
@@ -128,7 +135,7 @@ function fileChecks(
     checks.push({
       name: 'files',
       ok: false,
-      message: `the destination lacks ${some(lacking)}; copy or install them there first`,
+      message: `the destination lacks ${some(lacking)}; copy or install them there first, or let --sync copy what it lacks`,
     });
   }
   if (differing.length > 0) {

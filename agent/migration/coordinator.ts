@@ -88,12 +88,28 @@ export class Coordinator {
   ): Promise<DestinationMigration> {
     this.#checkRoom();
     this.#context.registry.lock(request.snapshot.cell);
+    this.#bindFiles(id, request);
     const migration = new DestinationMigration(this.#context, id, request, (record) =>
       this.#store.put(`destination-${id}`, record),
     );
     this.#destinations.set(id, migration);
     gone.addEventListener('abort', () => void this.#destinationAlone(migration), { once: true });
     return migration;
+  }
+
+  /** Migrations to this host. */
+  get arriving(): ReadonlySet<string> {
+    return new Set(this.#destinations.keys());
+  }
+
+  #bindFiles(id: string, { snapshot, sync }: ConstructorParameters<typeof DestinationMigration>[2]): void {
+    if (sync === undefined) return;
+    try {
+      this.#context.syncs.destination(sync).bind(id);
+    } catch (error) {
+      this.#context.registry.unlock(snapshot.cell);
+      throw error;
+    }
   }
 
   destination(id: string): DestinationMigration {
@@ -165,6 +181,7 @@ export class Coordinator {
     if (migration === undefined) return;
     await migration.undo();
     this.#endDestination(migration);
+    await this.#context.syncs.release(migration.record().sync);
     this.#askOnceMore(migration, LAST_QUESTION_MS_MAX);
   }
 
@@ -172,6 +189,8 @@ export class Coordinator {
     const migration = this.destination(id);
     const pid = migration.rootPid() ?? 0;
     const confirmed = await migration.confirm(CONFIRM_MS_MAX);
+    // Before it is forgotten: nobody may take files for left over that the process uses.
+    await this.#context.syncs.keep(migration.record().sync);
     migration.end();
     this.#endDestination(migration);
     return { pid, ...confirmed };

@@ -70,6 +70,8 @@ export type DestinationRecord = {
   readonly publish?: readonly PublishSpec[] | undefined;
   /** Other ends that have moved while the cell was suspended. */
   readonly ends?: readonly { readonly peer: string; readonly ends: readonly WireLabel[] }[] | undefined;
+  /** Files that have come for it. */
+  readonly sync?: string | undefined;
   readonly published: readonly Publication[];
   readonly init: CellInit | undefined;
   readonly arrival: ArrivalRecord;
@@ -80,7 +82,7 @@ export type DestinationRecord = {
 
 type HomeKeys = KeyPair & { readonly address: string };
 
-type Request = Pick<DestinationRecord, 'snapshot' | 'source' | 'publish' | 'ends'>;
+type Request = Pick<DestinationRecord, 'snapshot' | 'source' | 'publish' | 'ends' | 'sync'>;
 
 export class DestinationMigration {
   readonly id: string;

@@ -27,6 +27,7 @@ export function drainArgv(host: string, options: DrainCommand): string[] {
     ...given('--deadline', options.deadline),
     ...given('--select', options.select),
     ...given('--legacy', options.legacy),
+    ...(options.sync ? ['--sync'] : []),
     ...given('--reason', options.reason),
     '--yes',
     '--json',

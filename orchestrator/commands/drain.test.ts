@@ -42,6 +42,7 @@ describe('drainArgv', () => {
         deadline: '1h',
         select: 'app=redis',
         legacy: 'drop',
+        sync: true,
         reason: 'new memory',
         detach: true,
       }),

@@ -11,6 +11,7 @@ import { PARALLEL_MAX } from '../fleet/schema.ts';
 import { parseSelector } from '../fleet/selector.ts';
 import { parseDuration } from '../lease.ts';
 import type { Legacy } from '../plan.ts';
+import { syncRequest } from '../sync/sync.ts';
 import { detach } from './detach.ts';
 import { type HostOptions, Hosts, printJson, withHosts } from './hosts.ts';
 import { moveAlone } from './mover.ts';
@@ -23,6 +24,8 @@ export type DrainCommand = HostOptions & {
   readonly deadline?: string;
   readonly select?: string;
   readonly legacy?: Legacy;
+  /** Copy what the other hosts lack of files. */
+  readonly sync?: boolean;
   readonly reason?: string;
   readonly self?: boolean;
   readonly status?: boolean;
@@ -49,7 +52,9 @@ export async function runDrain(named: string | undefined, options: DrainCommand)
     try {
       const connect = async (name: string) => hosts.agent(await hosts.connect(name));
       const cordon = touches ? (options.reason ?? 'drain') : undefined;
-      const plan = await planDrain({ host, to, select, legacy: limits.legacy, cordon, connect, signal });
+      const { legacy } = limits;
+      const { sync } = options;
+      const plan = await planDrain({ host, to, select, legacy, sync, cordon, connect, signal });
       showPlan(host, options, plan);
       if (options.dryRun) return finishDryRun(host, options, plan);
       if (plan.cells.length > 0 && !(await isYes(options, 'Move them?'))) throw nobodySaidYes(host, touches);
@@ -71,6 +76,7 @@ async function execute(
   stop: AbortController,
   signal: AbortSignal,
 ): Promise<DrainState> {
+  const files = options.sync ? syncRequest([], false) : undefined;
   const started = Date.now();
   const deadline = deadlineMs === undefined ? {} : { deadline: started + deadlineMs };
   const timer = setTimeout(() => stop.abort('deadline'), deadlineMs ?? 0);
@@ -82,7 +88,8 @@ async function execute(
       record: { by: drivenBy(), started, ...deadline },
       stop: stop.signal,
       emit: options.json ? printJson : (event) => void process.stdout.write(progressLine(event)),
-      move: (target, to, emit) => moveAlone(options, fleet, { target, from: host, to, legacy, signal, emit }),
+      move: (target, to, emit) =>
+        moveAlone(options, fleet, { target, from: host, to, legacy, files, signal, emit }),
     });
   } finally {
     clearTimeout(timer);

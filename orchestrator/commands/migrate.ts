@@ -1,13 +1,15 @@
 /** `osmosis migrate` */
 import { LEARN_MS_MAX } from '../../agent/control/protocol.ts';
 import { OsmosisError } from '../../agent/error.ts';
+import { PHASES, USUAL_PHASES } from '../../agent/phases.ts';
 import { startDisplay } from '../display/display.ts';
 import { planText } from '../display/plan.ts';
 import { resultText } from '../display/result.ts';
 import { parseLease } from '../lease.ts';
-import { type Host, migrate } from '../migrate.ts';
+import { type Host, type MigrationOptions, migrate } from '../migrate.ts';
 import { checkPlan, type Legacy, makePlan } from '../plan.ts';
 import { publishSpec } from '../publish-spec.ts';
+import { FileSync, type SyncChannels, type SyncRequest, syncRequest } from '../sync/sync.ts';
 import { type HostOptions, type Hosts, printJson, withHosts } from './hosts.ts';
 
 export type MigrateOptions = HostOptions & {
@@ -22,6 +24,9 @@ export type MigrateOptions = HostOptions & {
   /** Seconds. */
   readonly learn?: number;
   readonly publish?: readonly string[];
+  readonly sync?: boolean;
+  readonly syncPath?: readonly string[];
+  readonly force?: boolean;
   readonly json?: boolean;
 };
 
@@ -34,14 +39,17 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
     );
   }
   forwardLeaseOf(options);
+  const request = syncRequestOf(options);
   await withHosts(options, async (hosts, signal) => {
     const [source, destination] = await Promise.all([
       openHost(hosts, options.from),
       openHost(hosts, options.to),
     ]);
-    if (options.dryRun) return dryRun(target, options, source, destination, signal);
+    const sync = request && { request, channels: await openChannels(hosts, options) };
+    if (options.dryRun) return dryRun(target, options, { source, destination, sync }, signal);
     const json = options.json ?? false;
-    const display = startDisplay({ stream: process.stderr, isTTY: process.stderr.isTTY, json });
+    const phases = sync === undefined ? USUAL_PHASES : PHASES;
+    const display = startDisplay({ stream: process.stderr, isTTY: process.stderr.isTTY, json, phases });
     try {
       const name = options.name === undefined ? {} : { name: options.name };
       const result = await migrate({
@@ -51,6 +59,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
         learnMs: learnMsOf(options),
         forwardLeaseS: forwardLeaseOf(options),
         publish: options.publish?.map(publishSpec),
+        sync,
         source,
         destination,
         signal,
@@ -72,18 +81,40 @@ export async function openHost(hosts: Hosts, name: string): Promise<Host> {
   return { control, image };
 }
 
+export async function openChannels(
+  hosts: Hosts,
+  { from, to }: { readonly from: string; readonly to: string },
+): Promise<SyncChannels> {
+  const open = async (name: string) => await hosts.agent(await hosts.connect(name));
+  const [source, destination] = await Promise.all([open(from), open(to)]);
+  return { from: source, to: destination };
+}
+
+/** @throws OsmosisError USAGE */
+function syncRequestOf({
+  sync = false,
+  syncPath = [],
+  force = false,
+}: MigrateOptions): SyncRequest | undefined {
+  if (sync || syncPath.length > 0) return syncRequest(syncPath, force);
+  if (force) throw new OsmosisError('USAGE', '--force is for --sync; nothing was touched');
+  return undefined;
+}
+
 async function dryRun(
   target: string,
   options: MigrateOptions,
-  source: Host,
-  destination: Host,
+  { source, destination, sync }: Pick<MigrationOptions, 'source' | 'destination' | 'sync'>,
   signal: AbortSignal,
 ): Promise<void> {
+  const agents = { source: source.control, destination: destination.control };
+  const files = sync && new FileSync(sync.request, { ...agents, channels: sync.channels }, () => undefined);
   const { plan } = await makePlan(target, options.name, source.control, destination.control, {
     signal,
     learnMs: learnMsOf(options),
     forwardLeaseS: forwardLeaseOf(options),
     publish: options.publish?.map(publishSpec),
+    files,
   });
   if (options.json) printJson({ ok: true, dry_run: true, plan });
   else process.stdout.write(planText(plan));

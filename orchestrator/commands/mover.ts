@@ -1,10 +1,13 @@
 /** One move with SSH connections of its own: sshd allows ten channels on one connection, and a drain has many moves. */
 import type { Fleet } from '../fleet/fleet.ts';
 import { type MigrationOptions, type MigrationResult, migrate } from '../migrate.ts';
+import type { SyncRequest } from '../sync/sync.ts';
 import { type HostOptions, Hosts } from './hosts.ts';
-import { openHost } from './migrate.ts';
+import { openChannels, openHost } from './migrate.ts';
 
-export type Move = Omit<MigrationOptions, 'source' | 'destination'> & {
+export type Move = Omit<MigrationOptions, 'source' | 'destination' | 'sync'> & {
+  /** What the destination lacks of files is copied. */
+  readonly files?: SyncRequest | undefined;
   readonly from: string;
   readonly to: string;
 };
@@ -12,12 +15,13 @@ export type Move = Omit<MigrationOptions, 'source' | 'destination'> & {
 export async function moveAlone(
   options: HostOptions,
   fleet: Fleet,
-  { from, to, ...migration }: Move,
+  { from, to, files, ...migration }: Move,
 ): Promise<MigrationResult> {
   const hosts = new Hosts(options, fleet, migration.signal);
   try {
     const [source, destination] = await Promise.all([openHost(hosts, from), openHost(hosts, to)]);
-    return await migrate({ ...migration, source, destination });
+    const sync = files && { request: files, channels: await openChannels(hosts, { from, to }) };
+    return await migrate({ ...migration, sync, source, destination });
   } finally {
     await hosts.close();
   }

@@ -1,6 +1,7 @@
 /** Sizes, rates and durations for people: three digits, SI units. */
 
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB'] as const;
+type Progress = { readonly bytes: number; readonly bytes_per_s: number; readonly total_bytes?: number };
 const UNIT_STEP = 1000;
 const MINUTE_S = 60;
 
@@ -18,6 +19,12 @@ export function bytesText(bytes: number): string {
 
 export function rateText(bytesPerSecond: number): string {
   return `${bytesText(bytesPerSecond)}/s`;
+}
+
+/** `12.3 MB of 200 MB at 50.1 MB/s`. */
+export function filesText({ bytes, bytes_per_s, total_bytes }: Progress): string {
+  const all = total_bytes === undefined ? '' : ` of ${bytesText(total_bytes)}`;
+  return `${bytesText(bytes)}${all} at ${rateText(bytes_per_s)}`;
 }
 
 /** `0 ms`, `412 ms`, `1.90 s`, `2 min 5 s`. */

@@ -5,6 +5,7 @@ import type { Plan } from '../plan.ts';
 import { bytesText, countText } from './format.ts';
 
 const COMMAND_COLUMNS_MAX = 60;
+const FILES_MAX = 20;
 
 /** Lines, each with its newline. */
 export function planText(plan: Plan): string {
@@ -35,6 +36,7 @@ export function planText(plan: Plan): string {
         `for ${endpointText(local)}`,
       ]),
     ),
+    ...filesSection(plan),
     ...section(
       'checks',
       plan.checks.map(({ name, ok, message }) => [ok ? 'ok' : 'FAIL', name, message]),
@@ -58,6 +60,16 @@ function forwardSection({ forward_new, from }: Plan): string[] {
   const relayed = relays ? [[`those of hosts without an agent by way of ${from}`]] : [];
   const heading = `new connections follow, renewed for ${leaseText(lease_s)} at a time`;
   return section(heading, [...endpoints.map((endpoint) => [endpoint]), ...relayed]);
+}
+
+/** Those that would be touched, and those that stand in the way. */
+function filesSection({ sync }: Plan): string[] {
+  if (sync === undefined) return [];
+  const more = sync.files.length - FILES_MAX;
+  const rows = sync.files
+    .slice(0, FILES_MAX)
+    .map(({ path, state, bytes }) => [state, bytesText(bytes), shortened(path)]);
+  return section('files', more > 0 ? [...rows, ['…', '', `${more} more (--json names up to 1000)`]] : rows);
 }
 
 /** A heading and aligned columns; nothing at all for no rows. */

@@ -2,6 +2,7 @@
 import { endpointText } from '../../agent/address.ts';
 import type { Publication } from '../../agent/cell/publication.ts';
 import { PHASES, type Phase } from '../../agent/phases.ts';
+import type { Synced } from '../sync/sync.ts';
 import { bytesText, countText, durationText } from './format.ts';
 
 /** What `--json` prints. Times in milliseconds. */
@@ -14,6 +15,7 @@ export type MigrationSuccess = {
   /** Image size. */
   readonly bytes: number;
   readonly published?: readonly Publication[];
+  readonly synced?: Synced;
 };
 
 /** Lines, each with its newline. A failure is told by cli.ts, which has its exit status. */
@@ -24,6 +26,7 @@ export function resultText({
   phases,
   bytes,
   published = [],
+  synced,
 }: MigrationSuccess): string {
   const took = PHASES.flatMap((phase) => {
     const ms = phases[phase];
@@ -41,7 +44,15 @@ export function resultText({
         ]),
     ...(flows.lost === 0 ? [] : [`WARNING: ${countText(flows.lost, 'connection')} lost.`]),
     ...published.map(({ protocol, wire }) => `Published at ${protocol} ${endpointText(wire)}.`),
+    ...(synced === undefined ? [] : [syncedText(synced)]),
     `${bytesText(bytes)} of image, ${durationText(total)} in all${times === '' ? '' : ` (${times})`}.`,
   ];
   return lines.map((line) => `${line}\n`).join('');
+}
+
+function syncedText({ files, bytes, delta_bytes, delta_ms }: Synced): string {
+  return (
+    `${countText(files, 'file')} copied (${bytesText(bytes)}), and ${bytesText(delta_bytes)} more while it stood still, in ` +
+    `${durationText(delta_ms)}. Those of the source stay there.`
+  );
 }

@@ -1,5 +1,5 @@
 /** What a display shows, as a pure function of the events so far. */
-import { PHASES, type Phase } from '../../agent/phases.ts';
+import { type Phase, USUAL_PHASES } from '../../agent/phases.ts';
 import type { MigrationEvent } from '../events.ts';
 
 export type PhaseView = {
@@ -15,12 +15,18 @@ export type View = {
   readonly phases: readonly PhaseView[];
   readonly bytes: number;
   readonly bytesPerSecond: number;
+  /** Of the files, while they are copied. */
+  readonly files?: {
+    readonly bytes: number;
+    readonly bytes_per_s: number;
+    readonly total_bytes?: number;
+  };
   readonly blackoutMs?: number;
   /** In order, only ever added to. */
   readonly notes: readonly Note[];
 };
 
-export function viewOf(phases: readonly Phase[] = PHASES): View {
+export function viewOf(phases: readonly Phase[] = USUAL_PHASES): View {
   return {
     phases: phases.map((phase) => ({ phase, status: 'waiting' })),
     bytes: 0,
@@ -41,6 +47,10 @@ export function reduceView(view: View, event: MigrationEvent, nowMs: number): Vi
       };
     case 'progress':
       return { ...view, bytes: event.bytes, bytesPerSecond: event.bytes_per_s };
+    case 'files': {
+      const { event: _name, ...files } = event;
+      return { ...view, files };
+    }
     case 'note':
       return { ...view, notes: [...view.notes, { level: event.level, message: event.message }] };
     case 'blackout':

@@ -1,7 +1,7 @@
 /** The live display's components. createElement, not JSX: Node strips types but doesn't compile JSX. */
 import { Box, Static, Text } from 'ink';
 import { createElement as h, type ReactElement } from 'react';
-import { bytesText, durationText, rateText } from './format.ts';
+import { bytesText, durationText, filesText, rateText } from './format.ts';
 import { elapsedMs, type Note, type PhaseView, type View } from './state.ts';
 
 const MARKS = {
@@ -26,6 +26,7 @@ export function MigrationView({ view, nowMs, isColored }: Props): ReactElement {
       children: (note, index) => h(NoteRow, { key: index, note, isColored }),
     }),
     ...view.phases.map((row) => h(PhaseRow, { key: row.phase, row, nowMs, isColored })),
+    view.files === undefined ? undefined : h(Text, null, `  files     ${filesText(view.files)}`),
     view.bytes > 0
       ? h(Text, null, `  image     ${bytesText(view.bytes)} at ${rateText(view.bytesPerSecond)}`)
       : undefined,

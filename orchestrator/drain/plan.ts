@@ -16,6 +16,8 @@ export type DrainRequest = {
   readonly to: readonly string[];
   readonly select: Selector;
   readonly legacy: Legacy;
+  /** Files that a host lacks are no reason against it: they will be copied. */
+  readonly sync?: boolean | undefined;
   /** Cordons the host before it looks, for this reason; undefined: nothing is touched. */
   readonly cordon?: string | undefined;
   readonly connect: (host: string) => Promise<AgentClient>;
@@ -35,6 +37,7 @@ export async function planDrain({
   to,
   select,
   legacy,
+  sync = false,
   cordon,
   connect,
   signal,
@@ -44,7 +47,7 @@ export async function planDrain({
   refuseSecond(host, status.cordon);
   const candidates = await reach(to, connect, status.host.machine_id, signal);
   if (cordon !== undefined) await source.call('cordon', { dry_run: false, reason: cordon }, { signal });
-  const { cells, hosts } = await survey(source, candidates, { select, legacy, signal });
+  const { cells, hosts } = await survey(source, candidates, { select, legacy, sync, signal });
   return { source, cells, hosts, placements: placeCells(cells, hosts) };
 }
 

@@ -105,6 +105,8 @@ type After = 'elsewhere' | 'again' | 'leave' | 'gone';
 /** What a move's failure says of the next try. */
 const AFTER: Record<ErrorCode, After> = {
   // About the destination, or the way there.
+  SYNC_CHANGED: 'elsewhere',
+  SYNC_FAILED: 'elsewhere',
   SSH_UNREACHABLE: 'elsewhere',
   SSH_AUTH: 'elsewhere',
   SSH_HOST_KEY: 'elsewhere',

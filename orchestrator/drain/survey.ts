@@ -15,13 +15,19 @@ export type Candidate = {
   /** Why it takes no cells. */
   readonly closed?: string;
 };
+type Request = CallOptions & {
+  readonly select: Selector;
+  readonly legacy: Legacy;
+  /** Files that a host lacks will be copied. */
+  readonly sync: boolean;
+};
 type Surveyed = { readonly cells: DrainCell[]; readonly hosts: DrainHost[] };
 
 /** @throws OsmosisError where the source can't be asked */
 export async function survey(
   source: AgentClient,
   candidates: readonly Candidate[],
-  { select, legacy, ...options }: CallOptions & { readonly select: Selector; readonly legacy: Legacy },
+  { select, legacy, sync, ...options }: Request,
 ): Promise<Surveyed> {
   const { cells: all } = await source.call('status', {}, options);
   const chosen = all.filter(({ name, placement }) => select({ name, labels: placement }));
@@ -40,7 +46,7 @@ export async function survey(
         return {
           ...cell,
           imageBytes: seen.snapshot.image_bytes,
-          refusals: await refusalsOf(seen, source, open, legacy, options),
+          refusals: await refusalsOf(seen, source, open, legacy, { ...options, sync }),
         };
       // It has ended by itself: then there is nothing to move.
       if (seen.code === 'NO_SUCH_TARGET') return undefined;
@@ -68,7 +74,7 @@ async function refusalsOf(
   source: AgentClient,
   open: readonly { readonly name: string; readonly agent: AgentClient }[],
   legacy: Legacy,
-  options: CallOptions,
+  options: CallOptions & Pick<Request, 'sync'>,
 ): Promise<Record<string, string>> {
   const refusals = await Promise.all(
     open.map(async ({ name, agent }): Promise<[string, string][]> => {
