@@ -94,6 +94,11 @@ describe('a host without Osmosis', () => {
     expect([exitCode, object.message]).toEqual([EXIT_STATUS.INSTALL, expect.stringContaining(PROGRAM)]);
     await execOn('legacy', ['mv', PROGRAM, AWAY]);
     files = await filesOn();
+    ({ pid: supervisor } = await spawnOn('legacy', [
+      'sh',
+      '-c',
+      'while :; do osmosis agent; sleep 0.3; done',
+    ]));
   });
 
   it('has nothing of a package that was cut off, or altered on its way', async () => {
@@ -117,11 +122,6 @@ describe('a host without Osmosis', () => {
   it(
     'has nothing of a package whose agent does not start',
     async () => {
-      ({ pid: supervisor } = await spawnOn('legacy', [
-        'sh',
-        '-c',
-        'while :; do osmosis agent; sleep 0.3; done',
-      ]));
       const dry = await command('install', '--package', good, '--supervised', '--dry-run');
       expect([dry.exitCode, dry.object]).toMatchObject([0, { dry_run: true, changed: true }]);
       const { exitCode, object } = await command('install', '--package', broken, '--supervised');
@@ -174,7 +174,7 @@ describe('a host without Osmosis', () => {
       const refused = await command('uninstall');
       expect([refused.exitCode, refused.object.message]).toEqual([
         EXIT_STATUS.HOST_IN_USE,
-        expect.stringContaining('1 cells'),
+        expect.stringContaining('1 cell ('),
       ]);
 
       await move(cell, 'legacy', 'alpha');
@@ -184,15 +184,37 @@ describe('a host without Osmosis', () => {
     TEST_MS_MAX,
   );
 
-  it('keeps who it was where that is wanted, and otherwise nothing at all', async () => {
-    const kept = await command('uninstall', '--keep-identity');
-    expect([kept.exitCode, kept.object]).toMatchObject([0, { kept: ['/var/lib/osmosis/trust'] }]);
-    expect((await execOn('legacy', ['ls', '/var/lib/osmosis'])).stdout).toBe('trust');
-    const { exitCode } = await command('uninstall');
-    expect(exitCode).toBe(0);
-    expect(await filesOn()).toBe(files);
-    expect(await leftSince(before)).toEqual({});
-  });
+  it(
+    'is known again where it kept who it was, and is bare although a cell was there',
+    async () => {
+      await command('install', '--package', good, '--supervised');
+      const kept = await command('uninstall', '--keep-identity');
+      expect([kept.exitCode, kept.object]).toMatchObject([0, { kept: ['/var/lib/osmosis/trust'] }]);
+      expect((await execOn('legacy', ['ls', '/var/lib/osmosis'])).stdout).toBe('trust');
+      expect((await command('install', '--package', good, '--supervised')).exitCode).toBe(0);
+
+      await using server = await startStreamServer('alpha', { port: 7161 });
+      const client = await startStreamClient({
+        server: 'alpha',
+        port: 7161,
+        connections: 2,
+        traffic: 'idle',
+      });
+      await move(server.pid, 'alpha', 'legacy');
+      expect((await command('uninstall')).exitCode).toBe(EXIT_STATUS.HOST_IN_USE);
+      const forced = await command('uninstall', '--force');
+      expect([forced.exitCode, forced.object]).toMatchObject([
+        0,
+        { uses: [expect.stringContaining('1 cell')] },
+      ]);
+      // The process is the operator's to end; its init goes with the holder of its namespaces.
+      await execOn('legacy', ['pkill', '-KILL', '-x', 'unshare']);
+      await client.stop().catch(() => undefined);
+      expect(await filesOn()).toBe(files);
+      expect(await leftSince(before)).toEqual({});
+    },
+    TEST_MS_MAX,
+  );
 });
 
 const VERIFIER = await execa('systemd-analyze', ['--version'], { reject: false });

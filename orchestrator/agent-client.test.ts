@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { statSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, onTestFinished, test, vi } from 'vitest';
 import type { Method } from '../agent/control/protocol.ts';
@@ -360,4 +361,16 @@ test('an answer that no frame holds is an error for its client, and the agent go
   onTestFinished(() => client.close());
   await expect(client.call('inspect', { target: '1' })).rejects.toMatchObject({ code: 'AGENT_PROTOCOL' });
   expect(await client.call('source.confirm', { migration })).toEqual({});
+});
+
+test('a stream that has failed before anybody listened gives its reason to whoever calls', async () => {
+  const stream = new PassThrough();
+  stream.on('error', () => undefined);
+  stream.destroy(new OsmosisError('AGENT_UNREACHABLE', 'osmosis is not in PATH on a; install it there'));
+  await eventually(() => expect(stream.closed).toBe(true));
+  const client = new AgentClient('a', stream);
+  await expect(client.call('status', {})).rejects.toMatchObject({
+    code: 'AGENT_UNREACHABLE',
+    message: expect.stringContaining('not in PATH'),
+  });
 });

@@ -1,5 +1,6 @@
 /** Takes Osmosis off a host. */
 import { asOsmosisError, OsmosisError } from '../../agent/error.ts';
+import { countText } from '../display/format.ts';
 import type { Where } from './install.ts';
 import { type HostState, Steps } from './steps.ts';
 
@@ -54,16 +55,22 @@ async function usesOf({ hosts, host, signal }: Where, state: HostState): Promise
     const flows = away.reduce((sum, each) => sum + each.flows, 0);
     const relayed = away.flatMap(({ relays }) => relays).reduce((sum, each) => sum + each.flows, 0);
     return [
-      ...(cells.length > 0 ? [`${cells.length} cells (${cells.map(({ name }) => name).join(', ')})`] : []),
-      ...(flows > relayed ? [`${flows - relayed} connections of its processes with moved cells`] : []),
-      ...(relayed > 0 ? [`${relayed} connections that it carries on for peers without an agent`] : []),
+      ...(cells.length > 0
+        ? [`${countText(cells.length, 'cell')} (${cells.map(({ name }) => name).join(', ')})`]
+        : []),
+      ...(flows > relayed
+        ? [`${countText(flows - relayed, 'connection')} of its processes with moved cells`]
+        : []),
+      ...(relayed > 0
+        ? [`${countText(relayed, 'connection')} that it carries on for peers without an agent`]
+        : []),
     ];
   } catch (thrown) {
     signal.throwIfAborted();
     const { cells, peers } = state;
     if (cells + peers === 0) return [];
     return [
-      `its agent does not answer (${asOsmosisError(thrown).message}), and has written down ${cells} cells and ${peers} connections with others`,
+      `its agent does not answer (${asOsmosisError(thrown).message}), and has written down ${countText(cells, 'cell')} and ${countText(peers, 'record')} of peers`,
     ];
   }
 }
