@@ -184,9 +184,14 @@ describe('what is undone leaves the destination as it was', () => {
   const seed =
     'mkdir -p "$0/data" "$0/bulk" && echo mine > "$0/data/log" && echo stays > "$0/only-here" && chmod 600 "$0/data/log"';
 
-  async function undone(port: number, how: (args: string[], pid: number) => Promise<unknown>): Promise<void> {
+  /** `count`: files of 10 MB. */
+  async function undone(
+    port: number,
+    count: number,
+    how: (args: string[], pid: number) => Promise<unknown>,
+  ): Promise<void> {
     await using server = await startFileServer(port, directory);
-    await shell('alpha', bulk(6), `${directory}/bulk`);
+    await shell('alpha', bulk(count), `${directory}/bulk`);
     await shell('beta', seed, directory);
     const there = await filesOn('beta', directory);
     await using client = await startLines('peer', [`alpha:${port}`], { connections: 5 });
@@ -205,7 +210,7 @@ describe('what is undone leaves the destination as it was', () => {
       'criu',
       'case $1 in restore) exit 1;; esac; exec "$REAL" "$@"',
     );
-    await undone(7505, async (args) => {
+    await undone(7505, 1, async (args) => {
       expect((await osmosis(args)).object).toMatchObject({
         ok: false,
         code: 'RESTORE_FAILED',
@@ -215,7 +220,7 @@ describe('what is undone leaves the destination as it was', () => {
   });
 
   it.each(['SIGINT', 'SIGKILL'] as const)('where the first pass ends with %s', async (interrupt) => {
-    await undone(7506, async (args) => {
+    await undone(7506, 6, async (args) => {
       const abort = new AbortController();
       const running = osmosis(args, { signal: abort.signal, interrupt });
       await untilCopying();
@@ -227,7 +232,7 @@ describe('what is undone leaves the destination as it was', () => {
   });
 
   it("where the destination's agent is killed, in the first pass and in the restore", async () => {
-    await undone(7507, async (args) => {
+    await undone(7507, 6, async (args) => {
       const running = osmosis(args);
       await untilCopying();
       await shell('beta', KILL_AGENT);
@@ -238,7 +243,7 @@ describe('what is undone leaves the destination as it was', () => {
       'criu',
       `case $1 in restore) ${MARK_AND_WAIT};; esac; exec "$REAL" "$@"`,
     );
-    await undone(7508, async (args) => {
+    await undone(7508, 1, async (args) => {
       await onMark('beta', KILL_AGENT);
       expect((await osmosis(args)).object).toMatchObject({ ok: false, owner: 'source' });
     });
