@@ -6,7 +6,7 @@ import { startRedisLoad, untilListening } from '../fixtures/load/control.ts';
 import { startLines } from '../fixtures/load/lines.ts';
 import { endEverywhere, MOVE_HOSTS } from '../fixtures/load/processes.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
-import { KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram } from './inject.ts';
+import { KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram, signalAgent } from './inject.ts';
 import { filesOn, shell, startFileServer } from './sync-files.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
@@ -177,6 +177,34 @@ it('drain takes the files of its cells along', async () => {
   } finally {
     await osmosis(['uncordon', 'ssh://alpha']);
   }
+});
+
+it("the destination's agent is killed after the commit: the files stay, and what they replaced goes", async () => {
+  const directory = '/srv/sync-committed';
+  await using server = await startFileServer(7510, directory);
+  await shell('beta', 'mkdir -p "$0/data" && echo mine > "$0/data/log"', directory);
+  await using client = await startLines('peer', ['alpha:7510'], { connections: 5 });
+  await using _slow = await replaceProgram(
+    'beta',
+    'criu',
+    `case $1 in restore) ${MARK_AND_WAIT}; sleep 2;; esac; exec "$REAL" "$@"`,
+  );
+  // The destination waits for the peer's acknowledgement meanwhile, and has not let go of anything.
+  const decided = "ls /var/lib/osmosis/decisions | grep -qx '[0-9a-f]*'";
+  const steps = [
+    `ssh peer "${signalAgent('STOP')}"`,
+    `until ssh alpha "${decided}"; do sleep 0.1; done`,
+    KILL_AGENT,
+    `ssh peer "${signalAgent('CONT')}"`,
+  ];
+  await onMark('beta', steps.join('; '));
+  const args = migrateArgs(server.pid, 'alpha', 'beta', '--sync-path', directory, '--force');
+  expect((await osmosis(args)).object).toMatchObject({ ok: false, owner: 'destination' });
+  const left = async () =>
+    await shell('beta', 'find "$0" /var/lib/osmosis/syncs -name ".osmosis*" -o -path "*/syncs/*"', directory);
+  await expect.poll(left, { timeout: 20_000 }).toBe('');
+  expect(await client.stop()).toMatchObject({ ok: true, faults: [] });
+  expect((await server.verdict('beta')).faults).toEqual([]);
 });
 
 describe('what is undone leaves the destination as it was', () => {
