@@ -6,7 +6,7 @@ import { startRedisLoad, untilListening } from '../fixtures/load/control.ts';
 import { startLines } from '../fixtures/load/lines.ts';
 import { endEverywhere, MOVE_HOSTS } from '../fixtures/load/processes.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
-import { KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram } from './inject.ts';
+import { KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram, signalAgent } from './inject.ts';
 import { filesOn, shell, startFileServer } from './sync-files.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
@@ -179,14 +179,47 @@ it('drain takes the files of its cells along', async () => {
   }
 });
 
+it("the destination's agent is killed after the commit: the files stay, and what they replaced goes", async () => {
+  const directory = '/srv/sync-committed';
+  await using server = await startFileServer(7510, directory);
+  await shell('beta', 'mkdir -p "$0/data" && echo mine > "$0/data/log"', directory);
+  await using client = await startLines('peer', ['alpha:7510'], { connections: 5 });
+  await using _slow = await replaceProgram(
+    'beta',
+    'criu',
+    `case $1 in restore) ${MARK_AND_WAIT}; sleep 2;; esac; exec "$REAL" "$@"`,
+  );
+  // The destination waits for the peer's acknowledgement meanwhile, and has not let go of anything.
+  const decided = "ls /var/lib/osmosis/decisions | grep -qx '[0-9a-f]*'";
+  const steps = [
+    `ssh peer "${signalAgent('STOP')}"`,
+    `until ssh alpha "${decided}"; do sleep 0.1; done`,
+    KILL_AGENT,
+    `ssh peer "${signalAgent('CONT')}"`,
+  ];
+  await onMark('beta', steps.join('; '));
+  const args = migrateArgs(server.pid, 'alpha', 'beta', '--sync-path', directory, '--force');
+  expect((await osmosis(args)).object).toMatchObject({ ok: false, owner: 'destination' });
+  const left = async () =>
+    await shell('beta', 'find "$0" /var/lib/osmosis/syncs -name ".osmosis*" -o -path "*/syncs/*"', directory);
+  await expect.poll(left, { timeout: 20_000 }).toBe('');
+  expect(await client.stop()).toMatchObject({ ok: true, faults: [] });
+  expect((await server.verdict('beta')).faults).toEqual([]);
+});
+
 describe('what is undone leaves the destination as it was', () => {
   const directory = '/srv/sync-undone';
   const seed =
     'mkdir -p "$0/data" "$0/bulk" && echo mine > "$0/data/log" && echo stays > "$0/only-here" && chmod 600 "$0/data/log"';
 
-  async function undone(port: number, how: (args: string[], pid: number) => Promise<unknown>): Promise<void> {
+  /** `count`: files of 10 MB. */
+  async function undone(
+    port: number,
+    count: number,
+    how: (args: string[], pid: number) => Promise<unknown>,
+  ): Promise<void> {
     await using server = await startFileServer(port, directory);
-    await shell('alpha', bulk(6), `${directory}/bulk`);
+    await shell('alpha', bulk(count), `${directory}/bulk`);
     await shell('beta', seed, directory);
     const there = await filesOn('beta', directory);
     await using client = await startLines('peer', [`alpha:${port}`], { connections: 5 });
@@ -205,7 +238,7 @@ describe('what is undone leaves the destination as it was', () => {
       'criu',
       'case $1 in restore) exit 1;; esac; exec "$REAL" "$@"',
     );
-    await undone(7505, async (args) => {
+    await undone(7505, 1, async (args) => {
       expect((await osmosis(args)).object).toMatchObject({
         ok: false,
         code: 'RESTORE_FAILED',
@@ -215,7 +248,7 @@ describe('what is undone leaves the destination as it was', () => {
   });
 
   it.each(['SIGINT', 'SIGKILL'] as const)('where the first pass ends with %s', async (interrupt) => {
-    await undone(7506, async (args) => {
+    await undone(7506, 6, async (args) => {
       const abort = new AbortController();
       const running = osmosis(args, { signal: abort.signal, interrupt });
       await untilCopying();
@@ -227,7 +260,7 @@ describe('what is undone leaves the destination as it was', () => {
   });
 
   it("where the destination's agent is killed, in the first pass and in the restore", async () => {
-    await undone(7507, async (args) => {
+    await undone(7507, 6, async (args) => {
       const running = osmosis(args);
       await untilCopying();
       await shell('beta', KILL_AGENT);
@@ -238,7 +271,7 @@ describe('what is undone leaves the destination as it was', () => {
       'criu',
       `case $1 in restore) ${MARK_AND_WAIT};; esac; exec "$REAL" "$@"`,
     );
-    await undone(7508, async (args) => {
+    await undone(7508, 1, async (args) => {
       await onMark('beta', KILL_AGENT);
       expect((await osmosis(args)).object).toMatchObject({ ok: false, owner: 'source' });
     });

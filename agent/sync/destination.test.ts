@@ -53,7 +53,7 @@ type Plan = { replace?: string[]; remove?: string[]; same?: string[] };
 function begun({ replace = [], remove = [], same = [] }: Plan = {}): SyncDestination {
   const destination = new SyncDestination(ID, journals);
   const paths = (names: string[]) => names.map((name) => `${root}/${name}`);
-  destination.begin({ trees: [], replace: paths(replace), remove: paths(remove), same: paths(same) });
+  destination.begin({ trees: [root], replace: paths(replace), remove: paths(remove), same: paths(same) });
   return destination;
 }
 
@@ -172,6 +172,18 @@ test('what is the same is written to in a copy; where it has changed since it wa
   await expect(write(second, patch)).rejects.toMatchObject({ code: 'SYNC_CHANGED' });
   await second.undo();
   expect(text('same')).toBe('another');
+});
+
+test('nothing is removed but in a directory that was named, and none of the host itself can be', async () => {
+  writeFileSync(`${root}/mine`, 'mine');
+  const outside = { trees: [`${root}/other`], replace: [], remove: [`${root}/mine`], same: [] };
+  const destination = new SyncDestination(ID, journals);
+  expect(() => destination.begin(outside)).toThrow(expect.objectContaining({ code: 'SYNC_CHANGED' }));
+  await destination.undo();
+  const none = { replace: [], remove: [], same: [] };
+  for (const tree of ['/', '/usr/lib', '/var/lib/osmosis/trust'])
+    expect(() => new SyncDestination(ID, journals).begin({ trees: [tree], ...none })).toThrow(tree);
+  expect(text('mine')).toBe('mine');
 });
 
 test('a link in the place of a directory leads nowhere', async () => {

@@ -5,6 +5,7 @@ import { OsmosisError } from '../error.ts';
 import { decodeSyncPiece, SyncStreamError } from '../wire/sync.ts';
 import { type Compared, compareFiles } from './compare.ts';
 import { Journal } from './journal.ts';
+import { checkTrees } from './paths.ts';
 import { letGo, takeBack } from './undo.ts';
 import { FileWriter } from './writing.ts';
 
@@ -65,6 +66,7 @@ export class SyncDestination {
   }
 
   begin({ trees, replace, remove, same }: Begin): void {
+    checkTrees(trees);
     if (this.#journal !== undefined) throw new OsmosisError('ABORTED', 'the files are under way already');
     this.#journal = Journal.create(this.#directory, this.id);
     const allowed = { trees, replace: new Set(replace), same: new Set(same), compared: this.#compared };

@@ -7,6 +7,7 @@ import { OsmosisError } from '../error.ts';
 import { packPiece, unpackPiece } from '../wire/compression.ts';
 import { decodeMessage } from '../wire/frame.ts';
 import { ImageError, ImageTally, sameImage } from '../wire/image.ts';
+import { checkTrees } from './paths.ts';
 import { type PassResult, SyncSource } from './source.ts';
 
 export function syncHandlers({
@@ -15,6 +16,7 @@ export function syncHandlers({
 }: Pick<AgentContext, 'registry' | 'syncs'>): Pick<Handlers, keyof typeof SYNC_METHODS> {
   return {
     'sync.list': async ({ sync, cell, paths }, { signal, gone }) => {
+      checkTrees(paths);
       const source = new SyncSource(() => registry.get(cell)?.pid ?? noCell(), paths);
       syncs.beginSource(sync, source, gone);
       const { things, notes, problems } = await source.list(signal);

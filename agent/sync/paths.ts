@@ -1,4 +1,5 @@
 /** Which paths files may be copied to and replaced at; pure. */
+import { OsmosisError } from '../error.ts';
 import { syncPathSchema } from './entry.ts';
 
 /** What packages of the operating system own. New files may come there, but none that is there is ever replaced. */
@@ -36,6 +37,15 @@ export function syncPathProblem(path: string): string | undefined {
   if (WHOLE.includes(path)) return 'that is a part of the host itself; name a directory in it';
   if (isSystemPath(path)) return 'that belongs to the operating system: install the packages on both hosts';
   return undefined;
+}
+
+/** @throws OsmosisError USAGE; whoever asks, an agent copies no other directories. */
+export function checkTrees(paths: readonly string[]): void {
+  for (const path of paths) {
+    const problem = syncPathProblem(path);
+    if (problem !== undefined)
+      throw new OsmosisError('USAGE', `--sync-path ${path}: ${problem}; nothing was touched`);
+  }
 }
 
 /** A trailing slash says nothing; of directories within one another the outer one is enough. */

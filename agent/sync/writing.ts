@@ -32,7 +32,7 @@ import type { Compared } from './compare.ts';
 import { type SyncEntry, syncEntrySchema } from './entry.ts';
 import type { Journal } from './journal.ts';
 import { samePrint } from './listing.ts';
-import { isClosedPath, isSystemPath } from './paths.ts';
+import { isClosedPath, isSystemPath, isWithin } from './paths.ts';
 import { inodeOf } from './undo.ts';
 
 const writeAsync = promisify(write);
@@ -120,9 +120,11 @@ export class FileWriter {
     }
   }
 
-  /** What is only here gives way too. */
+  /** What is only here, in a directory that is copied as a whole, gives way too. */
   remove(paths: readonly string[]): void {
     for (const path of paths) {
+      if (!this.#allowed.trees.some((tree) => path !== tree && isWithin(path, tree)))
+        throw changed(path, 'it is in no directory that was named');
       try {
         beneathIfThere('/', path, (place) => lstatSync(place) && this.#putAside(path));
       } catch (cause) {

@@ -47,7 +47,7 @@ describe('drainArgv', () => {
         detach: true,
       }),
     ).toEqual(
-      '--ssh-config c --fleet f drain ssh://alpha --to ssh://beta --parallel 3 --deadline 1h --select app=redis --legacy drop --reason'
+      '--ssh-config c --fleet f drain ssh://alpha --to ssh://beta --parallel 3 --deadline 1h --select app=redis --legacy drop --sync --reason'
         .split(' ')
         .concat('new memory', '--yes', '--json'),
     );

@@ -1,8 +1,8 @@
 /** Drives the copying of a move's files: plans, copies while the process runs, and what is left while it stands still. */
 import { randomBytes } from 'node:crypto';
 import type { Result, Snapshot } from '../../agent/control/protocol.ts';
-import { messageOf, OsmosisError } from '../../agent/error.ts';
-import { outermost, syncPathProblem } from '../../agent/sync/paths.ts';
+import { messageOf } from '../../agent/error.ts';
+import { checkTrees, outermost } from '../../agent/sync/paths.ts';
 import type { AgentClient, CallOptions } from '../agent-client.ts';
 import type { MigrationEvent } from '../events.ts';
 import { type PlannedSync, planSync } from './plan.ts';
@@ -41,11 +41,7 @@ type Pass = { readonly sent: Result<'sync.read'>; readonly ms: number };
 
 /** @throws OsmosisError USAGE */
 export function syncRequest(paths: readonly string[], force: boolean): SyncRequest {
-  for (const path of outermost(paths)) {
-    const problem = syncPathProblem(path);
-    if (problem !== undefined)
-      throw new OsmosisError('USAGE', `--sync-path ${path}: ${problem}; nothing was touched`);
-  }
+  checkTrees(outermost(paths));
   return { paths: outermost(paths), force };
 }
 
