@@ -14,6 +14,7 @@ function hostThat(...statuses: number[]): { host: HostConnection; ran: string[] 
       ran.push(argv.join(' '));
       return { status: statuses[ran.length - 1] ?? 0, stdout: '', stderr: 'E: no such package\n' };
     },
+    openTerminal: () => Promise.reject(new Error('not asked')),
     close: async () => undefined,
   };
   return { host, ran };
