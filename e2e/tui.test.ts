@@ -23,6 +23,11 @@ const keys = (...names: string[]) => tmux('send-keys', ...names);
 const screenLines = async (...how: string[]) => (await tmux('capture-pane', '-p', ...how)).split('\n');
 const screenText = async () => (await screenLines()).join('\n');
 const sees = (text: string | RegExp) => expect.poll(screenText, { timeout: SEEN_MS_MAX }).toMatch(text);
+/** A key right after it would be the same key with Alt. */
+async function back(): Promise<void> {
+  await keys('Escape');
+  await sees(/q quit/);
+}
 const isAlternate = async () => (await tmux('display-message', '-p', '#{alternate_on}')).trim() === '1';
 
 /** In a shell, which is there again when the display has ended. */
@@ -80,7 +85,7 @@ describe('osmosis tui', () => {
     await sees(/✓ confirm[\s\S]*blackout[\s\S]*Moved: tui-cell runs at the destination/);
     await sees(`${FLOWS} connections moved, none lost.`);
     expect(await cellsOn('beta')).toEqual(['tui-cell']);
-    await keys('Escape');
+    await back();
     await sees(new RegExp(`ssh://beta .*\\n.*tui-cell +\\d+ away +${FLOWS} flows`));
   });
 
@@ -94,7 +99,8 @@ describe('osmosis tui', () => {
     await keys('-l', FILE);
     await keys('Enter');
     await sees(/Suspended: tui-cell is in/);
-    await keys('Escape', 'Up', 'Up', 'Up');
+    await back();
+    await keys('Up', 'Up', 'Up');
     await sees(/▸ ssh:\/\/alpha/);
     await keys('r');
     await keys('-l', FILE);
@@ -104,11 +110,12 @@ describe('osmosis tui', () => {
   });
 
   it('drains the selected host', async () => {
-    await keys('Escape', 'd');
+    await back();
+    await keys('d');
     await sees(/tui-cell +ssh:\/\/beta[\s\S]*y cordons the host and moves them/);
     await keys('y');
     await sees(/ssh:\/\/alpha is drained, and stays cordoned/);
-    await keys('Escape');
+    await back();
     await sees(/ssh:\/\/alpha .*CORDONED/);
     await keys('u');
     await expect.poll(screenText, { timeout: SEEN_MS_MAX }).not.toMatch(/CORDONED/);
@@ -119,9 +126,10 @@ describe('osmosis tui', () => {
     await sees(
       /drain of ssh:\/\/alpha: 1 of 1 cells moved[\s\S]*resume [\s\S]*suspend tui-cell[\s\S]*move tui-cell/,
     );
-    await keys('Escape', '?');
+    await back();
+    await keys('?');
     await sees(/ctrl-c {6}undo what is under way/);
-    await keys('Escape');
+    await back();
     await tmux('resize-window', '-x', '100', '-y', '30');
     await expect.poll(async () => (await screenLines())[29], { timeout: SEEN_MS_MAX }).toMatch(/q quit/);
     await tmux('resize-window', '-x', '30', '-y', '5');
