@@ -14,7 +14,11 @@ const records: fc.Arbitrary<SyncRecord> = fc.oneof(
   fc.record({
     kind: fc.constant('entry' as const),
     index,
-    entry: fc.record({ path: fc.string(), mode: fc.nat(0o7777), mtime: fc.double({ noNaN: true }) }),
+    entry: fc.record({
+      path: fc.string(),
+      mode: fc.nat(0o7777),
+      mtime: fc.integer().map((us) => us / 1_000),
+    }),
   }),
   fc.record({ kind: fc.constant('bytes' as const), index, offset, bytes: fc.uint8Array() }),
   fc.record({ kind: fc.constant('done' as const), index, size: offset }),
