@@ -28,7 +28,6 @@ export const EXIT_STATUS = {
   LABELS_EXHAUSTED: 26,
   HOST_CORDONED: 27,
   PEER_UNTRUSTED: 28,
-  NO_TERMINAL: 29,
   // Prepare up to commit: undone, the process runs at the source.
   PEER_SILENT: 30,
   FLOWS_CHANGED: 31,
@@ -51,6 +50,8 @@ export const EXIT_STATUS = {
   DRAIN_LEFT: 46,
   DRAIN_DEADLINE: 47,
   DRAIN_REFUSED: 48,
+  // Nothing was touched.
+  NO_TERMINAL: 49,
 } as const;
 
 export type ErrorCode = keyof typeof EXIT_STATUS;

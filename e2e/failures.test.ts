@@ -12,7 +12,7 @@ import {
   startStreamServer,
 } from '../fixtures/load/control.ts';
 import { migrateArgs, move, type Outcome, osmosis } from './cli.ts';
-import { cover, KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram } from './inject.ts';
+import { cover, KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram, untilMarked } from './inject.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
 const PORT = 7110;
@@ -253,10 +253,10 @@ describe('undone', () => {
     await using _slow = await replaceProgram(
       'beta',
       'criu',
-      'case $1 in restore) sleep 2; exit 1;; esac; exec "$REAL" "$@"',
+      `case $1 in restore) ${MARK_AND_WAIT}; sleep 4; exit 1;; esac; exec "$REAL" "$@"`,
     );
     const first = tryMove();
-    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    await untilMarked('beta');
     refused(await osmosis(migrateArgs(server.pid, 'alpha', 'gamma')), 'BUSY');
     refused(await first, 'RESTORE_FAILED');
   });

@@ -4,27 +4,35 @@ import { OsmosisError } from '../agent/error.ts';
 
 export type Consent = { readonly yes: boolean };
 
-/**
- * Goes on where the operator has said `--yes`, or says so now.
- * @throws OsmosisError USAGE where there is no terminal to ask on, INTERRUPTED where the answer is no
- */
-export async function confirmed(question: string, { yes }: Consent): Promise<void> {
-  if (yes) return;
-  if (!process.stdin.isTTY)
+/** Before anything is touched. @throws OsmosisError USAGE where nobody can be asked and --yes was not said */
+export function checkAskable({ yes }: Consent, question = ''): void {
+  if (!yes && !process.stdin.isTTY)
     throw new OsmosisError(
       'USAGE',
-      `${question} There is no terminal to ask on: say --yes. Nothing was touched.`,
+      `${question} There is no terminal to ask on: say --yes. Nothing was touched.`.trimStart(),
     );
+}
+
+/** What the operator has said with `--yes`, or says now. */
+export async function isYes({ yes }: Consent, question: string): Promise<boolean> {
+  if (yes) return true;
   const lines = createInterface({ input: process.stdin, output: process.stderr });
   const interrupt = new AbortController();
   lines.on('SIGINT', () => interrupt.abort());
   try {
     const answer = await lines.question(`${question} [y/N] `, { signal: interrupt.signal });
-    if (/^y(es)?$/i.test(answer.trim())) return;
+    return /^y(es)?$/i.test(answer.trim());
   } catch (error) {
     if (!interrupt.signal.aborted) throw error;
+    return false;
   } finally {
     lines.close();
   }
-  throw new OsmosisError('INTERRUPTED', 'nothing was touched', { phase: 'plan' });
+}
+
+/** @throws OsmosisError USAGE where there is no terminal to ask on, INTERRUPTED where the answer is no */
+export async function confirmed(question: string, consent: Consent): Promise<void> {
+  checkAskable(consent, question);
+  if (!(await isYes(consent, question)))
+    throw new OsmosisError('INTERRUPTED', 'nothing was touched', { phase: 'plan' });
 }

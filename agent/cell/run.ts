@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { closeSync, openSync, rmSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentContext } from '../context.ts';
@@ -10,15 +10,17 @@ import type { Params } from '../control/protocol.ts';
 import { inOwnSession, insideArgv } from '../criu/argv.ts';
 import { OsmosisError } from '../error.ts';
 import { procLink, procText } from '../proc/text.ts';
-import { childrenOf, startTicks } from '../proc/tree.ts';
+import { childrenOf, isAlive, startTicks } from '../proc/tree.ts';
 import { checkTerminal, startSession, terminalEnvironment } from '../terminal/start.ts';
 import { serverArgv } from '../terminal/tmux.ts';
 import { AS_IT_IS, canFilter, type Movable, withoutIoUring, withoutMptcp } from './movable.ts';
 import { createNamespaces, destroyNamespaces, mountTerminals } from './namespaces.ts';
-import type { Cell } from './registry.ts';
+import type { Cell, Registry } from './registry.ts';
 
 const START_MS_MAX = 2_000;
 const START_POLL_MS = 10;
+const ENDED_MS_MAX = 15_000;
+const ENDED_POLL_MS = 50;
 /** What the process is before it is the program. */
 const BEFORE = new Set(['', 'nsenter', 'setsid', 'setpriv']);
 
@@ -29,19 +31,19 @@ export async function runCell(
   cordon.refuse(hostname());
   if (terminal !== undefined) await checkTerminal(cwd);
   const id = randomBytes(16).toString('hex');
+  if (name !== undefined) await untilGone(registry, name);
   const cellName = registry.freeName(
     name ??
       `${(argv[0] ?? '').replace(/^.*\//, '').replace(/[^A-Za-z0-9._-]/g, '-') || 'cell'}-${id.slice(0, 4)}`,
   );
   const init = await createNamespaces(false);
-  const filter = `${paths.run}/${id}.bpf`;
   const nothing = openSync(`/proc/${init.pid}/root/dev/null`, 'r+');
   try {
     const files = terminals.files(id);
     if (terminal !== undefined) await mountTerminals(init);
     const filters = !as_is && (await canFilter());
     const root = terminal === undefined ? argv : serverArgv(files.socket);
-    const program = filters ? withoutIoUring(filter, root) : root;
+    const program = filters ? withoutIoUring(paths.run, root) : root;
     const [file = '', ...args] = insideArgv({ init: init.pid, net: false }, inOwnSession(program));
     const asGiven = Object.fromEntries(env);
     const given = terminal === undefined ? asGiven : terminalEnvironment(asGiven);
@@ -80,8 +82,15 @@ export async function runCell(
     throw error;
   } finally {
     closeSync(nothing);
-    rmSync(filter, { force: true });
   }
+}
+
+/** A cell of this name whose process has ended is taken away by the next look, or once its connections are closed. */
+async function untilGone(registry: Registry, name: string): Promise<void> {
+  const ends = Date.now() + ENDED_MS_MAX;
+  const isEnding = ({ name: its, pid, ticks }: Cell) =>
+    its === name && !(isAlive(pid) && startTicks(pid) === ticks);
+  while (registry.all().some(isEnding) && Date.now() < ends) await sleep(ENDED_POLL_MS);
 }
 
 /** nsenter forks to enter a PID namespace: the program is its child, once it is no longer setsid itself. */

@@ -42,7 +42,7 @@ test('what is said to a cell that was handed over is passed on with one hop more
   expect(there).toMatchObject({ address: NOW_AT, port: 18_018 });
   expect(there?.datagram).toEqual(HOLD.with(HOPS_AT, 1));
   // Authentic for whoever has the keys, as if nobody had passed it on.
-  expect(open(session, sealed(HOLD, 1))).toEqual({ type: 'hold', epoch: 5 });
+  expect(open(session, sealed(HOLD, 1))).toEqual({ type: 'hold', epoch: 5, udp: 'hold' });
   handed.answer(sealed(MOVE_ACK), { address: NOW_AT, port: 18_018 });
   expect(socket.sent[1]).toMatchObject({ ...ASKER, datagram: MOVE_ACK.with(HOPS_AT, 1) });
   expect(consumeAck(session, { type: 'move', epoch: 5 }, sealed(MOVE_ACK, 1))).toMatchObject({

@@ -41,6 +41,7 @@ import {
 } from '../wire/h2o-peer.ts';
 import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Admission } from './admission.ts';
+import { sayDistrust } from './distrust.ts';
 import { endHeldSockets } from './end-held-sockets.ts';
 import { Follows } from './follows.ts';
 import { type Handed, HandedOver } from './handed-over.ts';
@@ -415,6 +416,7 @@ export class PeerSide {
         if (dryRun) continue;
         this.#log.warn(fact, 'DROPPED: what was announced by an agent that is not trusted any more');
         await this.#cells.dropAnnounced(record);
+        sayDistrust(this.#socket, cell, by.address);
       }
     });
     return dropped;

@@ -338,7 +338,7 @@ export class RemoteCells {
 
   /**
    * Whoever has announced it is not trusted any more: it stays where it is, and a first contact is forgotten. Claims in the
-   * background move nothing meanwhile, and are as good as before once it is trusted again: nobody tells it of this.
+   * background move nothing meanwhile, and are as good as before once it is trusted again.
    */
   async dropAnnounced(record: PeerRecord): Promise<void> {
     await this.disarm(record);

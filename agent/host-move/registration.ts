@@ -14,6 +14,7 @@ import {
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { aboutOf, type SourcedFlow, sayHello } from '../h2o/cell-side.ts';
+import { onDistrust } from '../h2o/distrust.ts';
 import type { PeerSide } from '../h2o/peer-side.ts';
 import type { H2oSocket } from '../h2o/socket.ts';
 import { isOwnAddress } from '../host/routes.ts';
@@ -66,6 +67,7 @@ export class Registration {
   readonly #heard = new Map<string, { readonly at: number; readonly decisions: number }>();
   readonly #refreshedAt = new Map<string, number>();
   readonly #correspondents: Correspondents;
+  readonly #unlisten: () => void;
   readonly #lost: (cell: string, peer: string) => void;
   readonly #claimed: (cell: string, peer: string, flows: readonly KeptFlow[]) => void;
 
@@ -79,9 +81,11 @@ export class Registration {
     this.#claimed = claimed;
     this.#lost = lost;
     this.#correspondents = new Correspondents(needs.datapath);
+    this.#unlisten = onDistrust(needs.socket, (cell, peer) => this.end(cell, peer));
   }
 
   stop(): void {
+    this.#unlisten();
     this.#stop.abort();
     this.#correspondents.stop();
   }

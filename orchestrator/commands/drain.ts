@@ -1,6 +1,7 @@
 /** `osmosis drain` */
 import { hostname, userInfo } from 'node:os';
 import { type ErrorCode, EXIT_STATUS, OsmosisError } from '../../agent/error.ts';
+import { checkAskable, isYes } from '../confirmation.ts';
 import { drainText, placementText, recordText } from '../display/drain.ts';
 import { type DrainProgress, drain } from '../drain/drain.ts';
 import { type PlannedDrain, planDrain } from '../drain/plan.ts';
@@ -10,7 +11,6 @@ import { PARALLEL_MAX } from '../fleet/schema.ts';
 import { parseSelector } from '../fleet/selector.ts';
 import { parseDuration } from '../lease.ts';
 import type { Legacy } from '../plan.ts';
-import { checkAskable, isYes } from './confirm.ts';
 import { detach } from './detach.ts';
 import { type HostOptions, Hosts, printJson, withHosts } from './hosts.ts';
 import { moveAlone } from './mover.ts';
