@@ -9,6 +9,7 @@ import { pino } from 'pino';
 import { Forwarder } from './cell/forwarder.ts';
 import { CellKeeper } from './cell/keeper.ts';
 import { Labels } from './cell/labels.ts';
+import { writeIoUringFilter } from './cell/movable.ts';
 import { adoptNewFlows } from './cell/new-flows.ts';
 import { Openings } from './cell/openings.ts';
 import { Registry } from './cell/registry.ts';
@@ -78,6 +79,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const coordinator = new Coordinator(context, hostMoves);
   const keeper = new CellKeeper(context, (cell, flows) => forwarder.ended(cell, flows));
 
+  writeIoUringFilter(paths.run);
   await sweepSocketPrograms();
   await socket.open();
   peerSide.start(

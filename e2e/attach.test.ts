@@ -255,7 +255,7 @@ describe('osmosis attach', () => {
     ]);
     expect(none.exitCode).toBe(0);
     await terminal.command('osmosis', 'attach', 'bare', '--on', 'ssh://alpha');
-    await terminal.sees(/the cell bare has no terminal: [\s\S]*status 29, /);
+    await terminal.sees(/the cell bare has no terminal: [\s\S]*status 49, /);
     await terminal.command('osmosis', 'attach', 'nobody', '--on', 'ssh://alpha');
     await terminal.sees(/no cell is called nobody on ssh:\/\/alpha[\s\S]*status 21, /);
     expect(await osmosis(['attach', 'bare', '--on', 'ssh://alpha', '--json'])).toMatchObject({

@@ -14,15 +14,16 @@ it('is this filter, byte for byte', () => {
 
 it('is put before the program', () => {
   const directory = temporaryDirectory();
-  expect(withoutIoUring(`${directory}/cell.bpf`, ['node', '--version'])).toEqual([
+  writeIoUringFilter(directory);
+  expect(withoutIoUring(directory, ['node', '--version'])).toEqual([
     'setpriv',
     '--seccomp-filter',
-    `${directory}/cell.bpf`,
+    `${directory}/no-io-uring.bpf`,
     '--',
     'node',
     '--version',
   ]);
-  expect(readFileSync(`${directory}/cell.bpf`)).toEqual(ioUringFilter());
+  expect(readFileSync(`${directory}/no-io-uring.bpf`)).toEqual(ioUringFilter());
 });
 
 it.each([

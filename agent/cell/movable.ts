@@ -45,10 +45,16 @@ export function ioUringFilter(): Buffer {
   return program;
 }
 
-/** `argv` behind the filter, which is written to `file`: needed until the program runs. */
-export function withoutIoUring(file: string, argv: readonly string[]): string[] {
-  writeFileSync(file, ioUringFilter(), { mode: 0o600 });
-  return ['setpriv', '--seccomp-filter', file, '--', ...argv];
+const filterFile = (directory: string) => `${directory}/no-io-uring.bpf`;
+
+/** Once for all programs. */
+export function writeIoUringFilter(directory: string): void {
+  writeFileSync(filterFile(directory), ioUringFilter(), { mode: 0o600 });
+}
+
+/** `argv` behind the filter that was written to `directory`. */
+export function withoutIoUring(directory: string, argv: readonly string[]): string[] {
+  return ['setpriv', '--seccomp-filter', filterFile(directory), '--', ...argv];
 }
 
 /** Whether the host's setpriv(1) can do that: util-linux 2.41 and newer. */

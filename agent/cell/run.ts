@@ -2,7 +2,7 @@
 
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { closeSync, openSync, rmSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { AgentContext } from '../context.ts';
@@ -37,14 +37,13 @@ export async function runCell(
       `${(argv[0] ?? '').replace(/^.*\//, '').replace(/[^A-Za-z0-9._-]/g, '-') || 'cell'}-${id.slice(0, 4)}`,
   );
   const init = await createNamespaces(false);
-  const filter = `${paths.run}/${id}.bpf`;
   const nothing = openSync(`/proc/${init.pid}/root/dev/null`, 'r+');
   try {
     const files = terminals.files(id);
     if (terminal !== undefined) await mountTerminals(init);
     const filters = !as_is && (await canFilter());
     const root = terminal === undefined ? argv : serverArgv(files.socket);
-    const program = filters ? withoutIoUring(filter, root) : root;
+    const program = filters ? withoutIoUring(paths.run, root) : root;
     const [file = '', ...args] = insideArgv({ init: init.pid, net: false }, inOwnSession(program));
     const asGiven = Object.fromEntries(env);
     const given = terminal === undefined ? asGiven : terminalEnvironment(asGiven);
@@ -83,7 +82,6 @@ export async function runCell(
     throw error;
   } finally {
     closeSync(nothing);
-    rmSync(filter, { force: true });
   }
 }
 

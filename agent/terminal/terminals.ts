@@ -217,7 +217,8 @@ function hasClients({ pid }: Cell): boolean {
 async function isTrueWithin(look: () => boolean, limit_ms: number, signal: AbortSignal): Promise<boolean> {
   for (const began = performance.now(); performance.now() - began < limit_ms; ) {
     if (look()) return true;
-    await sleep(LOOK_EVERY_MS, undefined, { signal });
+    await sleep(LOOK_EVERY_MS);
+    signal.throwIfAborted();
   }
   return look();
 }
