@@ -9,6 +9,7 @@ import type { H2oSocket } from './h2o/socket.ts';
 import type { Cordon } from './host/cordon.ts';
 import type { KeptAddresses } from './host-move/kept-addresses.ts';
 import type { Byes } from './migration/bye.ts';
+import type { Journal } from './observe/journal.ts';
 import type { Trust } from './trust/trust.ts';
 
 export type AgentPaths = {
@@ -37,6 +38,8 @@ export type AgentContext = {
   /** Whether cells may be placed here. */
   readonly cordon: Cordon;
   readonly log: Logger;
+  /** Is told what becomes of each migration. */
+  readonly journal: Journal;
 };
 
 export function imageDirectory({ paths }: AgentContext, migration: string): string {

@@ -12,7 +12,7 @@ const LABEL = [
   (value: string, before: string[] = []) => [...before, value],
 ] as const;
 
-const program = new Command('osmosis')
+export const program = new Command('osmosis')
   .description('Moves a running process, with its live connections, to another host')
   .version(VERSION)
   .exitOverride()
@@ -389,6 +389,24 @@ program
   });
 
 program
+  .command('metrics')
+  .summary('what the agent of a host counts, as Prometheus reads it')
+  .description(
+    "Prints the agent's metrics in Prometheus' text format, over SSH or the agent's socket: for a look, or for the textfile collector " +
+      'of node_exporter. osmosis agent --metrics serves the same over HTTP.',
+  )
+  .argument('[host]', 'name in the fleet file, ssh://[user@]host[:port], or local', 'local')
+  .option('--json', 'one JSON object on standard output, with the text in it')
+  .addHelpText(
+    'after',
+    '\nExamples:\n  osmosis metrics ssh://alpha\n  osmosis metrics > osmosis.prom.new && mv osmosis.prom.new /var/lib/prometheus/node-exporter/osmosis.prom',
+  )
+  .action(async (host: string, options) => {
+    const { runMetrics } = await import('./commands/metrics.ts');
+    await runMetrics(host, { ...program.opts<Global>(), ...options });
+  });
+
+program
   .command('relay')
   .summary('end the connections that hosts carry on for peers without an agent')
   .command('end')
@@ -491,12 +509,35 @@ const agent = program
   .command('agent')
   .summary('run the agent of this host')
   .description(
-    'Runs in the foreground and logs JSON lines to standard error; Unix socket /run/osmosis/agent.sock, UDP port 18018.',
+    'Runs in the foreground and logs to standard error; Unix socket /run/osmosis/agent.sock, UDP port 18018. Connections that ' +
+      'have moved go on while no agent runs.',
   )
-  .action(async () => {
-    const { DEFAULT_PATHS, runAgent } = await import('../agent/main.ts');
+  .addOption(
+    new Option(
+      '--metrics <address>',
+      'serve GET /metrics for Prometheus over HTTP: PORT (of 127.0.0.1), ADDRESS:PORT or [IPV6]:PORT (default: not; osmosis metrics has the same)',
+    ).env('OSMOSIS_METRICS'),
+  )
+  .addOption(
+    new Option('--log-format <format>', 'lines of JSON, or text for people')
+      .choices(['json', 'text'])
+      .default('json')
+      .env('OSMOSIS_LOG_FORMAT'),
+  )
+  .addOption(
+    new Option('--log-level <level>', 'the least that is logged')
+      .choices(['debug', 'info', 'warn', 'error'])
+      .default('info')
+      .env('OSMOSIS_LOG_LEVEL'),
+  )
+  .addHelpText(
+    'after',
+    '\nExamples:\n  osmosis agent\n  osmosis agent --metrics 9818 --log-format text\n\nMetrics and log: docs/metrics.md',
+  )
+  .action(async (options) => {
+    const { DEFAULT_PATHS, agentOptions, runAgent } = await import('../agent/main.ts');
     // What it had opened by then would keep half an agent alive; whoever supervises it starts a whole one.
-    await runAgent(DEFAULT_PATHS).catch((thrown) => process.exit(report(thrown)));
+    await runAgent(DEFAULT_PATHS, agentOptions(options)).catch((thrown) => process.exit(report(thrown)));
   });
 
 agent

@@ -5,6 +5,7 @@ import type { Snapshot as DatapathSnapshot } from '../datapath/snapshot.ts';
 import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
 import { DATAGRAM_BYTES_MAX, HOPS_MAX } from '../wire/h2o-layout.ts';
 import { cordonSchema, DRAIN_METHODS, placementSchema } from './drain-protocol.ts';
+import { METRICS_METHODS } from './metrics-protocol.ts';
 import { TRAFFIC_METHODS } from './traffic-protocol.ts';
 import { TRUST_METHODS } from './trust-protocol.ts';
 
@@ -576,6 +577,7 @@ export const METHODS = {
   ...TRUST_METHODS,
   ...DRAIN_METHODS,
   ...TRAFFIC_METHODS,
+  ...METRICS_METHODS,
 } as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;
 
 export type Method = keyof typeof METHODS;
