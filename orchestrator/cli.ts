@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 /** The command line. Every command loads what it needs only: the agent never loads ssh2 or the display. */
-import { Command, CommanderError, Option } from 'commander';
+import { Argument, Command, CommanderError, Option } from 'commander';
 import { asOsmosisError, EXIT_STATUS, type OsmosisError } from '../agent/error.ts';
 import { VERSION } from '../agent/version.ts';
+import type { Shell } from './completion/scripts.ts';
 
 type Global = { readonly json?: boolean; readonly sshConfig?: string; readonly fleet?: string };
 
@@ -503,6 +504,33 @@ dryRun(trust.command('import'))
   .action(async (hosts: string[], options) => {
     const { runTrustImport } = await import('./commands/trust.ts');
     await runTrustImport(hosts, { ...program.opts<Global>(), ...options });
+  });
+
+program
+  .command('completion')
+  .summary('make a shell complete osmosis commands, options, hosts and cells')
+  .description(
+    'Prints what the shell is to source. Hosts are those of the fleet file, or else of ssh_config; cells are those of this machine.',
+  )
+  .addArgument(new Argument('<shell>', 'which shell').choices(['bash', 'zsh', 'fish']))
+  .addHelpText(
+    'after',
+    '\nExamples:\n  source <(osmosis completion bash)\n  osmosis completion bash > /usr/share/bash-completion/completions/osmosis\n' +
+      '  osmosis completion zsh > /usr/local/share/zsh/site-functions/_osmosis\n  osmosis completion fish > ~/.config/fish/completions/osmosis.fish',
+  )
+  .action(async (shell: Shell) => {
+    const { completionScript } = await import('./completion/scripts.ts');
+    process.stdout.write(completionScript(shell));
+  });
+
+program
+  .command('complete', { hidden: true })
+  .description('What may stand at the cursor: value, tab, description a line. Shells run this.')
+  .argument('[words...]', 'those behind osmosis, the last one being typed')
+  .option('--line <text>', 'the whole line up to the cursor instead')
+  .action(async (words: string[], options) => {
+    const { runComplete } = await import('./commands/complete.ts');
+    await runComplete(program, words, { ...program.opts<Global>(), ...options });
   });
 
 const agent = program
