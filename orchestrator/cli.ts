@@ -4,6 +4,7 @@ import { Argument, Command, CommanderError, Option } from 'commander';
 import { asOsmosisError, EXIT_STATUS, type OsmosisError } from '../agent/error.ts';
 import { VERSION } from '../agent/version.ts';
 import type { Shell } from './completion/scripts.ts';
+import { completeHelp } from './help.ts';
 
 type Global = { readonly json?: boolean; readonly sshConfig?: string; readonly fleet?: string };
 
@@ -28,8 +29,7 @@ export const program = new Command('osmosis')
       '--fleet <file>',
       'which hosts there are, by name (default: osmosis.yaml here, ~/.config/osmosis/fleet.yaml, /etc/osmosis/fleet.yaml)',
     ).env('OSMOSIS_FLEET'),
-  )
-  .addHelpText('after', '\nExit statuses and error codes: docs/errors.md');
+  );
 
 program
   .command('migrate')
@@ -575,6 +575,8 @@ agent
     const { runStdio } = await import('../agent/stdio.ts');
     runStdio('/run/osmosis/agent.sock');
   });
+
+completeHelp(program);
 
 // A reader that has seen enough (`osmosis ps | head`) is no failure.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
