@@ -294,7 +294,8 @@ describe('what stands in the way', () => {
       '--json',
     ];
     const { stdout } = await execOn('beta', args);
-    const { log } = JSON.parse(stdout) as { log: string };
+    // The first line is the plan.
+    const { log } = lines(stdout).at(-1) as { log: string };
     await expect
       .poll(async () => (await osmosis(['drain', '--status', 'ssh://beta', '--json'])).object, {
         timeout: 30_000,

@@ -36,6 +36,9 @@ test('the drain at shutdown ends before systemd loses patience', () => {
   const stop = /^TimeoutStopSec=(\S+)$/m.exec(text)?.[1] ?? '';
   const deadline = /^ExecStop=.* --deadline (\S+)/m.exec(text)?.[1] ?? '';
   // A move that has begun by the deadline is finished: it is frozen for a minute at most.
+  // Restarting the agent must not drain the host; and a unit that has not started, as the agent was not ready, is never stopped.
+  expect(text).not.toMatch(/^(Requires|BindsTo|PartOf)=/m);
+  expect(text).toMatch(/^Restart=on-failure$/m);
   const rest_ms = parseDuration(stop, 'TimeoutStopSec') - parseDuration(deadline, '--deadline');
   expect(rest_ms).toBeGreaterThanOrEqual(60_000);
 });
