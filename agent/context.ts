@@ -9,6 +9,7 @@ import type { H2oSocket } from './h2o/socket.ts';
 import type { Cordon } from './host/cordon.ts';
 import type { KeptAddresses } from './host-move/kept-addresses.ts';
 import type { Byes } from './migration/bye.ts';
+import type { Journal } from './observe/journal.ts';
 import type { Syncs } from './sync/syncs.ts';
 import type { Terminals } from './terminal/terminals.ts';
 import type { Trust } from './trust/trust.ts';
@@ -43,6 +44,8 @@ export type AgentContext = {
   /** Files that are being copied from or to here. */
   readonly syncs: Syncs;
   readonly log: Logger;
+  /** Is told what becomes of each migration. */
+  readonly journal: Journal;
 };
 
 export function imageDirectory({ paths }: AgentContext, migration: string): string {

@@ -2,15 +2,23 @@ import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { asOsmosisError, EXIT_STATUS, isErrorCode, messageOf, OsmosisError } from './error.ts';
 
-const documented = [
+const rows = [
   ...readFileSync(new URL('../docs/errors.md', import.meta.url), 'utf8').matchAll(
-    /^\| (\d+) \| `(\w+)` \|/gm,
+    /^\| (\d+) \| `(\w+)` \|([^|]*)\|([^|]*)\|$/gm,
   ),
-].map(([, status, code]) => [code, Number(status)]);
+];
+const documented = rows.map(([, status, code]) => [code, Number(status)]);
 
 test('docs/errors.md lists every code with its status, once', () => {
   expect(documented.length).toBe(Object.keys(EXIT_STATUS).length);
   expect(Object.fromEntries(documented)).toEqual(EXIT_STATUS);
+});
+
+test('docs/errors.md has a cause and a remedy for each', () => {
+  for (const [, , code, cause = '', remedy = ''] of rows) {
+    expect(cause.trim().length, `cause of ${code}`).toBeGreaterThan(10);
+    expect(remedy.trim().length, `remedy of ${code}`).toBeGreaterThan(10);
+  }
 });
 
 test('statuses are distinct and fit a process', () => {

@@ -30,6 +30,7 @@ import { askWithOlderKeys } from './migration/older-keys.ts';
 import { flowIds, placeFlows, withSources } from './migration/placed.ts';
 import { arrivingPublications, changePublished, publishChecks } from './migration/published.ts';
 import { unaskedPeers } from './migration/unasked.ts';
+import { CONTENT_TYPE } from './observe/metrics.ts';
 import { fileFact } from './proc/files.ts';
 import { inspectTree, type Tree } from './proc/inspect.ts';
 import { childrenOf, commandLine } from './proc/tree.ts';
@@ -47,6 +48,7 @@ export function createHandlers(
   coordinator: Coordinator,
   forwarder: Forwarder,
   hostMoves: HostMoves,
+  metricsText: () => Promise<string>,
 ): Handlers {
   const { registry, datapath, peerSide, paths, cordon } = context;
 
@@ -222,7 +224,8 @@ export function createHandlers(
       return frozen;
     },
     'image.read': async ({ migration }, call) => {
-      await sendImage(coordinator.source(migration).image(call.signal), call);
+      const bytes = await sendImage(coordinator.source(migration).image(call.signal), call);
+      context.journal.image('source', bytes);
       return {};
     },
     'image.write': async ({ migration }, call) => {
@@ -230,7 +233,11 @@ export function createHandlers(
       try {
         for await (const frame of call.frames()) {
           if (frame.kind === 'data') writer.writePacked(Buffer.from(frame.body));
-          else return { bytes: writer.finish(imageSummarySchema.parse(decodeMessage(frame))).bytes };
+          else {
+            const { bytes } = writer.finish(imageSummarySchema.parse(decodeMessage(frame)));
+            context.journal.image('destination', bytes);
+            return { bytes };
+          }
         }
       } finally {
         writer.close();
@@ -283,6 +290,7 @@ export function createHandlers(
       await coordinator.abortDestination(migration);
       return {};
     },
+    metrics: async () => ({ content_type: CONTENT_TYPE, text: await metricsText() }),
     ...trustHandlers(context),
     ...cordonHandlers(context),
     ...reachHandlers(context),
@@ -310,13 +318,15 @@ function suspendedPeers(flows: readonly PlacedFlow[]): PeerFact[] {
 async function sendImage(
   pieces: AsyncIterable<{ piece: Buffer; names: readonly string[] }>,
   call: Call,
-): Promise<void> {
+): Promise<number> {
   const tally = new ImageTally();
   for await (const { piece, names } of pieces) {
     tally.add(piece, names);
     await call.sendData(packPiece(piece));
   }
-  call.sendEnd(tally.finish());
+  const summary = tally.finish();
+  call.sendEnd(summary);
+  return summary.bytes;
 }
 
 function describeCell(cell: Cell, peerSide: PeerSide) {

@@ -5,7 +5,6 @@ import { once } from 'node:events';
 import { existsSync, mkdirSync } from 'node:fs';
 import { connect } from 'node:net';
 import { fileURLToPath } from 'node:url';
-import { pino } from 'pino';
 import { Forwarder } from './cell/forwarder.ts';
 import { CellKeeper } from './cell/keeper.ts';
 import { Labels } from './cell/labels.ts';
@@ -26,10 +25,15 @@ import { HostMoves } from './host-move/host-moves.ts';
 import { KeptAddresses } from './host-move/kept-addresses.ts';
 import { Byes } from './migration/bye.ts';
 import { Coordinator } from './migration/coordinator.ts';
+import { type MetricsAddress, parseMetricsAddress, serveMetrics } from './observe/exporter.ts';
+import { familiesOf, lookedUp } from './observe/gathered.ts';
+import { Journal } from './observe/journal.ts';
+import { type LogOptions, makeLog } from './observe/log.ts';
+import { Metrics } from './observe/metrics.ts';
+import { watched } from './observe/watched.ts';
 import { Syncs } from './sync/syncs.ts';
 import { Terminals } from './terminal/terminals.ts';
 import { Trust } from './trust/trust.ts';
-import { VERSION } from './version.ts';
 
 export const DEFAULT_PATHS: AgentPaths = { run: '/run/osmosis', state: '/var/lib/osmosis' };
 
@@ -37,15 +41,29 @@ export function socketPath({ run }: AgentPaths): string {
   return `${run}/agent.sock`;
 }
 
+export type AgentOptions = {
+  readonly log: LogOptions;
+  /** Where metrics are served over HTTP; undefined: nowhere. */
+  readonly metrics: MetricsAddress | undefined;
+};
+
+/** As the command line has them. @throws OsmosisError USAGE */
+export function agentOptions(options: {
+  readonly metrics?: string;
+  readonly logFormat: LogOptions['format'];
+  readonly logLevel: LogOptions['level'];
+}): AgentOptions {
+  const { metrics, logFormat: format, logLevel: level } = options;
+  // An empty variable of an environment file means the same as none.
+  return { log: { format, level }, metrics: metrics ? parseMetricsAddress(metrics) : undefined };
+}
+
 /** Runs until SIGTERM or SIGINT. Moved connections go on without it: everything that they need is in the kernel. */
-export async function runAgent(paths: AgentPaths): Promise<void> {
+export async function runAgent(paths: AgentPaths, options: AgentOptions): Promise<void> {
   if (process.getuid?.() !== 0) throw new OsmosisError('USAGE', 'the agent must run as root');
   for (const directory of [paths.run, paths.state]) mkdirSync(directory, { recursive: true, mode: 0o700 });
   await refuseSecond(socketPath(paths));
-  const log = pino(
-    { base: { version: VERSION }, redact: ['*.key', '*.secretKey'] },
-    pino.destination({ dest: 2, sync: true }),
-  );
+  const log = makeLog(options.log);
   const objectFile = fileURLToPath(new URL('./datapath/osmosis.bpf.o', import.meta.url));
   if (!existsSync(objectFile))
     throw new OsmosisError('DATAPATH', `${objectFile} is missing: npm run build:bpf makes it`);
@@ -72,7 +90,8 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   const syncs = new Syncs(`${paths.state}/syncs`, log);
   const terminals = new Terminals(paths.run, registry);
   const moving = { byes, datapath, peerSide, registry, labels, openings };
-  const parts = { ...moving, cordon, kept, syncs, terminals };
+  const metrics = new Metrics();
+  const parts = { ...moving, cordon, kept, syncs, terminals, journal: new Journal(log, metrics) };
   const context: AgentContext = { paths, socket, trust, ...parts, log };
   const forwarder = new Forwarder(context);
   const hostMoves = new HostMoves(context, (cell) => forwarder.retell(cell));
@@ -96,11 +115,11 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   keeper.start();
   forwarder.start();
   hostMoves.start();
-  const server = await serveControl(
-    socketPath(paths),
-    createHandlers(context, coordinator, forwarder, hostMoves),
-    log,
-  );
+  const metricsText = async () => metrics.text(familiesOf(await lookedUp(context)));
+  const handlers = createHandlers(context, coordinator, forwarder, hostMoves, metricsText);
+  const server = await serveControl(socketPath(paths), watched(handlers, context.journal), log);
+  const stop = new AbortController();
+  if (options.metrics !== undefined) void serveMetrics(options.metrics, metricsText, log, stop.signal);
   log.info(
     { socket: socketPath(paths), identity: trust.fingerprint, cells: registry.all().length },
     'agent ready',
@@ -113,6 +132,7 @@ export async function runAgent(paths: AgentPaths): Promise<void> {
   await hostMoves.stop();
   coordinator.stop();
   server.close();
+  stop.abort();
   await peerSide.stop();
   trust.known.flush();
   await socket.close();

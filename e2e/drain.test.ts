@@ -3,6 +3,7 @@
  * transactions among them. Each host in turn is drained, restarted and refilled, and no session ever fails. Then the same
  * with what HAProxy has for it: `set server state maint`, and a restart of the server.
  */
+import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT_STATUS } from '../agent/error.ts';
@@ -293,6 +294,7 @@ describe('what stands in the way', () => {
       '--json',
     ];
     const { stdout } = await execOn('beta', args);
+    // The first line is the plan.
     const { log } = lines(stdout).at(-1) as { log: string };
     await expect
       .poll(async () => (await osmosis(['drain', '--status', 'ssh://beta', '--json'])).object, {
@@ -305,5 +307,33 @@ describe('what stands in the way', () => {
     const { stdout: said } = await execOn('beta', ['sh', '-c', `cat ${log}; stat -c %a ${log}; rm ${log}`]);
     expect(said).toContain('"end":"done"');
     expect(said).toMatch(/600$/);
+  });
+
+  it('at shutdown, as its systemd unit does, and takes cells again when it is back', async () => {
+    const unit = readFileSync(new URL('../agent/systemd/osmosis-drain.service', import.meta.url), 'utf8');
+    const argvOf = (key: string) => new RegExp(`^${key}=(.*)$`, 'm').exec(unit)?.[1]?.split(' ') ?? [];
+    const fleet = '/etc/osmosis/fleet.yaml';
+    for (const host of HOSTS) await osmosis(['uncordon', `ssh://${host}`]);
+    const before = await cellsOn('alpha');
+    expect(before).not.toEqual([]);
+    await execOn('alpha', ['mkdir', '-p', '/etc/osmosis']);
+    await execOn('alpha', ['tee', fleet], {
+      input: `hosts:\n${HOSTS.map((host) => `  ${host}:\n`).join('')}`,
+    });
+    try {
+      // As at boot: nothing to be done.
+      expect((await execOn('alpha', argvOf('ExecStart'))).stdout).toContain('was not cordoned');
+      const { stdout } = await execOn('alpha', argvOf('ExecStop'));
+      expect(stdout).toContain('local is drained');
+      expect(await cellsOn('alpha')).toEqual([]);
+      const there = [...(await cellsOn('beta')), ...(await cellsOn('gamma'))];
+      expect(there).toEqual(expect.arrayContaining(before));
+      expect((await osmosis(['drain', '--status', 'ssh://alpha', '--json'])).object).toMatchObject({
+        cordon: { reason: 'shutdown', drain: { state: 'done' } },
+      });
+      expect((await execOn('alpha', argvOf('ExecStart'))).stdout).toContain('takes cells again');
+    } finally {
+      await execOn('alpha', ['rm', '-f', fleet]);
+    }
   });
 });

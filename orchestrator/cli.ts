@@ -1,8 +1,10 @@
 #!/usr/bin/env node
 /** The command line. Every command loads what it needs only: the agent never loads ssh2 or the display. */
-import { Command, CommanderError, Option } from 'commander';
+import { Argument, Command, CommanderError, Option } from 'commander';
 import { asOsmosisError, EXIT_STATUS, type OsmosisError } from '../agent/error.ts';
 import { VERSION } from '../agent/version.ts';
+import type { Shell } from './completion/scripts.ts';
+import { completeHelp } from './help.ts';
 
 type Global = { readonly json?: boolean; readonly sshConfig?: string; readonly fleet?: string };
 
@@ -12,7 +14,7 @@ const LABEL = [
   (value: string, before: string[] = []) => [...before, value],
 ] as const;
 
-const program = new Command('osmosis')
+export const program = new Command('osmosis')
   .description('Moves a running process, with its live connections, to another host')
   .version(VERSION)
   .exitOverride()
@@ -27,8 +29,7 @@ const program = new Command('osmosis')
       '--fleet <file>',
       'which hosts there are, by name (default: osmosis.yaml here, ~/.config/osmosis/fleet.yaml, /etc/osmosis/fleet.yaml)',
     ).env('OSMOSIS_FLEET'),
-  )
-  .addHelpText('after', '\nExit statuses and error codes: docs/errors.md');
+  );
 
 program
   .command('migrate')
@@ -510,6 +511,24 @@ program
   });
 
 program
+  .command('metrics')
+  .summary('what the agent of a host counts, as Prometheus reads it')
+  .description(
+    "Prints the agent's metrics in Prometheus' text format, over SSH or the agent's socket: for a look, or for the textfile collector " +
+      'of node_exporter. osmosis agent --metrics serves the same over HTTP.',
+  )
+  .argument('[host]', 'name in the fleet file, ssh://[user@]host[:port], or local', 'local')
+  .option('--json', 'one JSON object on standard output, with the text in it')
+  .addHelpText(
+    'after',
+    '\nExamples:\n  osmosis metrics ssh://alpha\n  osmosis metrics > osmosis.prom.new && mv osmosis.prom.new /var/lib/prometheus/node-exporter/osmosis.prom',
+  )
+  .action(async (host: string, options) => {
+    const { runMetrics } = await import('./commands/metrics.ts');
+    await runMetrics(host, { ...program.opts<Global>(), ...options });
+  });
+
+program
   .command('relay')
   .summary('end the connections that hosts carry on for peers without an agent')
   .command('end')
@@ -608,16 +627,66 @@ dryRun(trust.command('import'))
     await runTrustImport(hosts, { ...program.opts<Global>(), ...options });
   });
 
+program
+  .command('completion')
+  .summary('make a shell complete osmosis commands, options, hosts and cells')
+  .description(
+    'Prints what the shell is to source. Hosts are those of the fleet file, or else of ssh_config; cells are those of this machine.',
+  )
+  .addArgument(new Argument('<shell>', 'which shell').choices(['bash', 'zsh', 'fish']))
+  .addHelpText(
+    'after',
+    '\nExamples:\n  source <(osmosis completion bash)\n  osmosis completion bash > /usr/share/bash-completion/completions/osmosis\n' +
+      '  osmosis completion zsh > /usr/local/share/zsh/site-functions/_osmosis\n  osmosis completion fish > ~/.config/fish/completions/osmosis.fish',
+  )
+  .action(async (shell: Shell) => {
+    const { completionScript } = await import('./completion/scripts.ts');
+    process.stdout.write(completionScript(shell));
+  });
+
+program
+  .command('complete', { hidden: true })
+  .description('What may stand at the cursor: value, tab, description a line. Shells run this.')
+  .argument('[words...]', 'those behind osmosis, the last one being typed')
+  .option('--line <text>', 'the whole line up to the cursor instead')
+  .action(async (words: string[], options) => {
+    const { runComplete } = await import('./commands/complete.ts');
+    await runComplete(program, words, { ...program.opts<Global>(), ...options });
+  });
+
 const agent = program
   .command('agent')
   .summary('run the agent of this host')
   .description(
-    'Runs in the foreground and logs JSON lines to standard error; Unix socket /run/osmosis/agent.sock, UDP port 18018.',
+    'Runs in the foreground and logs to standard error; Unix socket /run/osmosis/agent.sock, UDP port 18018. Connections that ' +
+      'have moved go on while no agent runs.',
   )
-  .action(async () => {
-    const { DEFAULT_PATHS, runAgent } = await import('../agent/main.ts');
+  .addOption(
+    new Option(
+      '--metrics <address>',
+      'serve GET /metrics for Prometheus over HTTP: PORT (of 127.0.0.1), ADDRESS:PORT or [IPV6]:PORT (default: not; osmosis metrics has the same)',
+    ).env('OSMOSIS_METRICS'),
+  )
+  .addOption(
+    new Option('--log-format <format>', 'lines of JSON, or text for people')
+      .choices(['json', 'text'])
+      .default('json')
+      .env('OSMOSIS_LOG_FORMAT'),
+  )
+  .addOption(
+    new Option('--log-level <level>', 'the least that is logged')
+      .choices(['debug', 'info', 'warn', 'error'])
+      .default('info')
+      .env('OSMOSIS_LOG_LEVEL'),
+  )
+  .addHelpText(
+    'after',
+    '\nExamples:\n  osmosis agent\n  osmosis agent --metrics 9818 --log-format text\n\nMetrics and log: docs/metrics.md',
+  )
+  .action(async (options) => {
+    const { DEFAULT_PATHS, agentOptions, runAgent } = await import('../agent/main.ts');
     // What it had opened by then would keep half an agent alive; whoever supervises it starts a whole one.
-    await runAgent(DEFAULT_PATHS).catch((thrown) => process.exit(report(thrown)));
+    await runAgent(DEFAULT_PATHS, agentOptions(options)).catch((thrown) => process.exit(report(thrown)));
   });
 
 agent
@@ -636,6 +705,7 @@ agent
     const { runTerminalClient } = await import('../agent/terminal/client.ts');
     process.exitCode = await runTerminalClient('/run/osmosis', cell);
   });
+completeHelp(program);
 
 // A reader that has seen enough (`osmosis ps | head`) is no failure.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {

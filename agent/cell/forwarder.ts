@@ -158,7 +158,7 @@ export class Forwarder {
         content: () => this.#contentFor(id, peer),
         takeKeys: () => this.#takeKeys(id, peer),
         warn: (error) =>
-          log.warn({ cell: id, peer, error: messageOf(error) }, 'a peer could not be told of new flows'),
+          log.warn({ cell_id: id, peer, error: messageOf(error) }, 'a peer could not be told of new flows'),
       });
     this.#talks.set(id, talks.set(peer, talk));
     return talk;

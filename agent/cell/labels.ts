@@ -45,6 +45,11 @@ export class Labels {
     for (const { protocol, port } of known) this.#drawn.add(`${protocol} ${port}`);
   }
 
+  /** How many of them are in use, of both protocols together. */
+  get count(): number {
+    return this.#drawn.size;
+  }
+
   /** @throws OsmosisError LABELS_EXHAUSTED; then none is drawn. */
   draw(protocols: readonly Protocol[]): number[] {
     this.#reserve();

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
 import { temporaryDirectory } from '../test-support.ts';
-import { ioUringFilter, withoutIoUring, withoutMptcp } from './movable.ts';
+import { ioUringFilter, withoutIoUring, withoutMptcp, writeIoUringFilter } from './movable.ts';
 
 it('is this filter, byte for byte', () => {
   expect(ioUringFilter().toString('hex').match(/.{16}/g)).toEqual([

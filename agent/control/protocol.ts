@@ -6,6 +6,7 @@ import { FOLLOW_ROWS_MAX, LEASE_SECONDS_MAX } from '../wire/h2o-follow.ts';
 import { DATAGRAM_BYTES_MAX, HOPS_MAX } from '../wire/h2o-layout.ts';
 import { DOCTOR_METHODS } from './doctor-protocol.ts';
 import { cordonSchema, DRAIN_METHODS, placementSchema } from './drain-protocol.ts';
+import { METRICS_METHODS } from './metrics-protocol.ts';
 import { SYNC_METHODS } from './sync-protocol.ts';
 import { destinationSchema, sizeSchema, TERMINAL_METHODS, terminalSchema } from './terminal-protocol.ts';
 import { TRAFFIC_METHODS } from './traffic-protocol.ts';
@@ -598,6 +599,7 @@ export const METHODS = {
   ...SYNC_METHODS,
   ...TRAFFIC_METHODS,
   ...TERMINAL_METHODS,
+  ...METRICS_METHODS,
 } as const satisfies Record<string, { params: z.ZodType; result: z.ZodType }>;
 
 export type Method = keyof typeof METHODS;

@@ -15,6 +15,7 @@ import { deleteLine, type ProgramName, programPath, updateLine } from './bpftool
 import { halvesOf, putLocal, putRemote, remotePlace, removeLocal, removeRemote } from './halves.ts';
 import { attachHeld, attachInside, describeInside } from './inside.ts';
 import {
+  decodeCounters,
   decodeRelayState,
   decodeRoom,
   decodeTuple,
@@ -39,6 +40,7 @@ import {
   needsLoopback,
 } from './mirror.ts';
 import type {
+  Counters,
   FlowEntry,
   FlowId,
   Forward,
@@ -530,6 +532,12 @@ export class Datapath {
       if (!(await isPinned(this.#options.pinDir))) return EMPTY;
       return await this.#snapshot(signal);
     });
+  }
+
+  /** Packets since the programs were loaded; undefined where nothing is. Keeps nobody waiting: it takes no turn. */
+  async counters(signal?: AbortSignal): Promise<Counters | undefined> {
+    if (!(await isPinned(this.#options.pinDir))) return undefined;
+    return decodeCounters((await this.#dump('counters', signal)).map(({ values }) => values));
   }
 
   /**

@@ -59,7 +59,7 @@ export class Follows {
     const allowed = labels.filter(({ protocol, virtual }) => known.has(endpointKey(protocol, virtual)));
     if (allowed.length < labels.length)
       this.#needs.log.info(
-        { cell: record.cell, strange: labels.length - allowed.length },
+        { cell_id: record.cell, strange: labels.length - allowed.length },
         'new flows to endpoints that the cell was never seen at do not follow it',
       );
     record.lapsedAt = undefined;
@@ -126,7 +126,7 @@ export class Follows {
     const now = Date.now();
     for (const record of this.#followed()) {
       if ((record.follow?.until ?? 0) > now) continue;
-      this.#needs.log.info({ cell: record.cell }, 'the lease has ended: new flows do not follow the cell');
+      this.#needs.log.info({ cell_id: record.cell }, 'the lease has ended: new flows do not follow the cell');
       await this.end(record);
       record.lapsedAt = now;
       this.#needs.records.save(record);

@@ -86,7 +86,7 @@ export class HeldDatagrams {
     // It may have been forgotten meanwhile.
     if (isThere && !records.has(record)) await datapath.releaseRoom(record.side);
     else if (!isThere)
-      log.warn({ cell: record.cell }, 'no room for datagrams: those for this cell are dropped');
+      log.warn({ cell_id: record.cell }, 'no room for datagrams: those for this cell are dropped');
     return isThere && records.has(record);
   }
 
@@ -100,7 +100,7 @@ export class HeldDatagrams {
     if (came === 0) return;
     record.datagrams = { came, left, late };
     log.info(
-      { cell: record.cell, came, left, late, lost: came - left },
+      { cell_id: record.cell, came, left, late, lost: came - left },
       'datagrams have waited for this cell',
     );
     if (records.has(record)) records.saveState(record);
@@ -112,7 +112,7 @@ export class HeldDatagrams {
     const done = turns.run(step).catch((error: unknown) => {
       this.#leaving.delete(record);
       const message = 'datagrams for a suspended cell could not be seen to: they may be lost';
-      this.#needs.log.warn({ cell: record.cell, error: messageOf(error) }, message);
+      this.#needs.log.warn({ cell_id: record.cell, error: messageOf(error) }, message);
     });
     this.#underWay.add(done);
     void done.finally(() => this.#underWay.delete(done));

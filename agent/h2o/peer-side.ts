@@ -493,7 +493,10 @@ export class PeerSide {
     const pair = known.find(({ state }) => state !== undefined && isPairOf(hello, state));
     const { ids, refused } = await this.#admission.judge(hello, { cell, pair, from: from.address });
     if (Object.keys(refused).length > 0 && this.#refusals.take())
-      this.#log.info({ cell, from: from.address, flows: ids.length, refused }, 'flows were claimed in vain');
+      this.#log.info(
+        { cell_id: cell, peer: from.address, flows: ids.length, refused },
+        'flows were claimed in vain',
+      );
     const none = ids.map(() => false);
     const isClaimed = ids.some((id) => id !== undefined);
     // Only now: who is not where a flow is costs no public-key operation.
@@ -540,7 +543,7 @@ export class PeerSide {
   #crowded(hello: Hello, none: boolean[], from: Sender): void {
     if (this.#refusals.take())
       this.#log.warn(
-        { cell: hex(hello.cell), from: from.address, flows: none.length },
+        { cell_id: hex(hello.cell), peer: from.address, flows: none.length },
         'REFUSED: this host follows as many cells, or flows of that host, as it can',
       );
     this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
@@ -596,7 +599,7 @@ export class PeerSide {
       record.state = consumed.state;
       if (this.#refusals.take())
         this.#log.warn(
-          { cell: record.cell, from: from.address, reason: DROP_REASONS[consumed.reason] },
+          { cell_id: record.cell, peer: from.address, reason: DROP_REASONS[consumed.reason] },
           'sealed message dropped',
         );
       return this.#socket.drop(consumed.reason);
@@ -658,7 +661,10 @@ export class PeerSide {
   /** It will not come back: whoever waits for it here is told. */
   async #endHeld(record: PeerRecord): Promise<void> {
     const { cell, flows } = record;
-    this.#log.info({ cell, flows: flows.size }, 'a suspended cell was given up: its connections here end');
+    this.#log.info(
+      { cell_id: cell, flows: flows.size },
+      'a suspended cell was given up: its connections here end',
+    );
     await endHeldSockets(record, this.#views());
     await this.#cells.forget(record);
   }

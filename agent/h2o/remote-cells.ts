@@ -248,7 +248,10 @@ export class RemoteCells {
     await this.#needs.follows.moved(record, labels);
     record.plainAt = isPlain(record) ? Date.now() : undefined;
     const to = [...new Set(labels.map(({ wire }) => wire.address))];
-    this.#needs.log.info({ cell: record.cell, flows: record.flows.size, to, flip_ms }, 'cell moved');
+    this.#needs.log.info(
+      { cell_id: record.cell, flows: record.flows.size, to, flip_ms },
+      'a cell elsewhere has moved: its connections with this host go there',
+    );
   }
 
   /** What the cell has claimed and never armed, because nobody knew that it would move: listed, so it comes along. */

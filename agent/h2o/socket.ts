@@ -3,7 +3,15 @@ import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
 import { messageOf, OsmosisError } from '../error.ts';
 import { decode, type Message } from '../wire/h2o.ts';
-import { type DropReason, H2O_PORT, isDrop } from '../wire/h2o-layout.ts';
+import {
+  type DropReason,
+  H2O_PORT,
+  isDrop,
+  MESSAGE_TYPES,
+  type MessageType,
+  nameOf,
+  TYPE_AT,
+} from '../wire/h2o-layout.ts';
 import { OwnSockets } from './own-sockets.ts';
 import { SourceBudgets } from './source-budgets.ts';
 
@@ -32,6 +40,9 @@ export class H2oSocket {
   /** Datagrams since the agent has started; received: those that were looked at. */
   sent = 0;
   received = 0;
+  /** The same by type, of those that have one. */
+  readonly sentOf = new Map<MessageType, number>();
+  readonly receivedOf = new Map<MessageType, number>();
   readonly #budgets = new SourceBudgets(DATAGRAMS_PER_SOURCE_SECOND_MAX, DATAGRAMS_PER_SOURCE_BURST_MAX);
   #socket: Socket | undefined;
   /** By the address of this host that they are bound to. */
@@ -92,6 +103,8 @@ export class H2oSocket {
   send(datagram: Uint8Array, address: string, port: number = H2O_PORT, source?: string): void {
     const transmit = (socket = this.#socket) => {
       this.sent++;
+      const type = nameOf(MESSAGE_TYPES, datagram[TYPE_AT] ?? 0);
+      if (type !== undefined) countOne(this.sentOf, type);
       socket?.send(datagram, port, mapped(address), () => undefined);
     };
     if (source === undefined) transmit();
@@ -112,7 +125,7 @@ export class H2oSocket {
   }
 
   drop(reason: DropReason): void {
-    this.drops.set(reason, (this.drops.get(reason) ?? 0) + 1);
+    countOne(this.drops, reason);
   }
 
   async close(): Promise<void> {
@@ -131,8 +144,13 @@ export class H2oSocket {
       this.drop(decoded.drop);
       return;
     }
+    countOne(this.receivedOf, decoded.message.type);
     for (const receive of this.#receivers) receive(decoded.message, from);
   }
+}
+
+function countOne<Key>(counts: Map<Key, number>, key: Key): void {
+  counts.set(key, (counts.get(key) ?? 0) + 1);
 }
 
 /** An IPv6 socket has IPv4 addresses so. */

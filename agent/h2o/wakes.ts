@@ -39,7 +39,7 @@ export class Wakes {
     void this.#looks(record, stop.signal).catch((error: unknown) => {
       if (!stop.signal.aborted)
         this.#needs.log.warn(
-          { cell: record.cell, error: messageOf(error) },
+          { cell_id: record.cell, error: messageOf(error) },
           'connections with a cell that is back could not all be woken; some may wait for their own timers, 120 s at most',
         );
     });

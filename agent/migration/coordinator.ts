@@ -61,6 +61,7 @@ export class Coordinator {
     registry.lock(cell);
     const migration = new SourceMigration(this.#context, id, found, this.#agreed);
     this.#sources.set(id, migration);
+    this.#context.journal.begin('source', id, { cell: found.name, cell_id: cell, kind: 'move' });
     gone.addEventListener('abort', () => void this.#sourceAlone(migration), { once: true });
     return migration;
   }
@@ -93,6 +94,10 @@ export class Coordinator {
       this.#store.put(`destination-${id}`, record),
     );
     this.#destinations.set(id, migration);
+    const { cell: cell_id, name, flows } = request.snapshot;
+    const kind = request.source === undefined ? 'resume' : 'move';
+    const begun = { cell: name, cell_id, kind, flows: flows.length } as const;
+    this.#context.journal.begin('destination', id, begun);
     gone.addEventListener('abort', () => void this.#destinationAlone(migration), { once: true });
     return migration;
   }
@@ -125,7 +130,7 @@ export class Coordinator {
     if (migration === undefined)
       return new Decision(decisionDirectory(this.#context), id).read() === 'commit';
     const undone = await migration.undo();
-    if (undone) this.#endSource(migration);
+    if (undone) this.#endSource(migration, 'undone');
     return !undone;
   }
 
@@ -141,8 +146,9 @@ export class Coordinator {
       if (migration.isHeld) await letGo;
       return;
     }
+    const outcome = migration.isCommitted ? 'committed' : 'undone';
     if (migration.isCommitted) await migration.release();
-    this.#endSource(migration);
+    this.#endSource(migration, outcome);
     migration.forget();
   }
 
@@ -157,7 +163,7 @@ export class Coordinator {
       await migration.held();
       if (this.#sources.get(migration.id) === migration) {
         await migration.release();
-        this.#endSource(migration);
+        this.#endSource(migration, 'committed');
       }
       if (migration.isMarked) migration.forget();
     } catch (error) {
@@ -168,19 +174,20 @@ export class Coordinator {
     }
   }
 
-  #endSource(migration: SourceMigration): void {
+  #endSource(migration: SourceMigration, outcome: 'committed' | 'undone'): void {
     this.#sources.delete(migration.id);
     this.#store.remove(`source-${migration.id}`);
     this.#context.registry.unlock(migration.cell.id);
     rmSync(imageDirectory(this.#context, migration.id), { recursive: true, force: true });
     if (!migration.wasFrozen) migration.forget();
+    this.#context.journal.ended('source', migration.id, outcome);
   }
 
   async abortDestination(id: string): Promise<void> {
     const migration = this.#destinations.get(id);
     if (migration === undefined) return;
     await migration.undo();
-    this.#endDestination(migration);
+    this.#endDestination(migration, 'undone');
     await this.#context.syncs.release(migration.record().sync);
     this.#askOnceMore(migration, LAST_QUESTION_MS_MAX);
   }
@@ -192,14 +199,16 @@ export class Coordinator {
     // Before it is forgotten: nobody may take files for left over that the process uses.
     await this.#context.syncs.keep(migration.record().sync);
     migration.end();
-    this.#endDestination(migration);
+    this.#context.journal.turned(confirmed.flip_ms);
+    this.#endDestination(migration, 'committed');
     return { pid, ...confirmed };
   }
 
-  #endDestination(migration: DestinationMigration): void {
+  #endDestination(migration: DestinationMigration, outcome: 'committed' | 'undone'): void {
     this.#destinations.delete(migration.id);
     this.#store.remove(`destination-${migration.id}`);
     this.#context.registry.unlock(migration.record().snapshot.cell);
+    this.#context.journal.ended('destination', migration.id, outcome);
   }
 
   #checkRoom(): void {
@@ -221,7 +230,7 @@ export class Coordinator {
       await new Promise((resolve) => setTimeout(resolve, RELEASE_MS_MAX).unref());
       if (this.#sources.get(migration.id) !== migration) return;
       await migration.release();
-      this.#endSource(migration);
+      this.#endSource(migration, 'committed');
     } catch (error) {
       this.#context.log.error(
         { migration: migration.id, error: messageOf(error) },
@@ -297,9 +306,12 @@ export class Coordinator {
     const { migration: id, cell } = record;
     const verdict = new Decision(decisionDirectory(this.#context), id).decide('abort');
     this.#context.log.warn(
-      { migration: id, cell: cell.name, verdict },
+      { role: 'source', cell: cell.name, verdict, cell_id: cell.id, migration: id },
       'found a migration of the last agent',
     );
+    const kind = record.holds === undefined ? 'move' : 'suspend';
+    const begun = { cell: cell.name, cell_id: cell.id, kind, recovered: true } as const;
+    this.#context.journal.begin('source', id, begun);
     if (verdict === 'commit' && record.holds !== undefined) void this.#recoverHeld(record, record.holds);
     else await this.#clearSource(record, verdict);
   }
@@ -347,6 +359,7 @@ export class Coordinator {
     }
     await datapath.removeIfEmpty();
     this.#store.remove(`source-${id}`);
+    this.#context.journal.ended('source', id, verdict === 'commit' ? 'committed' : 'undone');
     if (verdict === 'abort') void this.#tellPeers(record);
   }
 
@@ -364,7 +377,14 @@ export class Coordinator {
       this.#store.put(`destination-${id}`, next),
     );
     this.#destinations.set(id, migration);
-    this.#context.log.warn({ migration: id, stage: record.stage }, 'found a migration of the last agent');
+    const { cell, name, flows } = record.snapshot;
+    this.#context.log.warn(
+      { role: 'destination', cell: name, stage: record.stage, cell_id: cell, migration: id },
+      'found a migration of the last agent',
+    );
+    const kind = record.source === undefined ? 'resume' : 'move';
+    const begun = { cell: name, cell_id: cell, kind, flows: flows.length, recovered: true } as const;
+    this.#context.journal.begin('destination', id, begun);
     void this.#destinationAlone(migration);
   }
 

@@ -20,8 +20,9 @@ export const QUERY_NONCE_BYTES = 8;
 
 const MAGIC = Uint8Array.of(0x48, 0x32, 0x4f);
 const VERSION = 1;
+export const TYPE_AT = MAGIC.length + 1;
 /** Where a sealed message says how many agents have passed it on. */
-export const HOPS_AT = MAGIC.length + 1 + 1 + 1;
+export const HOPS_AT = TYPE_AT + 1 + 1;
 /** The end of a connection was at so many hosts one after the other while its message was on its way. */
 export const HOPS_MAX = 8;
 export const HEADER_BYTES = HOPS_AT + 1 + 1 + ID_BYTES;
