@@ -216,7 +216,10 @@ installing(program.command('install'))
     'Looks at the host as osmosis doctor does, sends the package over SSH, unpacks it in /usr/local/lib/osmosis, puts osmosis in ' +
       '/usr/local/bin, and starts the agent (systemd: osmosis-agent). Either all of it is there afterwards, or nothing.',
   )
-  .addHelpText('after', '\nExample:\n  npm run package && osmosis install ssh://root@alpha')
+  .addHelpText(
+    'after',
+    '\nExample:\n  osmosis install ssh://root@alpha --package dist/osmosis-0.1.0-linux-x64.tgz',
+  )
   .action(async (host: string, options) => {
     const { runInstall } = await import('./commands/install.ts');
     await runInstall(host, { ...program.opts<Global>(), ...options });

@@ -23,6 +23,7 @@ const EXAMPLES: Readonly<Record<string, readonly string[]>> = {
   'trust revoke': ['osmosis trust revoke 10.77.2.2 --on ssh://alpha --dry-run'],
   'trust policy': ['osmosis trust policy --on ssh://alpha', 'osmosis trust policy pinned --on ssh://alpha'],
   'agent stdio': ['osmosis agent stdio'],
+  'agent terminal': ['osmosis agent terminal e8681e9fc688eafc6028b49ecd698ae1'],
 };
 
 /** Once all commands are there. */
