@@ -116,7 +116,16 @@ export function programFindings(facts: Facts): Finding[] {
         `util-linux ${one(facts, 'util_linux') ?? 'missing'}: setpriv has no --seccomp-filter (2.41 and newer)`,
         "osmosis run can't deny io_uring to programs here, so a modern Node can't be moved: sysctl -w kernel.io_uring_disabled=2",
       );
-  return [needed, filter];
+  const tmux = one(facts, 'tmux');
+  const terminals =
+    tmux === undefined
+      ? note(
+          'tmux',
+          'not there',
+          `osmosis run -t has its terminals by it, 3.2 or newer: ${aptCommand(['tmux'])}`,
+        )
+      : ok('tmux', tmux);
+  return [needed, filter, terminals];
 }
 
 export function criuFindings(facts: Facts): Finding[] {

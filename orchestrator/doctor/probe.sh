@@ -28,6 +28,7 @@ fact processes_of_others "$(find /proc -maxdepth 1 -name '[0-9]*' ! -user 0 2>/d
 for program in criu bpftool tc ip nsenter unshare setpriv setsid catatonit stdbuf sysctl mount umount; do
   has "$program" && fact program "$program" || fact missing "$program"
 done
+has tmux && fact tmux "$(tmux -V)"
 has criu && fact criu "$(timeout 10 criu --version 2>&1 | sed -n 's/^Version: *//p')"
 has nsenter && fact util_linux "$(nsenter --version 2>&1 | grep -o '[0-9][0-9.]*[0-9]' | first)"
 has setpriv && setpriv --help 2>/dev/null | grep -q -- --seccomp-filter && fact seccomp_filter yes
