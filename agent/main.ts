@@ -72,7 +72,7 @@ export async function runAgent(paths: AgentPaths, options: AgentOptions): Promis
     pinDir: `${paths.run}/bpf`,
     objectFile,
     firstDraw: () => randomInt(2 ** 31),
-    log: (message) => log.warn(message),
+    log: (message) => log.info(message),
   });
   const registry = new Registry(`${paths.run}/cells`);
   const labels = new Labels(

@@ -99,7 +99,8 @@ export class Journal {
     const entry = { role, cell, cell_id, kind, begun, running, took: new Map() };
     this.#entries.set(keyOf(role, migration), entry);
     const text = recovered ? 'goes on with what the last agent had begun' : BEGINS[`${role} ${kind}`];
-    this.#log.info({ role, phase: 'prepare', cell, flows, cell_id, migration }, text);
+    const phase = recovered ? undefined : 'prepare';
+    this.#log.info({ role, phase, cell, flows, cell_id, migration }, text);
   }
 
   /** A step begins; several of one name add up. */
