@@ -3,6 +3,7 @@
 import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, mkdirSync } from 'node:fs';
+import { flushCompileCache } from 'node:module';
 import { connect } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { Forwarder } from './cell/forwarder.ts';
@@ -124,6 +125,8 @@ export async function runAgent(paths: AgentPaths, options: AgentOptions): Promis
     { socket: socketPath(paths), identity: trust.fingerprint, cells: registry.all().length },
     'agent ready',
   );
+  // It may be killed before it could be kept.
+  flushCompileCache();
 
   await Promise.race([once(process, 'SIGTERM'), once(process, 'SIGINT')]);
   log.info('agent stops; moved connections go on');

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The command line. Every command loads what it needs only: the agent never loads ssh2 or the display. */
+import './compile-cache.ts';
 import { Argument, Command, CommanderError, Option } from 'commander';
 import { asOsmosisError, EXIT_STATUS, type OsmosisError } from '../agent/error.ts';
 import { VERSION } from '../agent/version.ts';

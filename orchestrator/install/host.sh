@@ -197,7 +197,7 @@ step_uninstall() {
   fi
   sweep_kernel
   awk '$2 ~ "^/run/osmosis/" { print $2 }' /proc/mounts | sort -r | while read -r mounted; do umount "$mounted"; done
-  rm -rf /run/osmosis
+  rm -rf /run/osmosis /var/cache/osmosis
   if [ "$keep" = identity ] && [ -d /var/lib/osmosis/trust ]; then
     find /var/lib/osmosis -mindepth 1 -maxdepth 1 ! -name trust -exec rm -rf {} +
     printf 'kept /var/lib/osmosis/trust\n'
