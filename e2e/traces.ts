@@ -6,7 +6,8 @@ import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
 export const AGENT_HOSTS = ['alpha', 'beta', 'gamma', 'peer'] as const satisfies LabHost[];
 /** Sweeps of the agents forget ended flows after seconds; a source that was left alone keeps its fence and its decision for 20, what nobody acknowledges is said for 60. */
 const CLEAN_MS_MAX = 75_000;
-const POLL_MS = 250;
+/** A look costs some thirty programs on each host. */
+const POLL_MS = 1_000;
 
 /** One line a thing; the agent itself, which was there before, is left out, and so are the namespaces of the host itself. */
 const LOOK = `
