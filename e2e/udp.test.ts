@@ -136,7 +136,7 @@ describe('datagrams', () => {
 
   it('iperf3, with TCP and UDP on one port, measures to the end', async () => {
     const { pid } = await spawnOn('alpha', ['iperf3', '-s', '-1', '-p', '7209']);
-    const test = `iperf3 -u -c ${LAB_HOSTS.alpha} -p 7209 -t 5 -b 5M -J`;
+    const test = `iperf3 -u -c ${LAB_HOSTS.alpha} -p 7209 -t 15 -b 5M -J`;
     const running = execOn('peer', ['sh', '-c', `sleep 0.3; ${test}`]);
     await sleep(IPERF_UNDER_WAY_MS);
     expect((await move(pid, 'alpha', 'beta')).flows).toEqual({ moved: 2, relayed: 0, lost: 0 });
