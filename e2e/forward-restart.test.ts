@@ -13,6 +13,7 @@ const OLD = `alpha:${PORT}` as const;
 const NEW = `beta:${PUBLISHED}` as const;
 const AGENT_BACK_MS = 2_500;
 const FORGOTTEN_MS_MAX = 20_000;
+const TOLD_MS_MAX = 10_000;
 /** Scope of a relayed flow: agent/datapath/model.ts. */
 const RELAY = 0xffffffff;
 const GOOD = { ok: true, faults: [] };
@@ -35,6 +36,10 @@ it("the agents of the cell's host, the old home and a peer at once", async () =>
       startLines('peer', [OLD, NEW], { connections: 4 }),
       startLines('legacy', [OLD, NEW], { connections: 4 }),
     ]);
+  // What comes before the peer knows goes by way of the old home.
+  await expect
+    .poll(async () => (await osmosis(['ps', 'ssh://peer'])).stdout, { timeout: TOLD_MS_MAX })
+    .toContain('new connections follow it until');
   const first = await started();
   const brief = await startLines('legacy', [OLD], { connections: 3 });
   expect(await relayedBy('alpha')).toBe(5);

@@ -106,8 +106,19 @@ export class CellKeeper {
   }
 
   async #remove(cell: Cell): Promise<void> {
-    const { byes, datapath, labels, openings, registry, terminals, log } = this.#context;
+    const { registry, log } = this.#context;
     log.info({ cell: cell.name }, 'the cell has ended');
+    // Nobody enters anything for it any more.
+    registry.lock(cell.id);
+    try {
+      await this.#takeOut(cell);
+    } finally {
+      registry.unlock(cell.id);
+    }
+  }
+
+  async #takeOut(cell: Cell): Promise<void> {
+    const { byes, datapath, labels, openings, registry, terminals } = this.#context;
     await openings.close(cell);
     // Whoever follows it, or carries its flows on for others, forgets it.
     if (cell.peers.length > 0) await byes.say(cell.id, cell.peers, () => registry.save(cell.id), 'ended');

@@ -55,6 +55,8 @@ export class Entrances {
     const wanted = acceptsAt(next);
     const has = new Set(there.map(wireKey));
     const isNew = wanted.some((rule) => !has.has(wireKey(rule)));
+    // It may have ended while the rules were looked at: nobody would take these away.
+    if (registry.get(cell.id) === undefined || registry.isLocked(cell.id)) return;
     if (isNew) await datapath.putRules(wanted);
     const stay = new Set([...wanted, ...(next.published ?? [])].map(wireKey));
     const gone = there.filter((rule) => !stay.has(wireKey(rule)) && !here.usable.has(rule.wire.address));
