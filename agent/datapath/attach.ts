@@ -1,7 +1,7 @@
 /** Hangs the pinned programs on the tc hooks of devices, and takes exactly those off again. */
 import { OsmosisError } from '../error.ts';
 import { NET_ARGV, type ProgramName, parseAttachments, programPath } from './bpftool.ts';
-import { forgetOwnClsact, isOwnClsact, noteOwnClsact, programIds } from './pins.ts';
+import { forgetOwnClsact, isOwnClsact, noteOwnClsact } from './pins.ts';
 import type { Run } from './run.ts';
 import {
   filterAddArgv,
@@ -36,16 +36,17 @@ export type AttachedDevice = {
   readonly programs: readonly ProgramName[];
 };
 
-/** Attaches what is not attached yet. OsmosisError DATAPATH where the device is missing or is no Ethernet device. */
+/** Attaches what is not among `attached` yet. OsmosisError DATAPATH where the device is missing or is no Ethernet device. */
 export async function attach(
   run: Run,
   pinDir: string,
   device: string,
   programs: readonly ProgramName[],
+  attached: readonly AttachedDevice[],
   signal?: AbortSignal,
 ): Promise<void> {
   const link = await ethernetLink(run, device, signal);
-  const there = (await attachedDevices(run, pinDir, signal)).find(({ ifindex }) => ifindex === link.ifindex);
+  const there = attached.find(({ ifindex }) => ifindex === link.ifindex);
   const missing = programs.filter((program) => !there?.programs.includes(program));
   if (missing.length === 0) return;
   if (!hasClsact(await run('tc', qdiscShowArgv(device), signal))) {
@@ -76,13 +77,15 @@ export async function detach(
   await forgetOwnClsact(pinDir, device.ifindex);
 }
 
-/** Asks the kernel, so that it holds after a restart as well, and with devices that have come and gone. */
+/**
+ * Asks the kernel, so that it holds after a restart as well, and with devices that have come and gone.
+ * @param ids of programIds
+ */
 export async function attachedDevices(
   run: Run,
-  pinDir: string,
+  ids: ReadonlyMap<number, ProgramName>,
   signal?: AbortSignal,
 ): Promise<AttachedDevice[]> {
-  const ids = await programIds(run, pinDir, signal);
   const devices = new Map<number, { name: string; ifindex: number; programs: ProgramName[] }>();
   for (const { device, ifindex, programId } of parseAttachments(await run('bpftool', NET_ARGV, signal))) {
     const program = ids.get(programId);

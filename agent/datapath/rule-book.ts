@@ -83,7 +83,7 @@ export class RuleBook {
 
   /** Takes the flows that rules have created into the mirror. */
   async refresh(mirror: Mirror, signal?: AbortSignal): Promise<void> {
-    await this.#read(mirror, signal, () => {});
+    await this.#following(mirror, (changed) => this.#adopt(mirror, changed, signal));
   }
 
   async idle(msMax: number, signal?: AbortSignal): Promise<FlowEntry[]> {
@@ -100,7 +100,7 @@ export class RuleBook {
   ): Promise<DrawnLabel[]> {
     const { pinDir, write, removeFlows } = this.#access;
     const { table, rules } = mirror;
-    await this.#read(mirror, signal, () => {});
+    await this.refresh(mirror, signal);
     await removeFlows(
       mirror,
       [...table.flows.values()].filter((flow) => flow.rule !== undefined && which(flow)),
@@ -128,20 +128,31 @@ export class RuleBook {
    * what was read before the mirror can change again.
    */
   async #read<T>(mirror: Mirror, signal: AbortSignal | undefined, then: (reading: Reading) => T): Promise<T> {
-    const { dump, settle } = this.#access;
-    const changed = new Set<string>();
-    mirror.changed.add(changed);
-    try {
-      // Whatever has left the mirror before is out of the kernel now.
-      await settle();
+    const { dump } = this.#access;
+    return await this.#following(mirror, async (changed) => {
       const [spent, drawn, ingress] = await Promise.all([
         dump('spent', signal),
         dump('drawn', signal),
         dump('ingress', signal),
       ]);
-      adoptCreated(mirror.table, await readFlows(dump, signal), changed);
+      await this.#adopt(mirror, changed, signal);
       const reading = { spent: decodeSpent(spent), drawn: decodeLabels(drawn), ingress };
       return then({ ...reading, changed: changed.size > 0 });
+    });
+  }
+
+  async #adopt(mirror: Mirror, changed: ReadonlySet<string>, signal?: AbortSignal): Promise<void> {
+    adoptCreated(mirror.table, await readFlows(this.#access.dump, signal), changed);
+  }
+
+  /** `read` gets to know, by `keyOf`, what the agent changes while it reads. */
+  async #following<T>(mirror: Mirror, read: (changed: ReadonlySet<string>) => Promise<T>): Promise<T> {
+    const changed = new Set<string>();
+    mirror.changed.add(changed);
+    try {
+      // Whatever has left the mirror before is out of the kernel now.
+      await this.#access.settle();
+      return await read(changed);
     } finally {
       mirror.changed.delete(changed);
     }
