@@ -4,7 +4,7 @@
  */
 import type { Phase } from './phases.ts';
 
-/** Code → process exit status. Statuses 64 to 78 follow sysexits(3) where one fits; the rest are ours (10 to 49). */
+/** Code → process exit status. Statuses 64 to 78 follow sysexits(3) where one fits; the rest are ours (10 to 50). */
 export const EXIT_STATUS = {
   INTERNAL: 70,
   USAGE: 64,

@@ -12,6 +12,7 @@ const TOOLS = {
   tc: 'iproute2',
   spin: 'spin',
   gcc: 'gcc',
+  python3: 'python3',
 };
 /** To compile the eBPF program: a header, and the packages that it and those it includes are in. */
 const HEADER = '/usr/include/bpf/bpf_helpers.h';

@@ -22,12 +22,28 @@ const UNITS = ['osmosis-agent.service', 'osmosis-drain.service'];
 const PROGRAM = '/usr/local/bin/osmosis';
 /** The lab's own, which is in the way. */
 const AWAY = '/root/osmosis-of-the-lab';
+/** A room of datagrams, a kept address of each family, and settings: as one leaves them that is killed. */
+const LEFT_BY_AN_AGENT = `set -e
+ip link add osm0badcafer type veth peer osm0badcaferq
+ip addr add 10.99.0.1/32 dev lo label lo:osmosis
+ip addr add fd99::1/128 dev lo
+cd /proc/sys/net/ipv4/conf
+mkdir -p /run/osmosis/kept "/run/osmosis/bpf/loopback/accept_local=$(cat lo/accept_local)"
+: >"/run/osmosis/kept/setting arp_ignore=$(cat all/arp_ignore)"
+: >'/run/osmosis/kept/address 10.99.0.1'
+: >'/run/osmosis/kept/address fd99::1'
+echo 1 >lo/accept_local
+echo 1 >all/arp_ignore
+`;
+const LOOK_AT_SETTINGS =
+  'ip -o addr show dev lo; cd /proc/sys/net/ipv4/conf; grep . lo/accept_local all/arp_ignore';
 const BETWEEN_MS = 500;
 const TEST_MS_MAX = 240_000;
 
 let directory: string;
 let before: Traces;
 let files: string;
+let settings: string;
 /** Something that starts an agent again whenever it has ended, as runit and the like do. */
 let supervisor: number;
 
@@ -96,6 +112,7 @@ describe('a host without Osmosis', () => {
     // Of whatever the lab's own has run there before.
     await execOn('legacy', ['rm', '-rf', '/var/cache/osmosis']);
     files = await filesOn();
+    settings = (await execOn('legacy', ['sh', '-c', LOOK_AT_SETTINGS])).stdout;
     ({ pid: supervisor } = await spawnOn('legacy', [
       'sh',
       '-c',
@@ -204,6 +221,7 @@ describe('a host without Osmosis', () => {
       });
       await move(server.pid, 'alpha', 'legacy');
       expect((await command('uninstall')).exitCode).toBe(EXIT_STATUS.HOST_IN_USE);
+      await execOn('legacy', ['sh', '-c', LEFT_BY_AN_AGENT]);
       const forced = await command('uninstall', '--force');
       expect([forced.exitCode, forced.object]).toMatchObject([
         0,
@@ -213,6 +231,7 @@ describe('a host without Osmosis', () => {
       await execOn('legacy', ['pkill', '-KILL', '-x', 'unshare']);
       await client.stop().catch(() => undefined);
       expect(await filesOn()).toBe(files);
+      expect((await execOn('legacy', ['sh', '-c', LOOK_AT_SETTINGS])).stdout).toBe(settings);
       expect(await leftSince(before)).toEqual({});
     },
     TEST_MS_MAX,

@@ -13,7 +13,7 @@ import { type PeerFlow, type PeerRecord, placeOf } from './peer-records.ts';
 
 /**
  * After MOVE: first every socket that waits, then those whose timers have backed off since, or still have. The process may
- * have to wait for its other peers before it runs, for 10 s at most (HELD_HEAD_START_MS_MAX).
+ * have to wait for its other peers before it runs, for 10 s at most (TURNED_MS_MAX).
  */
 const LOOKS_MS = [0, 250, 1_000, 4_000, 12_000] as const;
 

@@ -140,7 +140,7 @@ function programFinding(facts: Facts, version: string): Finding {
       'program',
       `${path} does not start: ${broken}`,
       why,
-      'osmosis upgrade HOST, or Node 22.15 and newer in PATH for a checkout',
+      'osmosis upgrade HOST, or Node 24 and newer in PATH for a checkout',
     );
   if (there !== version)
     return warn(

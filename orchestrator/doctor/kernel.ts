@@ -266,7 +266,7 @@ export function kernelNotes(facts: Facts): Finding[] {
       note(
         'io_uring',
         'programs can open one',
-        'with it they can’t be moved: start those that would (Node 22.15 and newer) by osmosis run',
+        'with it they can’t be moved: start those that would (Node 22.12 and newer) by osmosis run',
       ),
     );
   if (one(facts, 'mptcp') === '1')

@@ -145,6 +145,12 @@ step_prune() {
   done
 }
 
+# NAME=VALUE, of net.ipv4.conf.INTERFACE.
+unset_setting() {
+  printf '%s\n' "${2#*=}" >"/proc/sys/net/ipv4/conf/$1/${2%%=*}"
+  printf 'sysctl net.ipv4.conf.%s.%s\n' "$1" "${2%%=*}"
+}
+
 # What an agent that was killed, or whose connections are given up, has left in the kernel.
 sweep_kernel() {
   for device in /sys/class/net/*; do
@@ -160,9 +166,18 @@ sweep_kernel() {
     [ -n "$(tc filter show dev "$device" ingress; tc filter show dev "$device" egress)" ] ||
       tc qdisc del dev "$device" clsact
   done
-  for device in $(ip -o link show type veth 2>/dev/null | sed -n 's/^[0-9]*: \(osm[0-9a-f]\{8\}\)@.*/\1/p'); do
+  for device in $(ip -o link show type veth 2>/dev/null | sed -n 's/^[0-9]*: \(osm[0-9a-f]\{8\}r\{0,1\}\)@.*/\1/p'); do
     ip link delete "$device"
     printf 'device %s\n' "$device"
+  done
+  # Addresses of sockets that were kept, and settings as they were: a file each, and in the bpffs a directory.
+  for note in /run/osmosis/kept/* /run/osmosis/bpf/loopback/*; do
+    case $note in
+      *'/address '*:*) ip addr del "${note##*/address }/128" dev lo 2>/dev/null || true ;;
+      *'/address '*) ip addr del "${note##*/address }/32" dev lo 2>/dev/null || true ;;
+      *'/setting '*=*) unset_setting all "${note##*/setting }" ;;
+      */loopback/*=*) unset_setting lo "${note##*/}" ;;
+    esac
   done
   reserved=/proc/sys/net/ipv4/ip_local_reserved_ports
   grep -qw 40000-57999 $reserved || return 0
