@@ -79,34 +79,40 @@ describe('a peer on the destination', () => {
     }));
 });
 
-describe.each([
-  ["over the host's address", 7410, 'alpha'],
-  ['over loopback', 7420, '127.0.0.1'],
-  ['over IPv6 loopback', 7430, '[::1]'],
-] as const)('a peer on the source, %s', (_how, port, address) => {
-  it('stays while the server leaves, goes on and comes home', () =>
-    withPair(
-      { server: 'alpha', client: 'alpha', port },
-      async (pair) => {
-        const { cell } = await hop(pair.server, 'alpha', 'beta');
-        await hop(cell, 'beta', 'gamma');
-        await hop(cell, 'gamma', 'alpha');
-        return 'alpha';
-      },
-      address,
-    ));
+const OVER_ITS_ADDRESS = ["over the host's address", 7410, 'alpha'] as const;
+const OVER_LOOPBACK = ['over loopback', 7420, '127.0.0.1'] as const;
+const OVER_LOOPBACK6 = ['over IPv6 loopback', 7430, '[::1]'] as const;
 
-  it('leaves while the server stays, and follows it later', () =>
-    withPair(
-      { server: 'alpha', client: 'alpha', port: port + 1 },
-      async (pair) => {
-        const client = await hop(pair.client, 'alpha', 'beta');
-        const server = await hop(pair.server, 'alpha', 'beta');
-        await hop(client.cell, 'beta', 'gamma');
-        await hop(server.cell, 'beta', 'alpha');
-        await hop(client.cell, 'gamma', 'alpha');
-        return 'alpha';
-      },
-      address,
-    ));
+describe('a peer on the source', () => {
+  it.each([OVER_ITS_ADDRESS, OVER_LOOPBACK])(
+    '%s: stays while the server leaves, goes on and comes home',
+    (_how, port, address) =>
+      withPair(
+        { server: 'alpha', client: 'alpha', port },
+        async (pair) => {
+          const { cell } = await hop(pair.server, 'alpha', 'beta');
+          await hop(cell, 'beta', 'gamma');
+          await hop(cell, 'gamma', 'alpha');
+          return 'alpha';
+        },
+        address,
+      ),
+  );
+
+  it.each([OVER_ITS_ADDRESS, OVER_LOOPBACK6])(
+    '%s: leaves while the server stays, and follows it later',
+    (_how, port, address) =>
+      withPair(
+        { server: 'alpha', client: 'alpha', port: port + 1 },
+        async (pair) => {
+          const client = await hop(pair.client, 'alpha', 'beta');
+          const server = await hop(pair.server, 'alpha', 'beta');
+          await hop(client.cell, 'beta', 'gamma');
+          await hop(server.cell, 'beta', 'alpha');
+          await hop(client.cell, 'gamma', 'alpha');
+          return 'alpha';
+        },
+        address,
+      ),
+  );
 });

@@ -40,11 +40,13 @@ export async function leftSince(before: Traces): Promise<Record<string, string[]
   let left: Record<string, string[]> = {};
   const deadline = Date.now() + CLEAN_MS_MAX;
   while (Date.now() < deadline) {
-    left = {};
-    for (const [host, had] of before) {
-      const news = (await tracesOn(host)).filter((line) => !had.includes(line));
-      if (news.length > 0) left[host] = news;
-    }
+    const now = await traces([...before.keys()]);
+    left = Object.fromEntries(
+      [...before].flatMap(([host, had]) => {
+        const news = now.get(host)?.filter((line) => !had.includes(line)) ?? [];
+        return news.length === 0 ? [] : [[host, news]];
+      }),
+    );
     if (Object.keys(left).length === 0) return left;
     await sleep(POLL_MS);
   }

@@ -10,8 +10,11 @@ import { Store } from '../state/store.ts';
 import { type ByeReason, isDrop } from '../wire/h2o-layout.ts';
 import { createBye, deriveSession, type Session } from '../wire/h2o-session.ts';
 
-/** A peer that misses all of it disarms by its own deadline, and forgets what has ended by looking at its own sockets. */
-const BYE_MS_MAX: Record<ByeReason, number> = { aborted: 60_000, ended: 30_000 };
+/**
+ * A peer that misses all of it disarms by its own deadline, and forgets what has ended by looking at its own sockets. One that
+ * has done so already has no keys left to answer an `ended` with.
+ */
+const BYE_MS_MAX: Record<ByeReason, number> = { aborted: 60_000, ended: 10_000 };
 /** Of which the undoing itself waits only this long. */
 const BYE_WAIT_MS_MAX = 1_000;
 /** How long a new announcement waits for the BYE of the last one: until it is answered it may still be on its way. */
