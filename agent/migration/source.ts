@@ -473,9 +473,10 @@ export class SourceMigration {
     this.#criu = exited;
     // Beside CRIU's work, never on the gap's critical path.
     const sessions = pausing ?? this.#deriveSessions();
-    const silent = this.#silence(exited, signal);
-    const frozen = await markerAppears(this.#marks, 'frozen', exited, signal);
-    await silent;
+    const [frozen] = await Promise.all([
+      markerAppears(this.#marks, 'frozen', exited, signal),
+      this.#silence(exited, signal),
+    ]);
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
