@@ -34,7 +34,7 @@ type Needs = {
 export class HeldEnds {
   readonly #needs: Needs;
   /** That are on their way to another host: what their cells say meanwhile is said again. */
-  readonly #leaving = new Set<PeerRecord>();
+  readonly #leaving = new WeakSet<PeerRecord>();
 
   constructor(needs: Needs) {
     this.#needs = needs;
