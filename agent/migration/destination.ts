@@ -35,6 +35,7 @@ import { generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
 import { Announcement } from './announcement.ts';
 import { Arrival, type ArrivalRecord } from './arrival.ts';
 import { arrivingPublications } from './published.ts';
+import { UnderWay } from './under-way.ts';
 
 /** First descriptor that CRIU is handed for what stayed behind. */
 const FIRST_FD = 3;
@@ -101,6 +102,7 @@ export class DestinationMigration {
   #heldCriu: HeldCriu | undefined;
   #criu: Promise<CriuExit> | undefined;
   #sockets: SocketSetter | undefined;
+  readonly #resuming = new UnderWay<void>();
   /** What is under way: an undoing must not meet it half done. */
   #step: Promise<unknown> = Promise.resolve();
 
@@ -383,7 +385,11 @@ export class DestinationMigration {
   }
 
   /** After the source's commit: MOVE first, then the fence, then the process. What fails from here on is tried again. */
-  async resume(): Promise<void> {
+  resume(): Promise<void> {
+    return this.#resuming.join(this.id, () => this.#resume());
+  }
+
+  async #resume(): Promise<void> {
     if (this.#stage === 'running') return;
     // Nothing is written here, where every millisecond counts: a successor of this agent finds "restored", asks, is told
     // "commit", and does the same again with the same datagrams.
