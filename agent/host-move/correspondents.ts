@@ -2,7 +2,7 @@
  * Who exchanges datagrams with the unconnected sockets of kept processes: the kernel has that in no table, so the datapath's
  * programs note it for a while, again and again. They look at each packet meanwhile, so only where `osmosis keep` was asked.
  */
-import { type Flow, flowKey } from '../address.ts';
+import { type Flow, flowKey, isSameEndpoint } from '../address.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { ethernetDevices } from '../host/routes.ts';
@@ -50,9 +50,7 @@ export class Correspondents {
     const bound = udpSockets(cell.pid).filter((socket) => isUnconnected(socket));
     return flows.map((flow) => ({
       ...flow,
-      isLoose: !bound.some(
-        ({ local }) => local.port === flow.local.port && local.address === flow.local.address,
-      ),
+      isLoose: !bound.some(({ local }) => isSameEndpoint(local, flow.local)),
     }));
   }
 

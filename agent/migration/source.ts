@@ -9,6 +9,7 @@ import {
   type Flow,
   flowKey,
   isLoopback,
+  isSameEndpoint,
   knownFlow,
   type PlacedFlow,
 } from '../address.ts';
@@ -264,7 +265,7 @@ export class SourceMigration {
     const isOurs = ({ address }: Endpoint) => isOwnAddress(address) || (isHome && isLoopback(address));
     const kind = (flow: PlacedFlow) => {
       const { remote, at } = flow;
-      if (endpointText(at) !== endpointText(remote)) return 'elsewhere';
+      if (!isSameEndpoint(at, remote)) return 'elsewhere';
       // What a moved cell has with this host takes that way only where the host knows the cell by its own address.
       if (isOurs(remote) && isOurs(knownFlow(flow).local)) return 'here';
       return isHome && relay.has(remote.address) ? 'relayed' : 'elsewhere';
