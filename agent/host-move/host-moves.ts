@@ -10,7 +10,7 @@ import type { AgentContext } from '../context.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { type Route, routeTo } from '../host/routes.ts';
 import { socketIndex } from '../proc/socket-index.ts';
-import { inetSockets } from '../proc/sockets.ts';
+import { inetSockets, socketReader } from '../proc/sockets.ts';
 import { startTicks } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { Turns } from '../turns.ts';
@@ -242,11 +242,13 @@ export class HostMoves {
 
   #register(): void {
     const { registry } = this.#context;
+    // Those at home share one namespace, whose tables may be long.
+    const here = { usable: this.#usable, socketsOf: socketReader() };
     for (const cell of registry.all()) {
       if (cell.kept === false || registry.isLocked(cell.id) || startTicks(cell.pid) !== cell.ticks) continue;
-      const { there, elsewhere } = this.#placed(cell);
-      this.#registration.look(cell, there, elsewhere, this.#usable);
-      const isThere = new Set(there);
+      const kept = this.#placed(cell);
+      this.#registration.look(cell, kept, here);
+      const isThere = new Set(kept.there);
       for (const { peer, isMoving, flows } of this.#lanesOf(cell.id)) {
         const its = [...flows.values()].filter((flow) => isThere.has(flow));
         if (!isMoving) this.#registration.refresh(cell, peer, its);
@@ -278,7 +280,10 @@ export class HostMoves {
     if (route === undefined) return;
     const wanted = { ...here, source: this.#sourceOf(route, lane.peer) };
     const moved = this.#moved(lane, flows, wanted);
-    if (moved.length > 0) await this.#attached(route.device, () => lane.move(cell, moved, route));
+    if (moved.length > 0) {
+      await this.#attach(route.device);
+      await lane.move(cell, moved, route);
+    }
     this.#releaseLabels();
   }
 
@@ -289,7 +294,7 @@ export class HostMoves {
       const route = await routeTo(peer).catch(() => undefined);
       if (route === undefined) return undefined;
       const source = this.#sourceOf(route, peer);
-      if (source !== undefined) await this.#attached(route.device, async () => undefined);
+      if (source !== undefined) await this.#attach(route.device);
       return source;
     };
     for (const cell of registry.all()) {
@@ -301,15 +306,13 @@ export class HostMoves {
   }
 
   /** Asking whether a device is attached starts several programs: once, for all that leave by it. */
-  async #attached(device: string, step: () => Promise<void>): Promise<void> {
+  async #attach(device: string): Promise<void> {
     const { datapath } = this.#context;
     const known = this.#devices.get(device);
     const isFresh = known !== undefined && performance.now() - known.at < ATTACHED_MS_MAX;
-    if (!isFresh || known.removals !== datapath.removals) {
-      await datapath.attachDevice(device);
-      this.#devices.set(device, { removals: datapath.removals, at: performance.now() });
-    }
-    await step();
+    if (isFresh && known.removals === datapath.removals) return;
+    await datapath.attachDevice(device);
+    this.#devices.set(device, { removals: datapath.removals, at: performance.now() });
   }
 
   /** A route may say to come from an address that is kept for its sockets only. */
@@ -387,9 +390,9 @@ export class HostMoves {
 
   async #forgetEnded(): Promise<void> {
     const { registry } = this.#context;
-    const own = socketIndex(
-      inetSockets('self').filter(({ state }) => state !== 'time-wait' && state !== 'listen'),
-    );
+    const isAtHome = ({ cell }: Lane) => this.#cellOf(cell)?.link === undefined;
+    const sockets = [...this.#lanes.values()].some(isAtHome) ? inetSockets('self') : [];
+    const own = socketIndex(sockets.filter(({ state }) => state !== 'time-wait' && state !== 'listen'));
     for (const lane of this.#lanes.values()) {
       const cell = this.#cellOf(lane.cell);
       if (cell === undefined) await this.#close(lane);
