@@ -87,7 +87,7 @@ export class Registration {
     this.#needs = needs;
     this.#claimed = claimed;
     this.#lost = lost;
-    this.#correspondents = new Correspondents(needs.datapath);
+    this.#correspondents = new Correspondents(needs);
     this.#unlisten = onDistrust(needs.socket, (cell, peer) => this.end(cell, peer));
   }
 
