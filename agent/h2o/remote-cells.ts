@@ -12,12 +12,16 @@ import type { HeldDatagrams } from './held-datagrams.ts';
 import type { HeldSockets } from './held-sockets.ts';
 import type { OwnEnds } from './own-ends.ts';
 import { isAway, isPlain, onlySlot } from './peer-flows.ts';
-import { type PeerFlow, type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
+import {
+  ARRIVAL_LOOKS_MAX,
+  type PeerFlow,
+  type PeerRecord,
+  type PeerRecords,
+  placeOf,
+} from './peer-records.ts';
 import type { Wakes } from './wakes.ts';
 import type { WireSlots } from './wire-slots.ts';
 
-/** A flow that arrives with a cell gets this many looks more: its process has to be restored first. */
-const ARRIVAL_LOOKS_MAX = 120;
 const BOTH_SLOTS = acceptOf(0, 1);
 
 type Needs = {
