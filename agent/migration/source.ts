@@ -47,7 +47,7 @@ import { quiesce } from './quiesce.ts';
 import { type Agreed, unaskedPeers } from './unasked.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
-export const FROZEN_MS_MAX = 60_000;
+const FROZEN_MS_MAX = 60_000;
 /** The same where it goes into a file: it would stand still for longer anyway, and its peers forget what is armed after 600 s. */
 const SUSPENDING_MS_MAX = 300_000;
 /** Peers let datagrams wait within this (some 50 ms), or those that come while the process is saved are lost. It runs meanwhile. */
