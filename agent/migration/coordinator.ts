@@ -8,12 +8,12 @@ import type { FlowId } from '../datapath/model.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { isAlive } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
+import { UnderWay } from '../under-way.ts';
 import { DestinationMigration, type DestinationRecord } from './destination.ts';
 import { Holding } from './holding.ts';
 import { flowIds } from './placed.ts';
 import { SourceMigration, type SourceRecord } from './source.ts';
 import type { Agreed } from './unasked.ts';
-import { UnderWay } from './under-way.ts';
 import { answerQueries, askVerdict } from './verdicts.ts';
 
 /** Migrations at once on one host, both roles. */

@@ -26,13 +26,13 @@ import { OsmosisError } from '../error.ts';
 import { TMPFS_MAGIC } from '../host/facts.ts';
 import { IMAGE_STAYS, ImageWriter, PROCESS_STAYS } from '../image/writer.ts';
 import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
+import { UnderWay } from '../under-way.ts';
 import type { Label as WireLabel } from '../wire/h2o-layout.ts';
 import type { AnnouncementRecord } from './announcement.ts';
 import { Arrival, type ArrivalRecord } from './arrival.ts';
 import { type HomeKeys, homePeers, offeredHomes } from './homes.ts';
 import { arrivingPublications } from './published.ts';
 import { TurningPeers } from './turning-peers.ts';
-import { UnderWay } from './under-way.ts';
 
 /** First descriptor that CRIU is handed for what stayed behind. */
 const FIRST_FD = 3;
