@@ -76,6 +76,10 @@ export function endpointText({ address, port }: Endpoint): string {
   return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
 }
 
+export function isSameEndpoint(a: Endpoint, b: Endpoint): boolean {
+  return a.port === b.port && a.address === b.address;
+}
+
 /** One stable string for a flow, for maps and sets. */
 export function flowKey({ protocol, local, remote }: Flow): string {
   return `${protocol} ${endpointText(local)} ${endpointText(remote)}`;

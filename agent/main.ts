@@ -17,7 +17,7 @@ import type { AgentContext, AgentPaths } from './context.ts';
 import { serveControl } from './control/server.ts';
 import { Datapath } from './datapath/datapath.ts';
 import { sweepSocketPrograms } from './datapath/socket-programs.ts';
-import { OsmosisError } from './error.ts';
+import { messageOf, OsmosisError } from './error.ts';
 import { PeerSide } from './h2o/peer-side.ts';
 import { H2oSocket } from './h2o/socket.ts';
 import { createHandlers } from './handlers.ts';
@@ -82,7 +82,9 @@ export async function runAgent(paths: AgentPaths, options: AgentOptions): Promis
       .flatMap((cell) => cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port }))),
   );
   const trust = Trust.open(`${paths.state}/trust`, log);
-  const socket = new H2oSocket();
+  const socket = new H2oSocket((error) =>
+    log.warn({ error: messageOf(error) }, 'a datagram could not be served'),
+  );
   const peerSide = new PeerSide(socket, trust, datapath, `${paths.run}/peers`, registry, labels, log);
   const openings = new Openings({ datapath, labels, registry, log });
   const kept = new KeptAddresses(`${paths.run}/kept`, log);

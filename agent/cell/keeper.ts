@@ -3,8 +3,8 @@
 import { type Flow, flowKey } from '../address.ts';
 import type { AgentContext } from '../context.ts';
 import { messageOf } from '../error.ts';
-import { type SocketIndex, socketIndex } from '../proc/socket-index.ts';
-import { inetSockets } from '../proc/sockets.ts';
+import { socketIndex } from '../proc/socket-index.ts';
+import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
 import { destroyLink, destroyNamespaces, isInitAlive } from './namespaces.ts';
 import { NewFlowSweep } from './new-flows.ts';
@@ -23,7 +23,7 @@ export class CellKeeper {
   readonly #context: AgentContext;
   readonly #onEnded: (cell: Cell, flows: readonly CellFlow[]) => void;
   readonly #endedAt = new Map<string, number>();
-  readonly #missing = new Map<string, number>();
+  readonly #missing = new WeakMap<Flow, number>();
   readonly #newFlows: NewFlowSweep;
   #timer: NodeJS.Timeout | undefined;
   #sweeping = false;
@@ -50,8 +50,7 @@ export class CellKeeper {
     const before = process.cpuUsage();
     try {
       await this.#newFlows.look();
-      for (const cell of this.#context.registry.all())
-        if (!this.#context.registry.isLocked(cell.id)) await this.#look(cell);
+      for (const { id } of this.#context.registry.all()) await this.#lookAt(id);
       await this.#context.openings.look();
     } catch (error) {
       this.#context.log.warn(
@@ -66,29 +65,33 @@ export class CellKeeper {
     }
   }
 
+  /** As it is by now: those before it may have taken their time, and it may have moved away meanwhile. */
+  async #lookAt(id: string): Promise<void> {
+    const { registry } = this.#context;
+    const cell = registry.isRegistered(id) ? registry.get(id) : undefined;
+    if (cell !== undefined && !registry.isLocked(id)) await this.#look(cell);
+  }
+
   async #look(cell: Cell): Promise<void> {
     if (cell.init !== undefined && !isInitAlive(cell.init)) return this.#remove(cell);
-    const sockets = (cell.init === undefined ? [] : inetSockets(cell.init.pid)).filter(
-      ({ state }) => state !== 'time-wait',
-    );
-    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks)
-      return this.#forgetEnded(cell, socketIndex(sockets));
+    if (isAlive(cell.pid) && startTicks(cell.pid) === cell.ticks) return this.#forgetEnded(cell);
     const endedAt = this.#endedAt.get(cell.id) ?? Date.now();
     this.#endedAt.set(cell.id, endedAt);
     const closing =
-      cell.link !== undefined && sockets.some(({ state }) => state !== 'listen' && state !== 'close');
+      cell.link !== undefined && socketsOf(cell).some(({ state }) => state !== 'listen' && state !== 'close');
     if (!closing || Date.now() - endedAt > CLOSING_MS_MAX) await this.#remove(cell);
   }
 
-  async #forgetEnded(cell: Cell, present: SocketIndex): Promise<void> {
-    const known = cell.known ?? [];
+  async #forgetEnded(cell: Cell): Promise<void> {
     // At home there are no entries, but names.
-    const flows = cell.link === undefined ? known : cell.flows;
+    const flows = cell.link === undefined ? (cell.known ?? []) : cell.flows;
+    // Most cells at home have none: the host's table, which may be long, is not read for them.
+    if (flows.length === 0) return;
+    const present = socketIndex(socketsOf(cell));
     const ended = flows.filter((flow) => {
-      const key = `${cell.id} ${flowKey(flow)}`;
-      const missing = present.has(flow) ? 0 : (this.#missing.get(key) ?? 0) + 1;
-      if (missing === 0 || missing >= SWEEPS_MISSING_MAX) this.#missing.delete(key);
-      else this.#missing.set(key, missing);
+      const missing = present.has(flow) ? 0 : (this.#missing.get(flow) ?? 0) + 1;
+      if (missing === 0 || missing >= SWEEPS_MISSING_MAX) this.#missing.delete(flow);
+      else this.#missing.set(flow, missing);
       return missing >= SWEEPS_MISSING_MAX;
     });
     if (ended.length === 0) return;
@@ -135,4 +138,10 @@ export class CellKeeper {
     this.#endedAt.delete(cell.id);
     await datapath.removeIfEmpty();
   }
+}
+
+/** In the network namespace that it lives in. */
+function socketsOf({ init }: Cell): InetSocket[] {
+  if (init === undefined) return [];
+  return inetSockets(init.pid).filter(({ state }) => state !== 'time-wait');
 }

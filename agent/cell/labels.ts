@@ -8,7 +8,7 @@ import type { Protocol } from '../address.ts';
 import { OsmosisError } from '../error.ts';
 import { inetSockets } from '../proc/sockets.ts';
 
-export const LABEL_FIRST = 40_000;
+const LABEL_FIRST = 40_000;
 /** One label a virtual endpoint, not a flow: an outbound connection is an endpoint of its own. */
 export const LABELS_MAX = 12_000;
 /** The ports behind those, which the datapath's programs draw from for new flows: datapath/rules.ts. */

@@ -1,11 +1,11 @@
 /** The namespaces of a cell: a holder process outside, catatonit as init inside, and one veth into the host. */
 import { spawn } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
 import { existsSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 import { insideArgv } from '../criu/argv.ts';
 import { messageOf, OsmosisError } from '../error.ts';
+import { localMac } from '../host/mac.ts';
 import { procLink, procText } from '../proc/text.ts';
 import { childrenOf, isAlive, startTicks } from '../proc/tree.ts';
 
@@ -237,12 +237,6 @@ export class QueueRelease {
     this.#child.stdin.end();
     await this.#child;
   }
-}
-
-/** A locally administered unicast address. */
-function localMac(): string {
-  const bytes = [0x02, ...randomBytes(5)];
-  return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');
 }
 
 /** ip(8) batch lines for the inside of a cell; `mac`: the host end's, which stands for every next hop. */

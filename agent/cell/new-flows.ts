@@ -3,7 +3,7 @@
  * when they are to be moved or claimed. From then on they are flows of their cell as those that it came with, and end with
  * their sockets (keeper.ts). Those that follow a cell to another host are looked after in h2o/follows.ts.
  */
-import { type Endpoint, endpointText, type Flow, flowKey } from '../address.ts';
+import { type Endpoint, type Flow, flowKey, isSameEndpoint } from '../address.ts';
 import { belongsTo } from '../datapath/created.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { halfOf } from '../datapath/halves.ts';
@@ -56,7 +56,7 @@ export async function adoptNewFlows({ datapath, registry }: Needs, cell: Cell): 
  */
 function withName(half: LocalHalf): NewFlow {
   const { local, wireLocal } = half;
-  const isItself = isLabel(wireLocal.port) || endpointText(wireLocal) === endpointText(local);
+  const isItself = isLabel(wireLocal.port) || isSameEndpoint(wireLocal, local);
   return isItself ? half : { ...half, known: wireLocal };
 }
 

@@ -1,5 +1,12 @@
 /** Publishing: endpoints of a moved cell's host at which anyone can reach its listeners. Pure; docs/datapath.md, "New flows". */
-import { type Endpoint, endpointKey, endpointText, isLoopback, type Protocol } from '../address.ts';
+import {
+  type Endpoint,
+  endpointKey,
+  endpointText,
+  isLoopback,
+  isSameEndpoint,
+  type Protocol,
+} from '../address.ts';
 import { H2O_PORT } from '../wire/h2o-layout.ts';
 import { isLabel, isProgramLabel } from './labels.ts';
 
@@ -40,7 +47,7 @@ export function publicationsOf(specs: readonly PublishSpec[], facts: PublishFact
     for (const each of found.publications) {
       const key = endpointKey(each.protocol, each.wire);
       const other = publications.get(key);
-      if (other !== undefined && endpointText(other.local) !== endpointText(each.local))
+      if (other !== undefined && !isSameEndpoint(other.local, each.local))
         problems.push(`${key} can't be two listeners at once`);
       publications.set(key, each);
     }

@@ -17,7 +17,7 @@ import type { Publication } from './publication.ts';
 /** Processes that somebody looked at and that may become cells; the oldest is forgotten beyond this. */
 const TENTATIVE_MAX = 64;
 /** What a cell may be called: safe in a file name, a command line and a table. */
-export const CELL_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
+const CELL_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 
 /** H2O keys of a cell with one peer host. */
 export type PeerKeys = {

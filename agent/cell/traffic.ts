@@ -1,9 +1,10 @@
 /** What the connections of each cell have carried so far, by peer: asked of the kernel, for whoever watches. */
 import { execa } from 'execa';
 import type { CellTraffic } from '../control/traffic-protocol.ts';
+import { inNetwork } from '../datapath/socket-programs.ts';
 import { descriptorsOf, socketInode } from '../proc/descriptors.ts';
 import { isConnected } from '../proc/inspect.ts';
-import { inetSockets } from '../proc/sockets.ts';
+import { type InetSocket, socketReader } from '../proc/sockets.ts';
 import { processTree } from '../proc/tree.ts';
 import type { Cell, Registry } from './registry.ts';
 
@@ -16,19 +17,23 @@ type Carried = { readonly in: number; readonly out: number };
 /** A cell whose process has ended is left out. */
 export async function trafficOf(registry: Registry): Promise<CellTraffic[]> {
   // Those at home share one network namespace: it is asked once.
-  const home = registry.all().some(({ link }) => link === undefined) ? await carriedIn(undefined) : new Map();
-  const all = registry
-    .all()
-    .map(async (cell) => traffic(cell, cell.link === undefined ? home : await carriedIn(cell)));
-  return (await Promise.all(all)).filter((each) => each !== undefined);
+  const cells = registry.all();
+  const home = cells.some(({ link }) => link === undefined) ? await carriedIn(undefined) : new Map();
+  const carried = await Promise.all(cells.map((cell) => (cell.link === undefined ? home : carriedIn(cell))));
+  const socketsOf = socketReader();
+  return cells.flatMap((cell, index) => traffic(cell, carried[index] ?? home, socketsOf(cell.pid)) ?? []);
 }
 
-function traffic(cell: Cell, carried: ReadonlyMap<number, Carried>): CellTraffic | undefined {
+function traffic(
+  cell: Cell,
+  carried: ReadonlyMap<number, Carried>,
+  sockets: readonly InetSocket[],
+): CellTraffic | undefined {
   const tree = processTree(cell.pid);
   if (tree.length === 0) return undefined;
   const inodes = new Set(tree.flatMap(({ pid }) => descriptorsOf(pid)).map(({ link }) => socketInode(link)));
   const peers = new Map<string, { flows: number; bytes_in: number; bytes_out: number }>();
-  for (const socket of inetSockets(cell.pid)) {
+  for (const socket of sockets) {
     if (!isConnected(socket) || !inodes.has(socket.inode)) continue;
     const { address } = socket.remote;
     const sum = peers.get(address) ?? { flows: 0, bytes_in: 0, bytes_out: 0 };
@@ -48,17 +53,8 @@ function traffic(cell: Cell, carried: ReadonlyMap<number, Carried>): CellTraffic
 
 /** By inode; of TCP, for UDP does not count. */
 async function carriedIn(cell: Cell | undefined): Promise<Map<number, Carried>> {
-  const inside = cell === undefined ? [] : ['nsenter', '--target', String(cell.pid), '--net', '--'];
-  const [file = '', ...args] = [
-    ...inside,
-    'ss',
-    '--no-header',
-    '--oneline',
-    '--tcp',
-    '--info',
-    '--extended',
-    '--numeric',
-  ];
+  const ss = ['ss', '--no-header', '--oneline', '--tcp', '--info', '--extended', '--numeric'];
+  const [file = '', ...args] = [...inNetwork(cell?.pid ?? 'self'), ...ss];
   const { stdout } = await execa(file, args, { reject: false, timeout: SS_MS_MAX, maxBuffer: SS_BYTES_MAX });
   return parseCarried(stdout);
 }

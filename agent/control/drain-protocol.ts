@@ -2,7 +2,7 @@
 import { z } from 'zod';
 
 /** Placement labels of one cell or host. */
-export const PLACEMENT_MAX = 32;
+const PLACEMENT_MAX = 32;
 /** Letters, digits, . _ - and / (as Kubernetes has them), 63 at most. */
 const word = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$/);
 /** What an operator says of a cell, for where it may be placed; not the wire labels of its flows. */

@@ -4,7 +4,7 @@ import { syncEntrySchema, syncPathSchema } from '../sync/entry.ts';
 import { SYNC_ENTRIES_MAX } from '../wire/sync.ts';
 
 /** Directories that are named to be copied as a whole. */
-export const SYNC_PATHS_MAX = 256;
+const SYNC_PATHS_MAX = 256;
 
 const syncId = z.string().regex(/^[0-9a-f]{32}$/);
 const sync = { sync: syncId };

@@ -4,11 +4,11 @@ import { z } from 'zod';
 const id = z.string().regex(/^[0-9a-f]{32}$/);
 const CELLS_MAX = 32_767;
 /** Keys that are typed on behalf of somebody at once. */
-export const TYPED_BYTES_MAX = 1024 * 1024;
+const TYPED_BYTES_MAX = 1024 * 1024;
 /** A key with Ctrl, as tmux(1) writes it, or none. */
 export const escapeSchema = z.string().regex(/^(C-[a-z\\\]^_]|none)$/);
 /** `state` waits for so long at most before it says that the cell is still under way. */
-export const STATE_WAIT_MS_MAX = 20_000;
+const STATE_WAIT_MS_MAX = 20_000;
 
 export const sizeSchema = z.object({
   columns: z.int().min(1).max(CELLS_MAX),

@@ -5,40 +5,27 @@
  * Nothing is loaded, mounted or attached before the first entry. Everything is pinned, so flows go on while no agent
  * runs; the next one adopts what it finds. `removeIfEmpty` leaves nothing behind.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
-import { type Endpoint, endpointText, flowKey } from '../address.ts';
+import { type Endpoint, flowKey } from '../address.ts';
 import { OsmosisError } from '../error.ts';
 import { Turns } from '../turns.ts';
 import { type AttachedDevice, attach, attachedDevices, detach } from './attach.ts';
 import { Batch } from './batch.ts';
-import { deleteLine, type ProgramName, programPath, updateLine } from './bpftool.ts';
+import { deleteLine, type ProgramName, updateLine } from './bpftool.ts';
+import { Fences } from './fences.ts';
 import { halvesOf, putLocal, putRemote, remotePlace, removeLocal, removeRemote } from './halves.ts';
 import { attachHeld, attachInside, describeInside } from './inside.ts';
 import {
   decodeCounters,
   decodeRelayState,
-  decodeRoom,
   decodeTuple,
   encodeCell,
-  encodeForwardKey,
-  encodeForwardValue,
   encodeId,
-  encodeListener,
-  encodeRoom,
   encodeSide,
   encodeTuple,
   type Tuple,
 } from './layout.ts';
 import { Loopback } from './loopback.ts';
-import {
-  checkSides,
-  forwardText,
-  isEmpty,
-  isViaLoopback,
-  type Mirror,
-  mirrorOf,
-  needsLoopback,
-} from './mirror.ts';
+import { checkSides, isEmpty, isViaLoopback, type Mirror, mirrorOf, needsLoopback } from './mirror.ts';
 import type {
   Counters,
   FlowEntry,
@@ -47,28 +34,18 @@ import type {
   LocalHalf,
   RelayState,
   RemoteHalf,
-  Room,
   RoomCounts,
   Side,
   WireSlot,
 } from './model.ts';
 import { dumpMap, isPinned, loadPins, programIds, removePins } from './pins.ts';
-import { createRoom, LATE_MS_MAX, letOut, PASSING_MS, ROOMS_MAX, removeRoom } from './rooms.ts';
+import { RoomBook } from './room-book.ts';
 import { RuleBook } from './rule-book.ts';
 import { checkRule, type DrawnLabel, type Rule } from './rules.ts';
 import { type Run, runnerIn } from './run.ts';
 import { clearSeen, type SeenMaps, watchPorts } from './seen.ts';
 import { type Dump, EMPTY, readMaps, type Snapshot, soleValue } from './snapshot.ts';
-import {
-  type Change,
-  FORWARDS_MAX,
-  full,
-  keyOf,
-  LISTENERS_MAX,
-  putFlow,
-  removeFlow,
-  SIDES_MAX,
-} from './table.ts';
+import { type Change, full, keyOf, putFlow, removeFlow, SIDES_MAX } from './table.ts';
 
 /** So many lines are written at once (10 ms): a flip never waits longer for the flows of another migration. */
 const LINES_MAX = 500;
@@ -94,6 +71,8 @@ export class Datapath {
   readonly #batch = new Batch();
   readonly #loopback: Loopback;
   readonly #rules: RuleBook;
+  readonly #rooms: RoomBook;
+  readonly #fences: Fences;
   readonly #dump: Dump;
   #mirror: Mirror | undefined;
   /** Which program of ours an id is of: for as long as they are loaded. */
@@ -115,10 +94,15 @@ export class Datapath {
     const { pinDir } = options;
     this.#loopback = new Loopback(this.#run, pinDir);
     this.#dump = (map, signal) => dumpMap(this.#run, pinDir, map, signal);
-    this.#rules = new RuleBook({
+    const access = {
       pinDir,
       dump: this.#dump,
-      write: (lines, signal) => this.#write(lines, signal),
+      write: (lines: readonly string[], signal?: AbortSignal) => this.#write(lines, signal),
+    };
+    this.#rooms = new RoomBook({ ...access, run: this.#run, putSide: (side) => this.putSide(side) });
+    this.#fences = new Fences(access);
+    this.#rules = new RuleBook({
+      ...access,
       settle: () => this.#batch.run([]),
       removeFlows: (mirror, flows) => this.#remove(mirror, flows),
       aroundLoopback: (mirror, enters, change) => this.#aroundLoopback(mirror, enters, change),
@@ -384,7 +368,7 @@ export class Datapath {
     await this.#ifLoaded(async (mirror) => {
       if (!mirror.sides.delete(id)) return;
       await this.#write([deleteLine(this.#options.pinDir, 'sides', encodeId(id))]);
-      await this.#removeRoom(mirror, id);
+      await this.#rooms.remove(mirror, id);
     });
   }
 
@@ -393,15 +377,7 @@ export class Datapath {
    * Answers whether it is there; false where this host has ROOMS_MAX of them.
    */
   async openRoom(side: number): Promise<boolean> {
-    return await this.#use(async (mirror) => {
-      if (mirror.rooms.has(side)) return true;
-      if (mirror.rooms.size >= ROOMS_MAX) return false;
-      const room = await createRoom(this.#run, side, programPath(this.#options.pinDir, 'from_room'));
-      mirror.rooms.set(side, room);
-      const element = encodeRoom(room, LATE_MS_MAX);
-      await this.#write([updateLine(this.#options.pinDir, 'rooms', encodeId(room.far), element)]);
-      return true;
-    });
+    return await this.#use((mirror) => this.#rooms.open(mirror, side));
   }
 
   hasRoom(side: number): boolean {
@@ -413,74 +389,27 @@ export class Datapath {
    * side `waits` no more and the room is gone. Answers with what has become of them; undefined where there was no room.
    */
   async releaseRoom(side: number): Promise<RoomCounts | undefined> {
-    return await this.#ifLoaded(async (mirror) => {
-      if (!mirror.rooms.has(side)) return undefined;
-      await letOut(this.#run, side);
-      const current = mirror.sides.get(side);
-      if (current?.waits === true) await this.putSide({ ...current, waits: false });
-      // What has found the side as it was before.
-      await sleep(PASSING_MS);
-      const counts = (await this.#rooms()).find((each) => each.side === side);
-      await this.#removeRoom(mirror, side);
-      return counts;
-    });
-  }
-
-  async #rooms(): Promise<(Room & RoomCounts)[]> {
-    return (await this.#dump('rooms')).map((element) => decodeRoom(element.key, soleValue(element)));
-  }
-
-  /** With all that waits in it. */
-  async #removeRoom({ rooms }: Mirror, side: number): Promise<void> {
-    const room = rooms.get(side);
-    if (room === undefined) return;
-    await removeRoom(this.#run, side);
-    rooms.delete(side);
-    await this.#write([deleteLine(this.#options.pinDir, 'rooms', encodeId(room.far))]);
+    return await this.#ifLoaded((mirror) => this.#rooms.release(mirror, side));
   }
 
   /** Drops every SYN for these TCP endpoints; `::` means any address, `0.0.0.0` any of IPv4. The client tries again. */
   async fenceListeners(endpoints: readonly Endpoint[], signal?: AbortSignal): Promise<void> {
-    await this.#use(async ({ listeners }) => {
-      const added = endpoints.filter((endpoint) => !listeners.has(endpointText(endpoint)));
-      if (listeners.size + added.length > LISTENERS_MAX) throw full(`${LISTENERS_MAX} fenced listeners`);
-      for (const endpoint of added) listeners.set(endpointText(endpoint), endpoint);
-      const set = Uint8Array.of(1, 0, 0, 0);
-      const line = (endpoint: Endpoint) =>
-        updateLine(this.#options.pinDir, 'listeners', encodeListener(endpoint), set);
-      await this.#write(added.map(line), signal);
-    });
+    await this.#use((mirror) => this.#fences.raise(mirror, endpoints, signal));
   }
 
   async unfenceListeners(endpoints: readonly Endpoint[], signal?: AbortSignal): Promise<void> {
     if (endpoints.length === 0) return;
-    await this.#ifLoaded(async ({ listeners }) => {
-      const removed = endpoints.filter((endpoint) => listeners.delete(endpointText(endpoint)));
-      const line = (endpoint: Endpoint) =>
-        deleteLine(this.#options.pinDir, 'listeners', encodeListener(endpoint));
-      await this.#write(removed.map(line), signal);
-    });
+    await this.#ifLoaded((mirror) => this.#fences.lower(mirror, endpoints, signal));
   }
 
   /** Entered before the side of their flows is fenced, taken out after it. */
   async putForwards(forwards: readonly Forward[], signal?: AbortSignal): Promise<void> {
-    await this.#use(async (mirror) => {
-      if (mirror.forwards.size + forwards.length > FORWARDS_MAX) throw full(`${FORWARDS_MAX} forwards`);
-      for (const forward of forwards) mirror.forwards.set(forwardText(forward), forward);
-      const line = (forward: Forward) =>
-        updateLine(this.#options.pinDir, 'forwards', encodeForwardKey(forward), encodeForwardValue(forward));
-      await this.#write(forwards.map(line), signal);
-    });
+    await this.#use((mirror) => this.#fences.forward(mirror, forwards, signal));
   }
 
   async removeForwards(forwards: readonly Forward[], signal?: AbortSignal): Promise<void> {
     if (forwards.length === 0) return;
-    await this.#ifLoaded(async (mirror) => {
-      const removed = forwards.filter((forward) => mirror.forwards.delete(forwardText(forward)));
-      const line = (forward: Forward) =>
-        deleteLine(this.#options.pinDir, 'forwards', encodeForwardKey(forward));
-      await this.#write(removed.map(line), signal);
-    });
+    await this.#ifLoaded((mirror) => this.#fences.endForward(mirror, forwards, signal));
   }
 
   /**

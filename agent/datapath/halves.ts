@@ -1,5 +1,5 @@
 /** Composes the entries of flows out of what the owners of their two ends say. Pure, as table.ts. */
-import { endpointText } from '../address.ts';
+import { isSameEndpoint } from '../address.ts';
 import type { FlowEntry, FlowId, LocalHalf, RemoteHalf, Side, WireSlot } from './model.ts';
 import { type Change, type FlowTable, keyOf, putFlow, removeFlow } from './table.ts';
 
@@ -52,7 +52,7 @@ export function halvesOf(table: FlowTable, id: FlowId): Halves {
 /** What the owner of the local end has said of an entry; undefined where that end is as it always was. */
 export function halfOf(entry: FlowEntry): LocalHalf | undefined {
   const { protocol, local, remote, scope, wireLocal, wireRemote, localSide, via } = entry;
-  if (localSide === 0 && via === 0 && endpointText(wireLocal) === endpointText(local)) return undefined;
+  if (localSide === 0 && via === 0 && isSameEndpoint(wireLocal, local)) return undefined;
   const path = wireRemote.find((slot) => slot?.endpoint.address === remote.address) ?? wireRemote[0];
   return { protocol, local, remote, scope, wireLocal, localSide, via, path: path?.ifindex ?? 0 };
 }

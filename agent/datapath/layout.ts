@@ -10,7 +10,7 @@ import {
   addressBytes,
   addressText,
   type Endpoint,
-  endpointText,
+  isSameEndpoint,
   type Protocol,
 } from '../address.ts';
 import { isProgramLabel } from '../cell/labels.ts';
@@ -139,8 +139,8 @@ export function encodeEgressValue(flow: FlowEntry): Uint8Array {
  * name by which the cell knows it, wherever that is.
  */
 function isPlain(flow: FlowEntry, { endpoint }: WireSlot): boolean {
-  if (endpointText(endpoint) !== endpointText(flow.remote)) return false;
-  if (endpointText(flow.wireLocal) === endpointText(flow.local)) return true;
+  if (!isSameEndpoint(endpoint, flow.remote)) return false;
+  if (isSameEndpoint(flow.wireLocal, flow.local)) return true;
   return flow.localSide === 0 && !(flow.scope === RELAY && isProgramLabel(flow.wireLocal.port));
 }
 

@@ -1,5 +1,5 @@
 /** What the datapath holds, as text for people: `osmosis datapath`. Pure. */
-import { type Endpoint, endpointText } from '../address.ts';
+import { endpointText, isSameEndpoint } from '../address.ts';
 import { type FlowEntry, RELAY, type Side, type WireSlot } from './model.ts';
 import type { NumberedRule } from './rules.ts';
 import type { Snapshot } from './snapshot.ts';
@@ -87,7 +87,7 @@ function flowRow(sides: readonly Side[]): (flow: FlowEntry) => string[] {
       `${flow.protocol}${scopeText(flow)}`,
       endpointText(flow.local),
       endpointText(flow.remote),
-      sameEndpoint(flow.wireLocal, flow.local) ? '=' : endpointText(flow.wireLocal),
+      isSameEndpoint(flow.wireLocal, flow.local) ? '=' : endpointText(flow.wireLocal),
       slots.join(' '),
       `${flow.localSide || '-'}/${flow.remoteSide || '-'}`,
     ];
@@ -125,8 +125,4 @@ function ruleTexts(rule: NumberedRule['rule']): [string, string] {
 
 function slotText({ endpoint, ifindex }: WireSlot): string {
   return `${endpointText(endpoint)}%${ifindex}`;
-}
-
-function sameEndpoint(a: Endpoint, b: Endpoint): boolean {
-  return a.address === b.address && a.port === b.port;
 }

@@ -3,9 +3,9 @@
  * osmosis.bpf.c, at its far end, puts datagrams into the queue of a neighbour of the near end that is not resolved. It is
  * in the kernel, so it outlives an agent, and takes no module that a host may lack. When it is full the oldest make room.
  */
-import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { OsmosisError } from '../error.ts';
+import { localMac } from '../host/mac.ts';
 import { HOOK_OF } from './attach.ts';
 import type { Room } from './model.ts';
 import type { Run } from './run.ts';
@@ -131,10 +131,4 @@ async function linkOf(run: Run, name: string): Promise<{ ifindex: number; mac: s
   )?.address;
   if (link !== undefined && mac !== undefined) return { ifindex: link.ifindex, mac };
   throw new OsmosisError('DATAPATH', `the device ${name} is not there; datagrams that wait at it are lost`);
-}
-
-/** A locally administered unicast address. */
-function localMac(): string {
-  const bytes = [0x02, ...randomBytes(5)];
-  return bytes.map((byte) => byte.toString(16).padStart(2, '0')).join(':');
 }

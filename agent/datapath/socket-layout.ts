@@ -8,7 +8,7 @@ const KEY_BYTES = 36;
 const OPTIONS_BYTES = 48;
 const NAME_BYTES = 16;
 export const RECORD_BYTES = 128;
-export const OUTCOME_BYTES = KEY_BYTES + 4;
+const OUTCOME_BYTES = KEY_BYTES + 4;
 
 /** By the bit of `failed` that says that setting it failed; offset and size in struct socket_options. Bit 0: congestion. */
 const FIELDS = [

@@ -1,5 +1,5 @@
 /** Which flows of this host the cell of a HELLO may claim. */
-import { endpointText, type Flow, flowKey, isLoopback, knownFlow, reversed } from '../address.ts';
+import { type Flow, flowKey, isLoopback, isSameEndpoint, knownFlow, reversed } from '../address.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { type FlowId, RELAY } from '../datapath/model.ts';
@@ -127,7 +127,7 @@ export class Admission {
       const flow = owner?.flows.get(keyOf(id));
       const place = owner === undefined || flow === undefined ? undefined : placeOf(flow, owner)?.endpoint;
       // An announced flow that has not moved yet is owned as well, and is still where it began.
-      const began = place === undefined || endpointText(place) === endpointText(local);
+      const began = place === undefined || isSameEndpoint(place, local);
       const isThere = began ? isSameHost(local.address, from) : place.address === from;
       if (!anothers && isThere && !this.#isLeaving(id)) return id;
       refusal = anothers ? 'of another cell' : isThere ? 'on the move itself' : 'elsewhere';

@@ -2,7 +2,7 @@
  * New flows of this host to old endpoints of cells that live elsewhere (FOLLOW): rules in the datapath, each with a lease,
  * and the flows that these have created. At the host whose address it is, also new flows of other hosts.
  */
-import { type Endpoint, endpointKey, endpointText, type Flow } from '../address.ts';
+import { type Endpoint, endpointKey, type Flow, isSameEndpoint } from '../address.ts';
 import { type Labels, PROGRAM_LABELS } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { halfOf } from '../datapath/halves.ts';
@@ -81,7 +81,7 @@ export class Follows {
     const wires = new Map(labels.map((label) => [endpointKey(label.protocol, label.virtual), label.wire]));
     const next = follow.labels.flatMap(({ protocol, virtual }): Label[] => {
       const wire = wires.get(endpointKey(protocol, virtual));
-      const isAway = wire !== undefined && endpointText(wire) !== endpointText(virtual);
+      const isAway = wire !== undefined && !isSameEndpoint(wire, virtual);
       return isAway ? [{ protocol, virtual, wire }] : [];
     });
     if (next.length > 0) {
@@ -97,7 +97,7 @@ export class Follows {
     for (const flow of record.flows.values()) {
       const wire = wires.get(endpointKey(flow.id.protocol, flow.id.remote));
       const now = flow.wireRemote[record.active]?.endpoint;
-      if (wire === undefined || (now !== undefined && endpointText(now) === endpointText(wire))) continue;
+      if (wire === undefined || (now !== undefined && isSameEndpoint(now, wire))) continue;
       const slot = await this.#needs.slots.of(wire);
       flow.wireRemote = record.active === 0 ? [slot, undefined] : [undefined, slot];
       late.push(flow);
@@ -164,7 +164,7 @@ export class Follows {
   /** The flow that a cell knows by this name, where this host relays it under that name. */
   relayedAs({ protocol, local, remote }: Flow): FlowId | undefined {
     const id = this.#relayed.get(endpointKey(protocol, local));
-    return id !== undefined && endpointText(id.remote) === endpointText(remote) ? id : undefined;
+    return id !== undefined && isSameEndpoint(id.remote, remote) ? id : undefined;
   }
 
   #indexRelayed(): void {

@@ -15,15 +15,13 @@ import type { PeerState } from '../wire/h2o-peer.ts';
 import { sessionTag } from '../wire/h2o-session.ts';
 import type { Handed } from './handed-over.ts';
 import { onlySlot } from './peer-flows.ts';
-import { type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
+import { ARRIVAL_LOOKS_MAX, type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
 import type { WireSlots } from './wire-slots.ts';
 
 /** Who resumes a cell has been told where these ends are, and has brought it back by then. */
 const RETURNING_MS_MAX = 30_000;
 /** Of a host, that are remembered. */
 const ORIGIN_ADDRESSES_MAX = 256;
-/** Their processes have to be restored first. */
-const ARRIVAL_LOOKS_MAX = 120;
 
 type Needs = {
   readonly datapath: Pick<Datapath, 'putSide' | 'putRemotes'>;
@@ -34,7 +32,7 @@ type Needs = {
 export class HeldEnds {
   readonly #needs: Needs;
   /** That are on their way to another host: what their cells say meanwhile is said again. */
-  readonly #leaving = new Set<PeerRecord>();
+  readonly #leaving = new WeakSet<PeerRecord>();
 
   constructor(needs: Needs) {
     this.#needs = needs;

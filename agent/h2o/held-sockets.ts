@@ -89,11 +89,13 @@ export class HeldSockets {
   }
 
   async #giveBack(record: PeerRecord, flows: readonly PeerFlow[]): Promise<void> {
-    for (const [pid, its] of tcpByNamespace(this.#needs.views(), flows)) {
+    // It may have been asked for again before it was done.
+    const lifted = flows.filter(({ userTimeout }) => userTimeout !== undefined);
+    for (const [pid, its] of tcpByNamespace(this.#needs.views(), lifted)) {
       const changes = its.map((flow) => ({ ...pairOf(flow), wasMs: flow.userTimeout ?? 0 }));
       await giveTimeoutsBack(pid, changes);
     }
-    for (const flow of flows) flow.userTimeout = undefined;
+    for (const flow of lifted) flow.userTimeout = undefined;
     if (this.#needs.records.has(record)) this.#needs.records.saveFlows(record);
   }
 

@@ -2,7 +2,7 @@
  * Ends of flows that are this host's, and that their own endpoints can't stand for on the wire: on the loopback device, or of
  * a peer without an agent that this host relays for.
  */
-import { endpointText, type PlacedFlow } from '../address.ts';
+import { isSameEndpoint, type PlacedFlow } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { type FlowId, LOOPBACK, type LocalHalf, RELAY } from '../datapath/model.ts';
@@ -116,7 +116,7 @@ export class OwnEnds {
     return [0, RELAY].some((scope) => {
       const id = { ...otherView(flow), scope };
       const own = this.#needs.records.owner(id)?.flows.get(keyOf(id))?.own;
-      return own !== undefined && endpointText(own.wireLocal) === endpointText(flow.at);
+      return own !== undefined && isSameEndpoint(own.wireLocal, flow.at);
     });
   }
 

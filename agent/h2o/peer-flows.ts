@@ -1,5 +1,5 @@
 /** What can be said of a flow that a host follows, and of all of a cell. */
-import { endpointText, type Flow, isLoopback, knownFlow, type PlacedFlow, reversed } from '../address.ts';
+import { type Flow, isLoopback, isSameEndpoint, knownFlow, type PlacedFlow, reversed } from '../address.ts';
 import { isProgramLabel } from '../cell/labels.ts';
 import { type FlowId, RELAY, type RemoteHalf } from '../datapath/model.ts';
 import { type PeerFlow, type PeerRecord, placeOf } from './peer-records.ts';
@@ -23,7 +23,7 @@ export function needsLabel({ scope, local }: FlowId): boolean {
 export function isAway(flow: PeerFlow, record: PeerRecord): boolean {
   const place = placeOf(flow, record)?.endpoint;
   if (isRenamed(flow)) return true;
-  return place !== undefined && endpointText(place) !== endpointText(flow.id.remote);
+  return place !== undefined && !isSameEndpoint(place, flow.id.remote);
 }
 
 /** The cell knows it by a label of this host's programs, wherever the cell is. */
@@ -39,7 +39,7 @@ export function endAtHome(flow: PeerFlow, record: PeerRecord): FlowId | undefine
   const { id, own } = flow;
   const place = placeOf(flow, record)?.endpoint;
   if (own === undefined || !isRenamed(flow) || place === undefined) return undefined;
-  if (endpointText(place) !== endpointText(id.remote)) return undefined;
+  if (!isSameEndpoint(place, id.remote)) return undefined;
   return { protocol: id.protocol, local: id.remote, remote: own.wireLocal, scope: 0 };
 }
 

@@ -17,6 +17,9 @@ import { CELLS_MAX } from './room.ts';
 /** Flows that cells have claimed and not moved, of all cells: as many as the datapath can hold. */
 const CLAIMS_MAX = 65_536;
 
+/** A flow that arrives with a cell gets this many looks more: its process has to be restored first. */
+export const ARRIVAL_LOOKS_MAX = 120;
+
 export type PeerFlow = {
   readonly id: FlowId;
   wireRemote: RemoteHalf['wireRemote'];

@@ -3,7 +3,7 @@
  * forgets flows in the datapath; whether a message is to be believed is decided in wire/h2o-peer.ts.
  */
 import { setImmediate } from 'node:timers/promises';
-import { type Endpoint, endpointKey, type PlacedFlow } from '../address.ts';
+import type { Endpoint, PlacedFlow } from '../address.ts';
 import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { HeldFact, RelayFact, RemoteCellFact, RemoteHeld } from '../control/protocol.ts';
@@ -15,31 +15,10 @@ import { messageOf } from '../error.ts';
 import { isOwnAddress } from '../host/routes.ts';
 import type { Trust } from '../trust/trust.ts';
 import { Turns } from '../turns.ts';
-import { encodeWelcome, type Hello, type Message, type Sealed, type Welcome } from '../wire/h2o.ts';
-import { claimedFlows } from '../wire/h2o-claims.ts';
+import type { Hello, Message, Sealed } from '../wire/h2o.ts';
 import type { FollowBody } from '../wire/h2o-follow.ts';
-import {
-  DROP_REASONS,
-  H2O_PORT,
-  IDENTITY_BYTES,
-  isDrop,
-  KEY_BYTES,
-  type Label,
-  SIGNATURE_BYTES,
-} from '../wire/h2o-layout.ts';
-import {
-  type Accepted,
-  arm,
-  consumeFromCell,
-  type FirstPair,
-  firstState,
-  isPairOf,
-  isPast,
-  type PeerState,
-  pairFor,
-  stateFor,
-} from '../wire/h2o-peer.ts';
-import { deriveSession, generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
+import { DROP_REASONS, type Label } from '../wire/h2o-layout.ts';
+import { type Accepted, consumeFromCell, type FirstPair, firstState, stateFor } from '../wire/h2o-peer.ts';
 import { Admission } from './admission.ts';
 import { sayDistrust } from './distrust.ts';
 import { endHeldSockets } from './end-held-sockets.ts';
@@ -48,53 +27,30 @@ import { type Handed, HandedOver } from './handed-over.ts';
 import { HeldDatagrams } from './held-datagrams.ts';
 import { HeldEnds, handedTo } from './held-ends.ts';
 import { HeldSockets } from './held-sockets.ts';
+import { Hellos } from './hellos.ts';
 import { KernelFlows, type NetworkView } from './kernel-flows.ts';
 import { OwnEnds } from './own-ends.ts';
 import { relayedOf, relaysOf } from './peer-flows.ts';
 import { type Announcer, type PeerRecord, PeerRecords, placeOf } from './peer-records.ts';
-import { Receipts } from './receipts.ts';
+import { ReadyKeys } from './ready-keys.ts';
+import { remoteCellFact } from './remote-cell-fact.ts';
 import { RemoteCells } from './remote-cells.ts';
-import { hasRoomFor, roomFor } from './room.ts';
 import type { H2oSocket, Sender } from './socket.ts';
-import { SourceBudgets } from './source-budgets.ts';
 import { Sweeper } from './sweeper.ts';
 import { TokenBucket } from './token-bucket.ts';
 import { WaitingMessages } from './waiting.ts';
 import { Wakes } from './wakes.ts';
 import { WireSlots } from './wire-slots.ts';
 
-/** HELLO parts are answered this long after the first of them at the latest: their sender waits for a second. */
-const UNANSWERED_MS_MAX = 250;
 /** Datagrams that wait for their turn, and those of one source; more are dropped, and their senders send again. */
 const QUEUE_MAX = 1_024;
 const QUEUE_PER_SOURCE_MAX = 256;
-/** Receipts a second, and the burst: each is a hash. One source has a share of its own in what is decoded. */
-const RECEIPTS_PER_SECOND_MAX = 5_000;
-const RECEIPTS_BURST_MAX = 5_000;
-/** HELLO parts a second that are looked at, and the burst: each may cost a look at the kernel's socket table. */
-const HELLO_PER_SECOND_MAX = 2_000;
-const HELLO_BURST_MAX = 4_000;
-/** The same for one source, which has shown that it is there: a cell of 10,000 connections, announced and armed. */
-const HELLO_PER_SOURCE_SECOND_MAX = 100;
-const HELLO_PER_SOURCE_BURST_MAX = 200;
 /** Messages are served for this long before the socket is looked at again: what it can't hold is lost. */
 const SERVING_MS_MAX = 5;
 /** Refusals a second that are written to the log, and the burst: whoever asks in vain must not fill a disk. */
 const REFUSALS_LOGGED_PER_SECOND_MAX = 2;
 const REFUSALS_LOGGED_BURST_MAX = 50;
 const SWEEP_MS = 2_000;
-/** A HELLO part that is armed and not written down yet. */
-type Unanswered = {
-  readonly hello: Hello;
-  readonly claimable: boolean[];
-  readonly record: PeerRecord;
-  readonly from: Sender;
-  readonly arms: boolean;
-  readonly at: number;
-};
-
-type Answered = Pick<Welcome, 'publicKey' | 'claimable' | 'untrusted' | 'receipt' | 'identity' | 'signature'>;
-const UNSIGNED = { identity: new Uint8Array(IDENTITY_BYTES), signature: new Uint8Array(SIGNATURE_BYTES) };
 
 type Log = { info(fields: object, message: string): void; warn(fields: object, message: string): void };
 
@@ -106,11 +62,6 @@ export class PeerSide {
   readonly #records: PeerRecords;
   readonly #turns = new Turns();
   readonly #waiting = new WaitingMessages(QUEUE_MAX, QUEUE_PER_SOURCE_MAX);
-  readonly #unanswered: Unanswered[] = [];
-  readonly #receipts = new Receipts();
-  readonly #receiptsLeft = new TokenBucket(RECEIPTS_PER_SECOND_MAX, RECEIPTS_BURST_MAX);
-  readonly #hellos = new TokenBucket(HELLO_PER_SECOND_MAX, HELLO_BURST_MAX);
-  readonly #hellosOf = new SourceBudgets(HELLO_PER_SOURCE_SECOND_MAX, HELLO_PER_SOURCE_BURST_MAX);
   readonly #refusals = new TokenBucket(REFUSALS_LOGGED_PER_SECOND_MAX, REFUSALS_LOGGED_BURST_MAX);
   readonly #follows: Follows;
   readonly #admission: Admission;
@@ -120,8 +71,8 @@ export class PeerSide {
   readonly #views: () => readonly NetworkView[];
   readonly #wakes: Wakes;
   readonly #heldDatagrams: HeldDatagrams;
-  /** Made while a cell is armed, for the ACK of its MOVE. */
-  readonly #nextKeys = new WeakMap<PeerRecord, KeyPair>();
+  readonly #readyKeys = new ReadyKeys();
+  readonly #hellos: Hellos;
   #sweeping: NodeJS.Timeout | undefined;
   #servingSince = 0;
   readonly #heldEnds: HeldEnds;
@@ -182,7 +133,11 @@ export class PeerSide {
       dropEnded,
       log,
     });
-    this.#sweeper = new Sweeper({ datapath, records, kernel, follows, cells: this.#cells, heldSockets });
+    const cells = this.#cells;
+    const sweeper = new Sweeper({ datapath, records, kernel, follows, cells, heldSockets });
+    this.#sweeper = sweeper;
+    const parts = { admission: this.#admission, cells, sweeper, readyKeys: this.#readyKeys };
+    this.#hellos = new Hellos({ socket, trust, records, ...parts, refusals: this.#refusals, log });
   }
 
   /**
@@ -223,24 +178,7 @@ export class PeerSide {
 
   /** One row a cell, for `osmosis ps` and `osmosis datapath`. */
   list(): RemoteCellFact[] {
-    return this.#records.all().map((record) => {
-      const { cell, state, flows, armedAt, heldAt, plainAt, waits, datagrams } = record;
-      const epoch = state?.pair.epoch ?? 0;
-      const there = epoch > 0 || cell === '' ? 'moved' : 'home';
-      const away = heldAt !== undefined ? 'held' : armedAt !== undefined ? 'armed' : there;
-      return {
-        cell,
-        epoch,
-        flows: flows.size,
-        state: plainAt === undefined ? away : 'home',
-        wire: [...new Set([...flows.values()].map((flow) => placeOf(flow, record)?.endpoint.address ?? ''))],
-        ...(heldAt !== undefined && { held_since: heldAt }),
-        relays: relaysOf(record),
-        ...(waits && { datagrams_wait: true }),
-        ...(datagrams && { datagrams: { ...datagrams, lost: datagrams.came - datagrams.left } }),
-        ...(record.follow && { follow: { ...record.follow, labels: [...record.follow.labels] } }),
-      };
-    });
+    return this.#records.all().map(remoteCellFact);
   }
 
   /** Where the other end of a flow of this host is on the wire now; undefined where nobody has said that it has moved. */
@@ -435,22 +373,8 @@ export class PeerSide {
     if (this.#waiting.add(message, from)) void this.#inTurn(() => this.#serveNext());
   }
 
-  /** Port 18018 is not privileged everywhere, but while an agent holds it nobody else of its host can send from it. */
   #isHeard(hello: Hello, from: Sender): boolean {
-    if (from.port !== H2O_PORT || this.#waiting.hasPart(hello, from)) return false;
-    if (!this.#receipts.isShown(hello, from.address)) {
-      this.#handReceipt(hello, from);
-      return false;
-    }
-    return this.#hellosOf.take(from.address) && this.#hellos.take();
-  }
-
-  /** Nothing is looked at, and nothing kept, for whoever may not be where the HELLO seems to come from. */
-  #handReceipt(hello: Hello, from: Sender): void {
-    if (!this.#receiptsLeft.take()) return;
-    const receipt = this.#receipts.of(hello, from.address);
-    const claimable = claimedFlows(hello.claims).map(() => false);
-    this.#answer(hello, { publicKey: new Uint8Array(KEY_BYTES), claimable, receipt, ...UNSIGNED }, from);
+    return !this.#waiting.hasPart(hello, from) && this.#hellos.isHeard(hello, from);
   }
 
   async #serveNext(): Promise<void> {
@@ -460,23 +384,11 @@ export class PeerSide {
     }
     const next = this.#waiting.take();
     try {
-      if (next?.message.type === 'hello') await this.#hello(next.message, next.from);
+      if (next?.message.type === 'hello') await this.#hellos.serve(next.message, next.from);
       else if (next !== undefined) await this.#sealed(next.message, next.from);
     } finally {
-      const since = this.#unanswered[0]?.at ?? Number.POSITIVE_INFINITY;
-      if (!this.#waiting.hasHello || performance.now() - since > UNANSWERED_MS_MAX) this.#answerHellos();
+      if (!this.#waiting.hasHello || this.#hellos.isDue) this.#hellos.answer();
     }
-  }
-
-  /** What was armed is written down before it is answered: once for all parts that came together. */
-  #answerHellos(): void {
-    const answered = this.#unanswered.splice(0).filter(({ record }) => this.#records.has(record));
-    for (const record of new Set(answered.map(({ record }) => record))) this.#records.save(record);
-    for (const { hello, claimable, record, from } of answered) {
-      if (record.state === undefined) continue;
-      this.#welcome(hello, claimable, record.state.pair.peerPublicKey, from);
-    }
-    for (const { record, arms } of answered) if (arms) this.#makeReady(record);
   }
 
   /** One after the other: two messages about one cell must not meet half done. */
@@ -484,101 +396,6 @@ export class PeerSide {
     await this.#turns.run(step).catch((error: unknown) => {
       this.#log.warn({ error: messageOf(error) }, 'a datagram could not be served');
     });
-  }
-
-  async #hello(hello: Hello, from: Sender): Promise<void> {
-    const cell = hex(hello.cell);
-    const at = performance.now();
-    const known = this.#records.of(cell);
-    const pair = known.find(({ state }) => state !== undefined && isPairOf(hello, state));
-    const { ids, refused } = await this.#admission.judge(hello, { cell, pair, from: from.address });
-    if (Object.keys(refused).length > 0 && this.#refusals.take())
-      this.#log.info(
-        { cell_id: cell, peer: from.address, flows: ids.length, refused },
-        'flows were claimed in vain',
-      );
-    const none = ids.map(() => false);
-    const isClaimed = ids.some((id) => id !== undefined);
-    // Only now: who is not where a flow is costs no public-key operation.
-    const admitted = isClaimed ? this.#trust.admit(hello, from.address) : 'trusted';
-    if (admitted === 'unsigned') return this.#socket.drop('unsigned');
-    if (admitted !== 'trusted') return this.#refuse(hello, none, admitted.refused, from);
-    const states = (records: readonly PeerRecord[]) => records.flatMap((record) => record.state ?? []);
-    // Whoever has only read a cell's id somewhere makes no difference to its first contact.
-    const fromThere = known.filter(({ origin }) => origin === from.address);
-    const state = isClaimed ? pairFor(hello, states(known), states(fromThere)) : undefined;
-    if (state === undefined || isPast(state, hello))
-      return this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
-    const record = known.find((each) => each.state === state) ?? (await this.#create(cell, state, from));
-    const claimed = ids.flatMap((id) => id ?? []);
-    if (record === undefined || !hasRoomFor(record, claimed, this.#records.all()))
-      return this.#crowded(hello, none, from);
-    record.state = arm(state, hello);
-    record.by = { address: from.address, identity: hello.identity };
-    record.touchedAt = Date.now();
-    const wires = wiresOf(hello);
-    // Whose cell is about to move, and where to: their next messages are those that must not be lost.
-    for (const address of new Set([from.address, ...[...wires.values()].map((wire) => wire.address)]))
-      this.#socket.expect(address);
-    if (wires.size > 0) {
-      // A label may have belonged to a cell that has ended: its flows must not be in the way.
-      if (this.#unanswered.length === 0) await this.#sweeper.dropEnded(1);
-      await this.#cells.arm(record, claimed, wires);
-    }
-    record.keeps ||= hello.keeps;
-    if (record.keeps) this.#records.claim(record, claimed);
-    // Who moves without a word one day has to know what comes along.
-    const claimable = ids.map((id) => id !== undefined && (!hello.keeps || this.#records.holds(record, id)));
-    if (!claimable.includes(true)) return this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
-    this.#unanswered.push({ hello, claimable, record, from, arms: wires.size > 0, at });
-  }
-
-  async #create(cell: string, state: PeerState, { address }: Sender): Promise<PeerRecord | undefined> {
-    const { isThere, displaces } = roomFor(this.#records.all(), address);
-    if (displaces !== undefined) await this.#cells.forget(displaces);
-    return isThere ? this.#records.create(cell, state, address) : undefined;
-  }
-
-  /** Its sender can't be followed, or not with so many flows: it goes without. */
-  #crowded(hello: Hello, none: boolean[], from: Sender): void {
-    if (this.#refusals.take())
-      this.#log.warn(
-        { cell_id: hex(hello.cell), peer: from.address, flows: none.length },
-        'REFUSED: this host follows as many cells, or flows of that host, as it can',
-      );
-    this.#welcome(hello, none, new Uint8Array(KEY_BYTES), from);
-  }
-
-  /** An armed cell is about to move: what its MOVE will cost in public-key operations is spent now, off the gap's path. */
-  #makeReady(record: PeerRecord): void {
-    const { state } = record;
-    this.#nextKeys.set(record, this.#nextKeys.get(record) ?? generateKeyPair());
-    if (state === undefined || state.session !== undefined) return;
-    const { pair, secretKey } = state;
-    const session = deriveSession({ ...pair, secretKey, role: 'peer' });
-    if (!isDrop(session)) record.state = { ...state, session };
-  }
-
-  /** Signed, unless it says nothing. */
-  #welcome(hello: Hello, claimable: boolean[], publicKey: Uint8Array, from: Sender): void {
-    const signed = claimable.includes(true) ? this.#trust.answer(hello, { publicKey }) : UNSIGNED;
-    this.#answer(hello, { publicKey, claimable, ...signed }, from);
-  }
-
-  /** Told rather than left to guess: a mover would take a peer that is silent for one without an agent. */
-  #refuse(hello: Hello, claimable: boolean[], untrusted: { known: Uint8Array }, from: Sender): void {
-    const publicKey = new Uint8Array(KEY_BYTES);
-    const signed = this.#trust.answer(hello, { publicKey, untrusted });
-    this.#answer(hello, { publicKey, claimable, untrusted, ...signed }, from);
-  }
-
-  #answer(
-    { cell, transaction, epoch, part, parts }: Hello,
-    answer: Answered,
-    { address, port }: Sender,
-  ): void {
-    const welcome = { type: 'welcome', cell, transaction, epoch, part, parts, ...answer } as const;
-    this.#socket.send(encodeWelcome(welcome), address, port);
   }
 
   async #sealed(sealed: Sealed, from: Sender): Promise<void> {
@@ -594,7 +411,7 @@ export class PeerSide {
     }
     // Its state is on its way to another host, with the end of its flows: it says it again.
     if (this.#heldEnds.isLeaving(record)) return this.#socket.drop('session');
-    const consumed = consumeFromCell(state, sealed, () => this.#takeKeys(record));
+    const consumed = consumeFromCell(state, sealed, () => this.#readyKeys.take(record));
     if (consumed.outcome === 'dropped') {
       record.state = consumed.state;
       if (this.#refusals.take())
@@ -622,7 +439,7 @@ export class PeerSide {
     }
     this.#socket.send(consumed.ack, from.address, from.port);
     if (consumed.outcome === 'accepted') this.#recognize(record, consumed.message.type);
-    if (sealed.type === 'arm') this.#makeReady(record);
+    if (sealed.type === 'arm') this.#readyKeys.make(record);
   }
 
   /** What opened was sealed for whoever has shown this identity, and a receipt for its address, with the pair's key. */
@@ -631,12 +448,6 @@ export class PeerSide {
     if (by !== undefined) this.#trust.prove(by.address, by.identity);
     // A MOVE makes new keys: whose they are, the next HELLO says.
     if (type === 'move') record.by = undefined;
-  }
-
-  #takeKeys(record: PeerRecord): KeyPair {
-    const keys = this.#nextKeys.get(record) ?? generateKeyPair();
-    this.#nextKeys.delete(record);
-    return keys;
   }
 
   async #apply(record: PeerRecord, message: Accepted): Promise<void> {
@@ -672,14 +483,6 @@ export class PeerSide {
 
 function isPause(message: Accepted): boolean {
   return message.type === 'hold' && message.udp === 'pause';
-}
-
-/** Where the endpoints of the cell will be, by endpointKey. */
-function wiresOf({ claims }: Hello): ReadonlyMap<string, Endpoint> {
-  const armed = claims.flatMap(({ protocol, arm: wire, local }) =>
-    wire === undefined ? [] : [[endpointKey(protocol, local), wire] as const],
-  );
-  return new Map(armed);
 }
 
 /** This host's own network namespace, and those of its cells. */

@@ -1,5 +1,5 @@
 /** What the datapath of this host has for cells of other hosts: armed, flipped, held, forgotten. */
-import { type Endpoint, endpointKey, endpointText, type PlacedFlow } from '../address.ts';
+import { type Endpoint, endpointKey, isSameEndpoint, type PlacedFlow } from '../address.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { acceptOf, type FlowId, type RemoteHalf, type WireSlot } from '../datapath/model.ts';
 import { keyOf } from '../datapath/table.ts';
@@ -12,12 +12,16 @@ import type { HeldDatagrams } from './held-datagrams.ts';
 import type { HeldSockets } from './held-sockets.ts';
 import type { OwnEnds } from './own-ends.ts';
 import { isAway, isPlain, onlySlot } from './peer-flows.ts';
-import { type PeerFlow, type PeerRecord, type PeerRecords, placeOf } from './peer-records.ts';
+import {
+  ARRIVAL_LOOKS_MAX,
+  type PeerFlow,
+  type PeerRecord,
+  type PeerRecords,
+  placeOf,
+} from './peer-records.ts';
 import type { Wakes } from './wakes.ts';
 import type { WireSlots } from './wire-slots.ts';
 
-/** A flow that arrives with a cell gets this many looks more: its process has to be restored first. */
-const ARRIVAL_LOOKS_MAX = 120;
 const BOTH_SLOTS = acceptOf(0, 1);
 
 type Needs = {
@@ -44,7 +48,7 @@ export class RemoteCells {
 
   /** Flows that arrive here with a cell, those among them whose other ends have moved. */
   async place(scope: number, flows: readonly PlacedFlow[]): Promise<void> {
-    const away = flows.filter(({ at, remote }) => endpointText(at) !== endpointText(remote));
+    const away = flows.filter(({ at, remote }) => !isSameEndpoint(at, remote));
     if (away.length === 0) return;
     await this.#needs.dropEnded();
     const byHost = Map.groupBy(away, ({ at }) => at.address);
@@ -131,7 +135,7 @@ export class RemoteCells {
       const known = owner?.flows.get(keyOf(id));
       const current = (owner && known && placeOf(known, owner)) ?? (await this.#needs.slots.of(id.remote));
       // A cell that is to be suspended announces the place where it is.
-      const isThere = endpointText(current.endpoint) === endpointText(wire);
+      const isThere = isSameEndpoint(current.endpoint, wire);
       const next = isThere ? undefined : await this.#needs.slots.of(wire);
       const wireRemote = record.active === 0 ? ([current, next] as const) : ([next, current] as const);
       const own = this.#needs.ownEnds.offered(id) ?? known?.own;
@@ -160,7 +164,7 @@ export class RemoteCells {
       const wire = wires.get(endpointKey(flow.id.protocol, flow.id.remote));
       const current = placeOf(flow, record);
       if (wire === undefined) continue;
-      const isThere = current !== undefined && endpointText(current.endpoint) === endpointText(wire);
+      const isThere = current !== undefined && isSameEndpoint(current.endpoint, wire);
       const slots = isThere
         ? onlySlot(flow.wireRemote, record.active)
         : twoSlots(await this.#needs.slots.of(wire), current, next);
@@ -298,15 +302,15 @@ export class RemoteCells {
     let [last, lastListed]: [PeerFlow['id'] | undefined, Endpoint | undefined] = [undefined, undefined];
     for (const flow of record.flows.values()) {
       const { id } = flow;
-      if (last === undefined || last.protocol !== id.protocol || !isSame(last.remote, id.remote))
+      if (last === undefined || last.protocol !== id.protocol || !isSameEndpoint(last.remote, id.remote))
         [last, lastListed] = [id, wires.get(endpointKey(id.protocol, id.remote))];
       const armed = flow.wireRemote[next]?.endpoint;
       const current = flow.wireRemote[record.active];
       // What is not said to move, and was not armed, stays where it is.
       const wire = lastListed ?? (armed === undefined ? current?.endpoint : undefined);
-      if (wire === undefined || (armed !== undefined && isSame(armed, wire))) continue;
+      if (wire === undefined || (armed !== undefined && isSameEndpoint(armed, wire))) continue;
       const slot = await this.#needs.slots.of(wire);
-      const isStill = current !== undefined && endpointText(current.endpoint) === endpointText(wire);
+      const isStill = current !== undefined && isSameEndpoint(current.endpoint, wire);
       right.set(flow, isStill ? onlySlot([slot, slot], next) : twoSlots(slot, current, next));
     }
     if (right.size === 0) return;
@@ -413,8 +417,4 @@ function twoSlots(
   next: 0 | 1,
 ): readonly [WireSlot | undefined, WireSlot | undefined] {
   return next === 0 ? [slot, current] : [current, slot];
-}
-
-function isSame(a: Endpoint, b: Endpoint): boolean {
-  return a.port === b.port && a.address === b.address;
 }

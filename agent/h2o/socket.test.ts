@@ -1,6 +1,6 @@
 import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import vectors from '../../fixtures/vectors/h2o.json' with { type: 'json' };
 import { eventually } from '../test-support.ts';
 import { H2oSocket, type Sender } from './socket.ts';
@@ -9,14 +9,14 @@ const [hello] = vectors.clear;
 const datagram = Buffer.from(hello?.datagram ?? '', 'hex');
 const FLOOD = 20_000;
 
-async function opened(): Promise<{ socket: H2oSocket; port: number; froms: Sender[] }> {
+async function opened(failed = vi.fn()): Promise<{ socket: H2oSocket; port: number; froms: Sender[] }> {
   const free = createSocket('udp6');
   free.bind(0);
   await once(free, 'listening');
   const { port } = free.address();
   free.close();
   await once(free, 'close');
-  const socket = new H2oSocket();
+  const socket = new H2oSocket(failed);
   await socket.open(port);
   onTestFinished(() => socket.close());
   const froms: Sender[] = [];
@@ -34,7 +34,7 @@ async function sender(address: string): Promise<Socket> {
 
 test('a port that is taken is refused, also by another agent', async () => {
   const { port } = await opened();
-  await expect(new H2oSocket().open(port)).rejects.toThrow('is another agent running?');
+  await expect(new H2oSocket(vi.fn()).open(port)).rejects.toThrow('is another agent running?');
 });
 
 test('whoever sends more than its share is not heard, and others are', async () => {
@@ -58,4 +58,18 @@ test('what an expected host says is heard once', async () => {
   other.send(datagram, port, '127.0.0.1');
   await eventually(() => expect(froms).toHaveLength(1));
   await socket.close();
+});
+
+test('a receiver that fails keeps a message from nobody, and says so', async () => {
+  const failed = vi.fn();
+  const { socket, port, froms } = await opened(failed);
+  const full = new Error('no room');
+  socket.listen(() => {
+    throw full;
+  });
+  const [after, other] = [vi.fn(), await sender('127.0.0.2')];
+  socket.listen(after);
+  other.send(datagram, port, '127.0.0.1');
+  await eventually(() => expect(after).toHaveBeenCalledOnce());
+  expect([froms.length, failed.mock.calls]).toEqual([1, [[full]]]);
 });

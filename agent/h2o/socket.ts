@@ -49,8 +49,14 @@ export class H2oSocket {
   readonly #sources = new Map<string, Promise<Socket | undefined>>();
   #port = H2O_PORT;
   readonly #receivers = new Set<Receive>();
+  readonly #failed: (error: unknown) => void;
   readonly #expected = new OwnSockets(EXPECTED_MAX, (socket) => this.#listenTo(socket));
   readonly #crowding = new OwnSockets(CROWDING_MAX, (socket) => this.#listenTo(socket));
+
+  /** `failed`: hears why a receiver could not take a message, such as that nothing can be written down. */
+  constructor(failed: (error: unknown) => void) {
+    this.#failed = failed;
+  }
 
   /** @throws OsmosisError AGENT_UNREACHABLE where the port is taken. */
   async open(port: number = H2O_PORT): Promise<void> {
@@ -145,7 +151,16 @@ export class H2oSocket {
       return;
     }
     countOne(this.receivedOf, decoded.message.type);
-    for (const receive of this.#receivers) receive(decoded.message, from);
+    for (const receive of this.#receivers) this.#give(receive, decoded.message, from);
+  }
+
+  /** What one can't do must not end the agent, nor keep the message from others. */
+  #give(receive: Receive, message: Message, from: Sender): void {
+    try {
+      receive(message, from);
+    } catch (error) {
+      this.#failed(error);
+    }
   }
 }
 

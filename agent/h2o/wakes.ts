@@ -36,13 +36,17 @@ export class Wakes {
     this.end(record);
     const stop = new AbortController();
     this.#running.set(record, stop);
-    void this.#looks(record, stop.signal).catch((error: unknown) => {
-      if (!stop.signal.aborted)
-        this.#needs.log.warn(
-          { cell_id: record.cell, error: messageOf(error) },
-          'connections with a cell that is back could not all be woken; some may wait for their own timers, 120 s at most',
-        );
-    });
+    void this.#looks(record, stop.signal)
+      .catch((error: unknown) => {
+        if (!stop.signal.aborted)
+          this.#needs.log.warn(
+            { cell_id: record.cell, error: messageOf(error) },
+            'connections with a cell that is back could not all be woken; some may wait for their own timers, 120 s at most',
+          );
+      })
+      .finally(() => {
+        if (!stop.signal.aborted) this.#running.delete(record);
+      });
   }
 
   /** It is suspended again, or forgotten. */
@@ -61,7 +65,6 @@ export class Wakes {
       await sleep(Math.max(0, at - (performance.now() - began)), undefined, { signal, ref: false });
       await this.#look(record, index > 0);
     }
-    if (!signal.aborted) this.#running.delete(record);
   }
 
   async #look(record: PeerRecord, urge: boolean): Promise<void> {

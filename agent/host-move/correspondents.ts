@@ -2,8 +2,8 @@
  * Who exchanges datagrams with the unconnected sockets of kept processes: the kernel has that in no table, so the datapath's
  * programs note it for a while, again and again. They look at each packet meanwhile, so only where `osmosis keep` was asked.
  */
-import { type Flow, flowKey } from '../address.ts';
-import type { Cell } from '../cell/registry.ts';
+import { type Flow, flowKey, isSameEndpoint } from '../address.ts';
+import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import { ethernetDevices } from '../host/routes.ts';
 import { LEARN_MS, unconnectedFlows } from '../migration/datagrams.ts';
@@ -19,15 +19,17 @@ const CORRESPONDENTS_MAX = 4_096;
 
 type Sockets = Pick<Tree, 'flows' | 'listeners'>;
 
+type Needs = { readonly datapath: Datapath; readonly registry: Pick<Registry, 'isRegistered'> };
+
 export class Correspondents {
-  readonly #datapath: Datapath;
+  readonly #needs: Needs;
   readonly #stop = new AbortController();
   /** By cell id, by flowKey. */
   readonly #learnt = new Map<string, Map<string, Flow>>();
   readonly #notBefore = new Map<string, number>();
 
-  constructor(datapath: Datapath) {
-    this.#datapath = datapath;
+  constructor(needs: Needs) {
+    this.#needs = needs;
   }
 
   stop(): void {
@@ -50,22 +52,28 @@ export class Correspondents {
     const bound = udpSockets(cell.pid).filter((socket) => isUnconnected(socket));
     return flows.map((flow) => ({
       ...flow,
-      isLoose: !bound.some(
-        ({ local }) => local.port === flow.local.port && local.address === flow.local.address,
-      ),
+      isLoose: !bound.some(({ local }) => isSameEndpoint(local, flow.local)),
     }));
   }
 
   async #learn(cell: Cell, ports: readonly number[]): Promise<void> {
+    const { datapath, registry } = this.#needs;
     try {
-      const seen = await this.#datapath.watch(ports, await ethernetDevices(), LEARN_MS, this.#stop.signal);
+      const seen = await datapath.watch(ports, await ethernetDevices(), LEARN_MS, this.#stop.signal);
       const learnt = this.#learnt.get(cell.id) ?? new Map<string, Flow>();
       for (const { protocol, local, remote } of seen)
         if (learnt.size < CORRESPONDENTS_MAX)
           learnt.set(flowKey({ protocol, local, remote }), { protocol, local, remote });
       this.#learnt.set(cell.id, learnt);
     } finally {
-      await this.#datapath.removeIfEmpty();
+      await datapath.removeIfEmpty();
+      // Of cells that have ended, or gone.
+      for (const id of this.#notBefore.keys()) if (!registry.isRegistered(id)) this.#forget(id);
     }
+  }
+
+  #forget(id: string): void {
+    this.#learnt.delete(id);
+    this.#notBefore.delete(id);
   }
 }

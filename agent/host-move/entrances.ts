@@ -83,8 +83,11 @@ export class Entrances {
       log.warn(why, 'this host has another address: the cell could not be published there');
       return;
     }
+    const now = registry.get(id);
+    // It has ended, or gone, meanwhile: nobody would take this away.
+    if (now === undefined) return await openings.unpublish([next]);
     const kept = others.filter((each) => wireKey(each) !== wireKey(next));
-    registry.put({ ...(registry.get(id) ?? cell), published: [...kept, next] });
+    registry.put({ ...now, published: [...kept, next] });
     log.info({ cell: cell.name, from: wireKey(publication), to: wireKey(next) }, 'published anew');
   }
 }

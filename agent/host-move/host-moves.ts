@@ -4,16 +4,17 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
-import { endpointKey, type Flow, flowKey, type Protocol } from '../address.ts';
+import { type Flow, flowKey } from '../address.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { type Route, routeTo } from '../host/routes.ts';
 import { socketIndex } from '../proc/socket-index.ts';
-import { inetSockets } from '../proc/sockets.ts';
+import { inetSockets, socketReader } from '../proc/sockets.ts';
 import { startTicks } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { Turns } from '../turns.ts';
+import { DrawnLabels } from './drawn-labels.ts';
 import { Entrances } from './entrances.ts';
 import { Lane, type LaneRecord } from './lane.ts';
 import { checkLeavable } from './leaving.ts';
@@ -21,7 +22,6 @@ import {
   hasMoved,
   isPlain,
   type KeptFlow,
-  movedFlows,
   parseGoing,
   parseUsable,
   type Wanted,
@@ -58,8 +58,7 @@ export class HostMoves {
   readonly #missing = new WeakMap<KeptFlow, number>();
   /** Attached, since which removal of the datapath, and when. */
   readonly #devices = new Map<string, { removals: number; at: number }>();
-  /** That are drawn, by cell and endpoint. */
-  #labels = new Map<string, { protocol: Protocol; port: number }>();
+  readonly #labels: DrawnLabels;
   #timer: NodeJS.Timeout | undefined;
   #usable: ReadonlySet<string> = new Set();
   /** Of those: what flows are to leave. */
@@ -72,6 +71,7 @@ export class HostMoves {
   constructor(context: AgentContext, retell: (cell: Cell) => void) {
     this.#context = context;
     this.#entrances = new Entrances({ ...context, retell });
+    this.#labels = new DrawnLabels(context.labels, (cell) => this.#cellOf(cell)?.link === undefined);
     this.#store = new Store(`${context.paths.run}/lanes`);
     this.#watch = new AddressWatch(() => this.#changed());
     const isKept = (cell: string, peer: string) =>
@@ -86,8 +86,7 @@ export class HostMoves {
   /** Finds again what an agent before this one was at. */
   start(): void {
     for (const record of this.#store.all()) this.#lanes.set(laneKey(record), this.#laneOf(record));
-    this.#labels = this.#drawn();
-    this.#context.labels.take(this.#labels.values());
+    this.#labels.take(this.#lanes.values());
     for (const lane of this.#lanes.values()) lane.resume();
     this.#watch.start();
     this.#timer = setInterval(() => void this.#look(), LOOK_MS);
@@ -242,11 +241,13 @@ export class HostMoves {
 
   #register(): void {
     const { registry } = this.#context;
+    // Those at home share one namespace, whose tables may be long.
+    const here = { usable: this.#usable, socketsOf: socketReader() };
     for (const cell of registry.all()) {
       if (cell.kept === false || registry.isLocked(cell.id) || startTicks(cell.pid) !== cell.ticks) continue;
-      const { there, elsewhere } = this.#placed(cell);
-      this.#registration.look(cell, there, elsewhere, this.#usable);
-      const isThere = new Set(there);
+      const kept = this.#placed(cell);
+      this.#registration.look(cell, kept, here);
+      const isThere = new Set(kept.there);
       for (const { peer, isMoving, flows } of this.#lanesOf(cell.id)) {
         const its = [...flows.values()].filter((flow) => isThere.has(flow));
         if (!isMoving) this.#registration.refresh(cell, peer, its);
@@ -277,9 +278,12 @@ export class HostMoves {
     const route = await routeTo(lane.peer).catch(() => undefined);
     if (route === undefined) return;
     const wanted = { ...here, source: this.#sourceOf(route, lane.peer) };
-    const moved = this.#moved(lane, flows, wanted);
-    if (moved.length > 0) await this.#attached(route.device, () => lane.move(cell, moved, route));
-    this.#releaseLabels();
+    const moved = this.#labels.moved(lane.cell, flows, wanted);
+    if (moved.length > 0) {
+      await this.#attach(route.device);
+      await lane.move(cell, moved, route);
+    }
+    this.#labels.release(this.#lanes.values());
   }
 
   /** New connections find its cells where it is now. */
@@ -289,7 +293,7 @@ export class HostMoves {
       const route = await routeTo(peer).catch(() => undefined);
       if (route === undefined) return undefined;
       const source = this.#sourceOf(route, peer);
-      if (source !== undefined) await this.#attached(route.device, async () => undefined);
+      if (source !== undefined) await this.#attach(route.device);
       return source;
     };
     for (const cell of registry.all()) {
@@ -301,15 +305,13 @@ export class HostMoves {
   }
 
   /** Asking whether a device is attached starts several programs: once, for all that leave by it. */
-  async #attached(device: string, step: () => Promise<void>): Promise<void> {
+  async #attach(device: string): Promise<void> {
     const { datapath } = this.#context;
     const known = this.#devices.get(device);
     const isFresh = known !== undefined && performance.now() - known.at < ATTACHED_MS_MAX;
-    if (!isFresh || known.removals !== datapath.removals) {
-      await datapath.attachDevice(device);
-      this.#devices.set(device, { removals: datapath.removals, at: performance.now() });
-    }
-    await step();
+    if (isFresh && known.removals === datapath.removals) return;
+    await datapath.attachDevice(device);
+    this.#devices.set(device, { removals: datapath.removals, at: performance.now() });
   }
 
   /** A route may say to come from an address that is kept for its sockets only. */
@@ -346,56 +348,17 @@ export class HostMoves {
     return [...flows.values()].some((flow) => isGoing(flow, here));
   }
 
-  /** One label an endpoint, whatever the number of its peers. */
-  #moved(lane: Lane, flows: readonly KeptFlow[], wanted: Wanted): KeptFlow[] {
-    const ownerOf = (endpoint: string) => `${lane.cell} ${endpoint}`;
-    const unlabelled = new Set<string>();
-    movedFlows(flows, wanted, (endpoint) => {
-      if (!this.#labels.has(ownerOf(endpoint))) unlabelled.add(endpoint);
-      return 0;
-    });
-    // All at once: each draw looks at every socket of the host.
-    const protocols = [...unlabelled].map(protocolOf);
-    const ports = protocols.length === 0 ? [] : this.#context.labels.draw(protocols);
-    [...unlabelled].forEach((endpoint, index) => {
-      this.#labels.set(ownerOf(endpoint), { protocol: protocolOf(endpoint), port: ports[index] ?? 0 });
-    });
-    return movedFlows(flows, wanted, (endpoint) => this.#labels.get(ownerOf(endpoint))?.port ?? 0);
-  }
-
-  /** Labels of endpoints at home that this host has lost the address of, by cell and endpoint. */
-  #drawn(): Map<string, { protocol: Protocol; port: number }> {
-    const drawn = new Map<string, { protocol: Protocol; port: number }>();
-    for (const lane of this.#lanes.values()) {
-      if (this.#cellOf(lane.cell)?.link !== undefined) continue;
-      for (const flow of lane.flows.values())
-        if (!isPlain(flow) && !flow.isLoose)
-          drawn.set(`${lane.cell} ${endpointKey(flow.protocol, flow.local)}`, {
-            protocol: flow.protocol,
-            port: flow.wireLocal.port,
-          });
-    }
-    return drawn;
-  }
-
-  #releaseLabels(): void {
-    const now = this.#drawn();
-    const gone = [...this.#labels].flatMap(([owner, label]) => (now.has(owner) ? [] : [label]));
-    if (gone.length > 0) this.#context.labels.release(gone);
-    this.#labels = now;
-  }
-
   async #forgetEnded(): Promise<void> {
     const { registry } = this.#context;
-    const own = socketIndex(
-      inetSockets('self').filter(({ state }) => state !== 'time-wait' && state !== 'listen'),
-    );
+    const isAtHome = ({ cell }: Lane) => this.#cellOf(cell)?.link === undefined;
+    const sockets = [...this.#lanes.values()].some(isAtHome) ? inetSockets('self') : [];
+    const own = socketIndex(sockets.filter(({ state }) => state !== 'time-wait' && state !== 'listen'));
     for (const lane of this.#lanes.values()) {
       const cell = this.#cellOf(lane.cell);
       if (cell === undefined) await this.#close(lane);
       else if (!registry.isLocked(cell.id)) await this.#dropEnded(lane, cell, own);
     }
-    this.#releaseLabels();
+    this.#labels.release(this.#lanes.values());
   }
 
   async #dropEnded(lane: Lane, cell: Cell, own: ReturnType<typeof socketIndex>): Promise<void> {
@@ -443,9 +406,4 @@ function laneKey({ cell, peer }: Pick<LaneRecord, 'cell' | 'peer'>): string {
 
 function fileName({ cell, peer }: Pick<LaneRecord, 'cell' | 'peer'>): string {
   return `${cell}-${peer}`;
-}
-
-/** Of an endpointKey. */
-function protocolOf(endpoint: string): Protocol {
-  return endpoint.startsWith('udp ') ? 'udp' : 'tcp';
 }

@@ -7,9 +7,9 @@ import { keep } from './keep.ts';
 const PID = String(process.pid);
 const ASK = { targets: [PID], end: false, dry_run: false };
 
-function agent() {
+function agent(goodbye: () => Promise<void> = async () => {}) {
   const registry = new Registry(temporaryDirectory());
-  const context = { registry } as AgentContext;
+  const context = { registry, byes: { say: goodbye } } as unknown as AgentContext;
   const peers = [{ peer: '10.77.4.2', flows: 1, away: 0, told: true, agent: true }];
   const say = (params: Partial<typeof ASK> & { name?: string }) =>
     keep(context, { describe: () => peers, leave: async () => [] }, { ...ASK, ...params });
@@ -63,4 +63,18 @@ test('a cell that is being moved is left alone', async () => {
   registry.lock(cell?.id ?? '');
   await expect(say({ end: true })).rejects.toMatchObject({ code: 'BUSY' });
   expect(registry.all()).toMatchObject([{ kept: true }]);
+});
+
+test('no migration begins while the peers of one that is let go are told', async () => {
+  const told = Promise.withResolvers<void>();
+  const { registry, say } = agent(() => told.promise);
+  await say({ name: 'db' });
+  const [cell] = registry.all();
+  if (cell === undefined) throw new Error('no cell');
+  registry.keysWith(cell, '10.77.4.2');
+  const ended = say({ end: true });
+  expect(() => registry.lock(cell.id)).toThrow(expect.objectContaining({ code: 'BUSY' }));
+  told.resolve();
+  await ended;
+  expect([registry.all(), registry.isLocked(cell.id)]).toEqual([[], false]);
 });

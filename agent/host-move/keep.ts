@@ -19,9 +19,14 @@ export async function keep(
   if (targets.length === 0) return { cells: registry.all().map((cell) => describe(cell, moves)) };
   const cells = targets.map((target) => registry.resolve(target, targets.length === 1 ? name : undefined));
   for (const { id } of cells) registry.checkFree(id);
-  const wanted = cells.map((cell) => ({ ...cell, kept: !end, placement: changed(cell, placement) }));
-  if (!dry_run) for (const cell of wanted) await (end ? letGo(context, cell) : registry.put(cell));
-  return { cells: wanted.map((cell) => describe(cell, moves)) };
+  const wanted = (cell: Cell): Cell => ({ ...cell, kept: !end, placement: changed(cell, placement) });
+  // As each is by then: those before it may have taken their time.
+  if (!dry_run)
+    for (const cell of cells) {
+      const now = wanted(registry.get(cell.id) ?? cell);
+      await (end ? letGo(context, now) : registry.put(now));
+    }
+  return { cells: cells.map((cell) => describe(wanted(cell), moves)) };
 }
 
 /** An empty value takes a label away. */
@@ -32,11 +37,18 @@ function changed(cell: Cell, labels: Placement): Placement {
 
 /** A process that was only adopted to be kept is an ordinary one again, and its peers forget it. */
 async function letGo({ byes, registry }: AgentContext, cell: Cell): Promise<void> {
+  if (!registry.isRegistered(cell.id)) return;
   const isOnlyKept = cell.init === undefined && cell.link === undefined && (cell.known ?? []).length === 0;
-  if (registry.isRegistered(cell.id)) registry.put(cell);
-  if (!isOnlyKept || !registry.isRegistered(cell.id)) return;
-  if (cell.peers.length > 0) await byes.say(cell.id, cell.peers, () => registry.save(cell.id), 'ended');
-  registry.remove(cell.id);
+  if (!isOnlyKept) return registry.put(cell);
+  // No migration may begin that would find it gone.
+  registry.lock(cell.id);
+  try {
+    registry.put(cell);
+    if (cell.peers.length > 0) await byes.say(cell.id, cell.peers, () => registry.save(cell.id), 'ended');
+    registry.remove(cell.id);
+  } finally {
+    registry.unlock(cell.id);
+  }
 }
 
 function describe(cell: Cell, moves: Pick<HostMoves, 'describe'>): KeptCell {

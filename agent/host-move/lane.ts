@@ -6,7 +6,6 @@
 import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { endpointKey, flowKey } from '../address.ts';
-import type { Labels } from '../cell/labels.ts';
 import type { Cell, Registry } from '../cell/registry.ts';
 import type { Datapath } from '../datapath/datapath.ts';
 import type { Tuple } from '../datapath/layout.ts';
@@ -43,8 +42,19 @@ export type LaneRecord = {
 const FORMER_MS = 2_000;
 
 export type LaneNeeds = {
-  readonly datapath: Datapath;
-  readonly labels: Labels;
+  readonly datapath: Pick<
+    Datapath,
+    | 'locals'
+    | 'moveLocals'
+    | 'openRoom'
+    | 'putLocals'
+    | 'putSide'
+    | 'releaseRoom'
+    | 'removeIfEmpty'
+    | 'removeLocals'
+    | 'removeSide'
+    | 'removeWays'
+  >;
   readonly registry: Registry;
   readonly socket: H2oSocket;
   readonly log: { info(fields: object, message: string): void; warn(fields: object, message: string): void };
@@ -67,8 +77,8 @@ export class Lane {
   #former: readonly Tuple[];
   /** Datagrams of its flows wait, or are just being let out. */
   #waits = false;
-  /** What a move has left behind is being taken away. */
-  #isTidying = false;
+  /** A move is being begun, or what one has left behind is being taken away. */
+  #isChanging = false;
   /** Its side is in the datapath. */
   #isEntered = false;
 
@@ -103,7 +113,7 @@ export class Lane {
 
   /** A MOVE waits for its ACK: the next one can only be made of what that says. */
   get isMoving(): boolean {
-    return this.#announcement !== undefined || this.#waits || this.#isTidying;
+    return this.#announcement !== undefined || this.#waits || this.#isChanging;
   }
 
   get isAway(): boolean {
@@ -121,8 +131,23 @@ export class Lane {
     else if (this.#isEntered) void this.#letOut().then(() => this.#forgetFormer());
   }
 
-  /** These flows are at another place from now on; the others stay. `route`: to the peer, by a device that is attached. */
+  /**
+   * These flows are at another place from now on; the others stay. `route`: to the peer, by a device that is attached. Nothing
+   * where a migration has the cell by now; from here on none can begin.
+   */
   async move(cell: Cell, flows: readonly KeptFlow[], route: Route): Promise<void> {
+    if (this.#needs.registry.isLocked(cell.id)) return;
+    this.#isChanging = true;
+    try {
+      await this.#move(cell, flows, route);
+    } finally {
+      this.#isChanging = false;
+      // It has failed: nobody else would let out what waits, and it is tried again.
+      if (this.#announcement === undefined) await this.#letOut();
+    }
+  }
+
+  async #move(cell: Cell, flows: readonly KeptFlow[], route: Route): Promise<void> {
     const { datapath, registry, socket, log, save } = this.#needs;
     const labels = sayable(labelsOf(flows));
     const keys = registry.keysWith(cell, this.peer);
@@ -234,13 +259,16 @@ export class Lane {
 
   async #settle(announcement: Announcement): Promise<void> {
     const { datapath, registry, log, save } = this.#needs;
+    const before = registry.get(this.cell);
+    if (before === undefined) return;
+    // First: an agent that comes back would not do it where it finds nothing to announce.
+    await datapath.putSide(this.#sideIn('home', before));
     const cell = registry.get(this.cell);
     if (cell === undefined) return;
     const peers = cell.peers.filter(({ address }) => address !== this.peer);
     registry.put({ ...cell, ...this.#placesOf(cell), peers: [...peers, announcement.keys()] });
     this.#announcement = undefined;
     save(this);
-    await datapath.putSide(this.#sideIn('home', cell));
     log.info(
       { cell: cell.name, peer: this.peer, ms: announcement.roundTripMs },
       'the peer knows the new address',
@@ -287,7 +315,7 @@ export class Lane {
       await sleep(FORMER_MS, undefined, { signal: this.#stop.signal }).catch(() => undefined);
     // Whoever closes it sees to that as well; and it may be on its way again.
     if (this.#stop.signal.aborted || this.isMoving) return;
-    this.#isTidying = true;
+    this.#isChanging = true;
     try {
       await datapath.removeWays(former);
       this.#former = this.#former.filter((way) => !former.includes(way));
@@ -302,7 +330,7 @@ export class Lane {
         'what a host move has left behind is there still',
       );
     } finally {
-      this.#isTidying = false;
+      this.#isChanging = false;
     }
   }
 

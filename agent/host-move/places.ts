@@ -1,5 +1,5 @@
 /** Where flows of this host should be on the wire, now that it has these addresses. Pure. */
-import { type Endpoint, endpointKey, endpointText } from '../address.ts';
+import { type Endpoint, endpointKey, isSameEndpoint } from '../address.ts';
 import type { LocalHalf } from '../datapath/model.ts';
 import type { Label } from '../wire/h2o-layout.ts';
 
@@ -90,7 +90,7 @@ export function hasMoved(flow: KeptFlow, wanted: Wanted): boolean {
 
 /** An endpoint at home stands for itself on the wire. */
 export function isPlain({ local, wireLocal }: Pick<KeptFlow, 'local' | 'wireLocal'>): boolean {
-  return endpointText(local) === endpointText(wireLocal);
+  return isSameEndpoint(local, wireLocal);
 }
 
 /** The flows that move, each with its new place. `labelOf`: the port for an endpoint, by `endpointKey`, that has none yet. */

@@ -21,6 +21,7 @@ import { isOwnAddress } from '../host/routes.ts';
 import { askWithOlderKeys } from '../migration/older-keys.ts';
 import { flowIds, withSources } from '../migration/placed.ts';
 import { currentSockets } from '../proc/inspect.ts';
+import { inetSockets } from '../proc/sockets.ts';
 import type { Trust } from '../trust/trust.ts';
 import { equalBytes } from '../wire/bytes.ts';
 import { Correspondents } from './correspondents.ts';
@@ -54,6 +55,12 @@ export type RegistrationNeeds = {
   readonly isKept: (cell: string, peer: string) => boolean;
 };
 
+/** What peers have let a cell claim: with other ends that are there still, and with some that have gone elsewhere. */
+type Kept = { readonly there: readonly KeptFlow[]; readonly elsewhere: readonly KeptFlow[] };
+
+/** Of this host, at one moment. */
+type Here = { readonly usable: ReadonlySet<string>; readonly socketsOf: typeof inetSockets };
+
 export class Registration {
   readonly #needs: RegistrationNeeds;
   readonly #stop = new AbortController();
@@ -80,7 +87,7 @@ export class Registration {
     this.#needs = needs;
     this.#claimed = claimed;
     this.#lost = lost;
-    this.#correspondents = new Correspondents(needs.datapath);
+    this.#correspondents = new Correspondents(needs);
     this.#unlisten = onDistrust(needs.socket, (cell, peer) => this.end(cell, peer));
   }
 
@@ -139,13 +146,8 @@ export class Registration {
    * Asks, beside it, for what is not claimed yet. `there`: what is. `elsewhere`: what another peer has let the cell claim,
    * before the other end went from there to where it is now.
    */
-  look(
-    cell: Cell,
-    there: readonly KeptFlow[],
-    elsewhere: readonly KeptFlow[],
-    usable: ReadonlySet<string>,
-  ): void {
-    const flows = this.#candidates(cell, there, elsewhere, usable).filter((flow) =>
+  look(cell: Cell, kept: Kept, here: Here): void {
+    const flows = this.#candidates(cell, kept, here).filter((flow) =>
       this.#refused.isDue(`${cell.id} ${flowKey(flow)}`),
     );
     for (const [peer, its] of Map.groupBy(flows, ({ at }) => at.address))
@@ -169,23 +171,22 @@ export class Registration {
   /** Flows to other hosts, by an address that this host has now. */
   #candidates(
     cell: Cell,
-    there: readonly KeptFlow[],
-    elsewhere: readonly KeptFlow[],
-    usable: ReadonlySet<string>,
+    { there, elsewhere }: Kept,
+    { usable, socketsOf }: Here,
   ): (PlacedFlow & KeptFlow)[] {
     // Also by the place that a datagram socket without an address has come to: that is no flow of its own.
     const places = (flow: KeptFlow) => [flowKey(flow), flowKey({ ...flow, local: flow.wireLocal })];
     const known = new Set(there.flatMap(places));
     const kept = new Map(elsewhere.map((flow) => [flowKey(flow), flow]));
     const names = new Map((cell.known ?? []).map((flow) => [flowKey(flow), flow.known]));
-    const flows = this.#flowsOf(cell);
+    const flows = this.#flowsOf(cell, socketsOf).filter((flow) => !known.has(flowKey(flow)));
     const held = this.#heldOf(cell, flows);
     return flows.flatMap((flow) => {
       const key = flowKey(flow);
       const { remote } = flow;
       // Where both ends were on this host it goes by way of the loopback device: that is another matter.
       const isBeside = isLoopback(remote.address) || isOwnAddress(remote.address);
-      if (known.has(key) || held.has(key) || isBeside || isLinkLocal(remote.address)) return [];
+      if (held.has(key) || isBeside || isLinkLocal(remote.address)) return [];
       const half = kept.get(key) ?? this.#halfOf(cell, flow);
       const at = peerOf(this.#needs.peerSide, cell, flow);
       // In a network of its own the loopback device is the cell's: what its home says, or relays, comes by that.
@@ -201,9 +202,9 @@ export class Registration {
     return link === undefined ? { ...plain, isLoose } : { ...plain, ...flow };
   }
 
-  #flowsOf(cell: Cell): readonly (Flow & Pick<KeptFlow, 'isLoose'>)[] {
+  #flowsOf(cell: Cell, socketsOf = inetSockets): readonly (Flow & Pick<KeptFlow, 'isLoose'>)[] {
     if (cell.link !== undefined) return cell.flows;
-    const sockets = currentSockets(cell.pid);
+    const sockets = currentSockets(cell.pid, socketsOf);
     return [...sockets.flows, ...this.#correspondents.of(cell, sockets)];
   }
 

@@ -5,9 +5,9 @@
 import { randomInt } from 'node:crypto';
 import {
   endpointKey,
-  endpointText,
   flowKey,
   isLoopback,
+  isSameEndpoint,
   type PlacedFlow,
   type Protocol,
 } from '../address.ts';
@@ -79,7 +79,7 @@ export class Arrival {
 
   /** The ports that were drawn for it: at home most endpoints stand for themselves. */
   get #drawn(): { protocol: Protocol; port: number }[] {
-    const moved = this.labels.filter(({ virtual, wire }) => endpointText(virtual) !== endpointText(wire));
+    const moved = this.labels.filter(({ virtual, wire }) => !isSameEndpoint(virtual, wire));
     return moved.map(({ protocol, wire }) => ({ protocol, port: wire.port }));
   }
 
@@ -157,7 +157,7 @@ export class Arrival {
   #isViaLoopback({ remote, at }: PlacedFlow): boolean {
     if (!this.#record.home)
       return isLoopback(remote.address) || this.#snapshot.addresses.includes(remote.address);
-    const isAway = endpointText(at) !== endpointText(remote);
+    const isAway = !isSameEndpoint(at, remote);
     return isAway && (isLoopback(remote.address) || isOwnAddress(remote.address));
   }
 

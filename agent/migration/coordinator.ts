@@ -8,6 +8,7 @@ import type { FlowId } from '../datapath/model.ts';
 import { messageOf, OsmosisError } from '../error.ts';
 import { isAlive } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
+import { UnderWay } from '../under-way.ts';
 import { DestinationMigration, type DestinationRecord } from './destination.ts';
 import { Holding } from './holding.ts';
 import { flowIds } from './placed.ts';
@@ -27,6 +28,8 @@ const LAST_QUESTION_MS_MAX = 10_000;
 const LED_QUESTION_MS_MAX = 1_000;
 const CONFIRM_MS_MAX = 5_000;
 
+type Confirmed = { readonly pid: number; readonly silent: string[]; readonly flip_ms: number[] };
+
 export class Coordinator {
   readonly #context: AgentContext;
   readonly #agreed: Agreed;
@@ -34,6 +37,9 @@ export class Coordinator {
   readonly #sources = new Map<string, SourceMigration>();
   readonly #destinations = new Map<string, DestinationMigration>();
   readonly #stop = new AbortController();
+  readonly #undoing = new UnderWay<boolean>();
+  readonly #takingBack = new UnderWay<void>();
+  readonly #confirming = new UnderWay<Confirmed>();
 
   constructor(context: AgentContext, agreed: Agreed) {
     this.#context = context;
@@ -125,7 +131,11 @@ export class Coordinator {
   }
 
   /** @returns whether commit had been decided: then nothing was undone. */
-  async abortSource(id: string): Promise<boolean> {
+  abortSource(id: string): Promise<boolean> {
+    return this.#undoing.join(id, () => this.#abortSource(id));
+  }
+
+  async #abortSource(id: string): Promise<boolean> {
     const migration = this.#sources.get(id);
     if (migration === undefined)
       return new Decision(decisionDirectory(this.#context), id).read() === 'commit';
@@ -175,7 +185,8 @@ export class Coordinator {
   }
 
   #endSource(migration: SourceMigration, outcome: 'committed' | 'undone'): void {
-    this.#sources.delete(migration.id);
+    // Once: the cell may be another migration's by now.
+    if (!this.#sources.delete(migration.id)) return;
     this.#store.remove(`source-${migration.id}`);
     this.#context.registry.unlock(migration.cell.id);
     rmSync(imageDirectory(this.#context, migration.id), { recursive: true, force: true });
@@ -183,7 +194,11 @@ export class Coordinator {
     this.#context.journal.ended('source', migration.id, outcome);
   }
 
-  async abortDestination(id: string): Promise<void> {
+  abortDestination(id: string): Promise<void> {
+    return this.#takingBack.join(id, () => this.#abortDestination(id));
+  }
+
+  async #abortDestination(id: string): Promise<void> {
     const migration = this.#destinations.get(id);
     if (migration === undefined) return;
     await migration.undo();
@@ -192,7 +207,11 @@ export class Coordinator {
     this.#askOnceMore(migration, LAST_QUESTION_MS_MAX);
   }
 
-  async confirmDestination(id: string): Promise<{ pid: number; silent: string[]; flip_ms: number[] }> {
+  confirmDestination(id: string): Promise<Confirmed> {
+    return this.#confirming.join(id, () => this.#confirmDestination(id));
+  }
+
+  async #confirmDestination(id: string): Promise<Confirmed> {
     const migration = this.destination(id);
     const pid = migration.rootPid() ?? 0;
     const confirmed = await migration.confirm(CONFIRM_MS_MAX);
@@ -205,7 +224,7 @@ export class Coordinator {
   }
 
   #endDestination(migration: DestinationMigration, outcome: 'committed' | 'undone'): void {
-    this.#destinations.delete(migration.id);
+    if (!this.#destinations.delete(migration.id)) return;
     this.#store.remove(`destination-${migration.id}`);
     this.#context.registry.unlock(migration.record().snapshot.cell);
     this.#context.journal.ended('destination', migration.id, outcome);

@@ -11,7 +11,7 @@ import { ethernetDevices } from '../host/routes.ts';
 import { descriptorsOf, socketInode } from '../proc/descriptors.ts';
 import type { Tree } from '../proc/inspect.ts';
 import { isUnconnected, socketIndex } from '../proc/socket-index.ts';
-import { inetSockets, udpSockets } from '../proc/sockets.ts';
+import { udpSockets } from '../proc/sockets.ts';
 import { processTree } from '../proc/tree.ts';
 
 /** Whoever exchanges a datagram with an unconnected socket within this is taken along, where nobody asks for longer. */
@@ -67,7 +67,7 @@ export function unconnectedFlows(
   const own = new Set(
     tree.listeners.filter(({ protocol }) => protocol === 'udp').map((listener) => endpointText(listener)),
   );
-  const bound = inetSockets(pid).filter(
+  const bound = udpSockets(pid).filter(
     (socket) => isUnconnected(socket) && own.has(endpointText(socket.local)),
   );
   const index = socketIndex(bound);

@@ -4,7 +4,6 @@ import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statfsSync, write
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
-import { endpointKey } from '../address.ts';
 import {
   type CellInit,
   createNamespaces,
@@ -15,7 +14,7 @@ import {
 } from '../cell/namespaces.ts';
 import { knownFlows } from '../cell/new-flows.ts';
 import type { Publication, PublishSpec } from '../cell/publication.ts';
-import type { Cell, PeerKeys } from '../cell/registry.ts';
+import type { Cell } from '../cell/registry.ts';
 import { endConnections } from '../cell/sockets.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, RemoteHeld, Snapshot } from '../control/protocol.ts';
@@ -24,17 +23,16 @@ import { Decision, type Verdict } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, type HeldCriu, holdCriu, markerAppears } from '../criu/run.ts';
 import { SocketSetter } from '../datapath/socket-programs.ts';
 import { OsmosisError } from '../error.ts';
-import { createArming, sendArming } from '../h2o/arming.ts';
 import { TMPFS_MAGIC } from '../host/facts.ts';
 import { IMAGE_STAYS, ImageWriter, PROCESS_STAYS } from '../image/writer.ts';
 import { findByInnerPid, isAlive, startTicks } from '../proc/tree.ts';
-import { areListed } from '../wire/h2o-labels.ts';
+import { UnderWay } from '../under-way.ts';
 import type { Label as WireLabel } from '../wire/h2o-layout.ts';
-import { FIRST_PAIR_EPOCH } from '../wire/h2o-peer.ts';
-import { generateKeyPair, type KeyPair } from '../wire/h2o-session.ts';
-import { Announcement } from './announcement.ts';
+import type { AnnouncementRecord } from './announcement.ts';
 import { Arrival, type ArrivalRecord } from './arrival.ts';
+import { type HomeKeys, homePeers, offeredHomes } from './homes.ts';
 import { arrivingPublications } from './published.ts';
+import { TurningPeers } from './turning-peers.ts';
 
 /** First descriptor that CRIU is handed for what stayed behind. */
 const FIRST_FD = 3;
@@ -44,19 +42,6 @@ const RESTORE_END_MS_MAX = 30_000;
 /** A step that an undoing waits for has ended by then: each program in it has a shorter limit. */
 const STEP_MS_MAX = 30_000;
 const MKFIFO_MS_MAX = 2_000;
-/** MOVE is under way for this long at most before the process runs: one round trip where peers are near. */
-const HEAD_START_MS_MAX = 30;
-/**
- * The same out of a file, and for peers that were told nothing before: those have all answered just before, or within the last
- * minute. One that is gone must not keep the others.
- */
-const TURNED_MS_MAX = 10_000;
-
-/** Peers that have just answered arm within this. Then the image is as it was. */
-const ARM_MS_MAX = 15_000;
-/** An undoing waits for peers that forget what they have armed. */
-const BYE_WAIT_MS_MAX = 1_000;
-
 type Stage = 'new' | 'prepared' | 'restored' | 'committed' | 'running' | 'ended';
 
 /** Written down: what an agent that comes back must know to finish or undo. */
@@ -75,12 +60,10 @@ export type DestinationRecord = {
   readonly published: readonly Publication[];
   readonly init: CellInit | undefined;
   readonly arrival: ArrivalRecord;
-  readonly announcements: readonly ReturnType<Announcement['record']>[];
+  readonly announcements: readonly AnnouncementRecord[];
   /** Own keys of the pairs that the source has offered. */
   readonly homes?: readonly HomeKeys[];
 };
-
-type HomeKeys = KeyPair & { readonly address: string };
 
 type Request = Pick<DestinationRecord, 'snapshot' | 'source' | 'publish' | 'ends' | 'sync'>;
 
@@ -94,13 +77,12 @@ export class DestinationMigration {
   #init: CellInit | undefined;
   #published: readonly Publication[] = [];
   readonly #arrival: Arrival;
-  #announcements: Announcement[] = [];
+  readonly #peers: TurningPeers;
   #homes: readonly HomeKeys[] = [];
-  /** By peer; made ahead, because making them takes longer than all else in the restore phase but CRIU. */
-  readonly #nextKeys = new Map<string, KeyPair>();
   #heldCriu: HeldCriu | undefined;
   #criu: Promise<CriuExit> | undefined;
   #sockets: SocketSetter | undefined;
+  readonly #resuming = new UnderWay<void>();
   /** What is under way: an undoing must not meet it half done. */
   #step: Promise<unknown> = Promise.resolve();
 
@@ -109,14 +91,18 @@ export class DestinationMigration {
     id: string,
     request: Request,
     save: (record: DestinationRecord) => void,
-    arrival?: ArrivalRecord,
+    before?: Pick<DestinationRecord, 'arrival' | 'announcements'>,
   ) {
     this.#context = context;
     this.id = id;
     this.#request = request;
     this.#save = save;
     this.#directory = imageDirectory(context, id);
-    this.#arrival = new Arrival(context, `osm${id.slice(0, 8)}`, request.snapshot, arrival);
+    const { snapshot, source } = request;
+    this.#arrival = new Arrival(context, `osm${id.slice(0, 8)}`, snapshot, before?.arrival);
+    const labels = () => this.#arrival.labels;
+    const isFromFile = source === undefined;
+    this.#peers = new TurningPeers(context, snapshot, labels, isFromFile, before?.announcements);
   }
 
   /** What an agent before this one had come to. */
@@ -125,12 +111,11 @@ export class DestinationMigration {
     record: DestinationRecord,
     save: (record: DestinationRecord) => void,
   ): DestinationMigration {
-    const migration = new DestinationMigration(context, record.migration, record, save, record.arrival);
+    const migration = new DestinationMigration(context, record.migration, record, save, record);
     migration.#stage = record.stage;
     migration.#init = record.init;
     migration.#homes = record.homes ?? [];
     migration.#published = record.published;
-    migration.#announcements = record.announcements.map((one) => Announcement.adopt(context.socket, one));
     return migration;
   }
 
@@ -174,7 +159,7 @@ export class DestinationMigration {
       published: this.#published,
       init: this.#init,
       arrival: this.#arrival.record,
-      announcements: this.#announcements.map((one) => one.record()),
+      announcements: this.#peers.announcements.map((one) => one.record()),
       homes: this.#homes,
     };
   }
@@ -194,10 +179,8 @@ export class DestinationMigration {
     if (this.source === undefined) this.#decision.prepare(new Uint8Array(randomBytes(32)));
     this.#makeDirectory();
     await execa('mkfifo', ['-m', '0600', join(this.#directory, 'verdict')], { timeout: MKFIFO_MS_MAX });
-    for (const { at } of snapshot.flows) {
-      if (!this.#nextKeys.has(at.address)) this.#nextKeys.set(at.address, generateKeyPair());
-    }
-    this.#homes = this.#offeredHomes();
+    this.#peers.prepare();
+    this.#homes = offeredHomes(snapshot);
     this.#published = await this.#publications();
     await this.#arrival.drawLabels();
     this.#enter('prepared');
@@ -222,23 +205,6 @@ export class DestinationMigration {
   /** Public keys for the source, whose new flows are to follow. */
   get homes(): { address: string; publicKey: Uint8Array }[] {
     return this.#homes.map(({ address, publicKey }) => ({ address, publicKey }));
-  }
-
-  /** Not with an address that the cell has flows with: these make a pair as always. */
-  #offeredHomes(): HomeKeys[] {
-    const { flows, forwarding } = this.#request.snapshot;
-    const peers = new Set(flows.map(({ at }) => at.address));
-    const offered = (forwarding?.homes ?? []).filter(({ address }) => !peers.has(address));
-    return offered.map(({ address }) => ({ address, ...generateKeyPair() }));
-  }
-
-  /** What the MOVE to a peer lists: labels of listeners too, unless there are so many that it names some by digest. */
-  #moveLabels(peer: string): Label[] {
-    const labels = this.#arrival.labels.filter((label) => label.peer === peer);
-    if (areListed(labels)) return labels;
-    const { flows } = this.#request.snapshot;
-    const local = new Set(flows.map((flow) => endpointKey(flow.protocol, flow.known ?? flow.local)));
-    return labels.filter(({ protocol, virtual }) => local.has(endpointKey(protocol, virtual)));
   }
 
   get published(): readonly Publication[] {
@@ -282,43 +248,8 @@ export class DestinationMigration {
    * @throws OsmosisError PEER_SILENT, PREFLIGHT
    */
   arm(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
-    return this.#during(this.#arm(sessions, signal));
-  }
-
-  async #arm(sessions: readonly PeerSession[], signal: AbortSignal): Promise<void> {
-    const armings = sessions.flatMap(({ peer, epoch, cell, tag, toPeer, toCell }) => {
-      const labels = this.#moveLabels(peer);
-      return labels.length === 0
-        ? []
-        : [createArming(peer, { cell, tag, toPeer, toCell }, epoch - 1, labels)];
-    });
-    const armed = new Map(armings.map(({ peer, transaction }) => [peer, transaction]));
-    this.#announce(sessions.map((one) => ({ ...one, transaction: armed.get(one.peer) ?? one.transaction })));
     // For a successor of this agent, which takes it back.
-    this.#enter('prepared');
-    const until = AbortSignal.any([signal, AbortSignal.timeout(ARM_MS_MAX)]);
-    const told = await Promise.all(armings.map((one) => sendArming(this.#context.socket, one, until)));
-    signal.throwIfAborted();
-    const silent = armings.filter((_, index) => !told[index]).map(({ peer }) => peer);
-    if (silent.length === 0) return;
-    throw new OsmosisError(
-      'PEER_SILENT',
-      `the agent of the peer ${silent.join(', ')} does not answer any more. Check it and UDP port 18018; or another copy of the file is being resumed`,
-      { phase: 'prepare' },
-    );
-  }
-
-  #announce(sessions: readonly PeerSession[]): void {
-    this.#announcements = sessions.map((session) =>
-      Announcement.create(
-        this.#context.socket,
-        session,
-        this.#moveLabels(session.peer),
-        this.#nextKeys.get(session.peer) ?? generateKeyPair(),
-        // Out of a file: its answer may have more to say, where its end is now.
-        { padded: this.source === undefined },
-      ),
-    );
+    return this.#during(this.#peers.arm(sessions, () => this.#enter('prepared'), signal));
   }
 
   /** Restores, behind the fence and not yet running. Resolves when CRIU waits for the verdict. */
@@ -336,7 +267,7 @@ export class DestinationMigration {
       throw new OsmosisError('RESTORE_FAILED', 'there is no prepared cell; start the migration anew', {
         phase: 'restore',
       });
-    if (this.source !== undefined) this.#announce(sessions);
+    if (this.source !== undefined) this.#peers.announce(sessions);
     await this.#arrival.adoptHeld(held);
     this.#criu = (this.#heldCriu ?? this.#hold(init)).begin();
     // From here on a successor of this agent has to ask the source before it may undo.
@@ -383,21 +314,25 @@ export class DestinationMigration {
   }
 
   /** After the source's commit: MOVE first, then the fence, then the process. What fails from here on is tried again. */
-  async resume(): Promise<void> {
+  resume(): Promise<void> {
+    return this.#resuming.join(this.id, () => this.#resume());
+  }
+
+  async #resume(): Promise<void> {
     if (this.#stage === 'running') return;
     // Nothing is written here, where every millisecond counts: a successor of this agent finds "restored", asks, is told
     // "commit", and does the same again with the same datagrams.
-    const turned = Promise.all(this.#announcements.map((announcement) => announcement.start()));
+    const turned = this.#peers.start();
     this.#stage = 'committed';
     const held = this.source === undefined;
     // Its kernel repeats what is unacknowledged, whether the process runs or not: a peer that has not turned would answer with a reset.
-    await (held ? this.#headStart(turned) : this.#unaskedTurned());
+    await (held ? this.#peers.headStart(turned) : this.#peers.unaskedTurned());
     await this.#arrival.open();
     // Under way since the restore, unless this agent is the successor of the one that restored.
     if (this.#init !== undefined) await (this.#sockets ?? this.#socketSetter()).apply(this.#init.pid);
     // The first packets of the restored sockets wake their peers, whose answers must find them turned already.
-    if (!held) await this.#headStart(turned);
-    for (const one of this.#announcements) await this.#arrival.followEnds(one.peer, one.ends);
+    if (!held) await this.#peers.headStart(turned);
+    for (const one of this.#peers.announcements) await this.#arrival.followEnds(one.peer, one.ends);
     this.#letRun();
     await markerAppears(
       this.#directory,
@@ -407,20 +342,6 @@ export class DestinationMigration {
     );
     await this.#arrival.release();
     this.#stage = 'running';
-  }
-
-  async #unaskedTurned(): Promise<void> {
-    const unasked = this.#awaited.filter((one) => one.isUnasked).map((one) => one.acknowledged);
-    if (unasked.length === 0) return;
-    await Promise.race([Promise.all(unasked), sleep(TURNED_MS_MAX, undefined, { ref: false })]);
-  }
-
-  /** A peer that has armed the labels understands them from before; one that holds the cell does only once it has turned. */
-  async #headStart(turned: Promise<unknown>): Promise<void> {
-    const held = this.source === undefined;
-    const first = held ? Promise.all(this.#awaited.map((one) => one.acknowledged)) : turned;
-    const limit_ms = held ? TURNED_MS_MAX : HEAD_START_MS_MAX;
-    await Promise.race([first, sleep(limit_ms, undefined, { ref: false })]);
   }
 
   /** Connections of peers that were left behind end now, not after minutes of silence. */
@@ -447,9 +368,9 @@ export class DestinationMigration {
       // At home they are those of the host.
       addresses: home ? [] : snapshot.addresses.filter((address) => !isCellSource(address)),
       side,
-      labels: labels.map((row) => ({ ...row, peer: this.#placeOf(row.peer) })),
+      labels: labels.map((row) => ({ ...row, peer: this.#peers.placeOf(row.peer) })),
       flows: entries,
-      peers: [...this.#announcements.map((one) => one.keys()), ...this.#homePeers()],
+      peers: [...this.#peers.announcements.map((one) => one.keys()), ...homePeers(this.#homes, snapshot)],
       known: knownFlows(snapshot.flows),
       published: this.#published,
       ...(snapshot.placement && { placement: snapshot.placement }),
@@ -459,34 +380,11 @@ export class DestinationMigration {
     registry.put(cell);
   }
 
-  /** Where the agent is that was at `peer` when the cell was suspended. */
-  #placeOf(peer: string): string {
-    return this.#announcements.find((one) => one.peer === peer)?.keys().address ?? peer;
-  }
-
   get #forwarding(): Cell['forwarding'] {
     const { forwarding } = this.#request.snapshot;
     if (forwarding === undefined || this.#arrival.record.home) return undefined;
     const { lease_s, since, endpoints } = forwarding;
     return { lease_s, since, endpoints };
-  }
-
-  #homePeers(): PeerKeys[] {
-    const offered = this.#request.snapshot.forwarding?.homes ?? [];
-    return this.#homes.map(({ address, secretKey, publicKey }) => ({
-      address,
-      epoch: FIRST_PAIR_EPOCH,
-      last: FIRST_PAIR_EPOCH,
-      secretKey,
-      publicKey,
-      peerPublicKey: offered.find((one) => one.address === address)?.publicKey,
-    }));
-  }
-
-  /** A peer that has no flow now is told, but nobody waits for it. */
-  get #awaited(): Announcement[] {
-    const peers = new Set(this.#request.snapshot.flows.map(({ at }) => at.address));
-    return this.#announcements.filter(({ peer }) => peers.has(peer));
   }
 
   /** The restored root as a pid of this host. */
@@ -500,13 +398,13 @@ export class DestinationMigration {
   /** Waits for the peers' ACKs up to `timeoutMs`; the sending goes on after that. */
   async confirm(timeoutMs: number): Promise<{ silent: string[]; flip_ms: number[] }> {
     await this.#killDropped();
-    const late = sleep(timeoutMs, undefined, { ref: false });
-    await Promise.race([Promise.all(this.#awaited.map((one) => one.acknowledged)), late]);
+    await this.#peers.acknowledged(timeoutMs);
     await this.#arrival.settle();
     this.#register();
+    const { awaited } = this.#peers;
     return {
-      silent: this.#awaited.filter((one) => !one.isAcknowledged).map(({ peer }) => peer),
-      flip_ms: this.#awaited.flatMap((one) => one.roundTripMs ?? []),
+      silent: awaited.filter((one) => !one.isAcknowledged).map(({ peer }) => peer),
+      flip_ms: awaited.flatMap((one) => one.roundTripMs ?? []),
     };
   }
 
@@ -533,17 +431,9 @@ export class DestinationMigration {
     if (this.#init !== undefined && this.#init !== early) await destroyNamespaces(this.#init);
     this.#context.terminals.clear(this.#request.snapshot.cell);
     await this.#sockets?.drop();
-    await this.#disarm();
+    await this.#peers.disarm();
     await this.#arrival.undo();
     this.end();
-  }
-
-  /** Out of a file: there is no source that would tell the peers. They hold the cell as before. */
-  async #disarm(): Promise<void> {
-    if (this.source !== undefined) return;
-    const farewells = this.#announcements.map((announcement) => announcement.farewell());
-    const { byes } = this.#context;
-    await byes.sayUnder(this.#request.snapshot.cell, farewells, BYE_WAIT_MS_MAX, ARM_MS_MAX);
   }
 
   /** A FIFO that the hook holds open: opening for reading and writing never blocks, and the line waits there for it. */

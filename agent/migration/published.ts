@@ -58,14 +58,26 @@ export async function changePublished(
   const { changed, problems } = end ? ending(specs, published) : await adding(specs, cell);
   if (problems.length > 0) throw refused(problems.join('; '));
   const keys = new Set(changed.map(({ protocol, wire }) => endpointKey(protocol, wire)));
-  const rest = published.filter((each) => !keys.has(endpointKey(each.protocol, each.wire)));
-  const next = end ? rest : [...rest, ...changed];
+  const after = (before: readonly Publication[]) => {
+    const rest = before.filter((each) => !keys.has(endpointKey(each.protocol, each.wire)));
+    return end ? rest : [...rest, ...changed];
+  };
   if (!dry_run) {
+    // A look at its listeners takes its time.
+    registry.checkFree(cell.id);
     if (end) await openings.unpublish(changed);
     else await openings.publish(place, changed);
-    registry.put({ ...(registry.get(cell.id) ?? cell), published: next });
+    const now = registry.get(cell.id);
+    if (now === undefined) {
+      await openings.unpublish(changed);
+      throw new OsmosisError(
+        'NO_SUCH_TARGET',
+        `the cell ${cell.name} has ended meanwhile; nothing is published`,
+      );
+    }
+    registry.put({ ...now, published: after(now.published ?? []) });
   }
-  return { cell: cell.name, changed: [...changed], published: [...next] };
+  return { cell: cell.name, changed: [...changed], published: after(published) };
 }
 
 type Change = { readonly changed: readonly Publication[]; readonly problems: readonly string[] };

@@ -3,15 +3,7 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import {
-  type Endpoint,
-  endpointText,
-  type Flow,
-  flowKey,
-  isLoopback,
-  knownFlow,
-  type PlacedFlow,
-} from '../address.ts';
+import { type Flow, flowKey, type PlacedFlow } from '../address.ts';
 import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import { adoptNewFlows } from '../cell/new-flows.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
@@ -21,32 +13,28 @@ import type { Destination } from '../control/terminal-protocol.ts';
 import { dumpArgv, heldArgv, insideArgv, type Namespaces } from '../criu/argv.ts';
 import { Decision } from '../criu/decision.ts';
 import { type CriuExit, criuErrors, type HeldCriu, holdCriu, markerAppears } from '../criu/run.ts';
-import { cutShort } from '../criu/unsaved.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { OsmosisError } from '../error.ts';
-import { ARMING, aboutOf, type HelloResult, type SourcedFlow, sayHello } from '../h2o/cell-side.ts';
 import type { Handed } from '../h2o/handed-over.ts';
-import { areTellable, handedTo } from '../h2o/held-ends.ts';
-import { isOwnAddress } from '../host/routes.ts';
 import { type ImagePiece, readImage } from '../image/reader.ts';
-import { currentFlows, inspectTree, type Tree } from '../proc/inspect.ts';
-import { type InetSocket, inetSockets } from '../proc/sockets.ts';
+import { inspectTree, type Tree } from '../proc/inspect.ts';
 import { untilTraced } from '../proc/standstill.ts';
 import { isAlive, processStatus, startTicks } from '../proc/tree.ts';
-import { newTransaction } from '../wire/h2o.ts';
-import { areListed, LABELS_LISTED_MAX } from '../wire/h2o-labels.ts';
-import { isDrop, type UdpPolicy } from '../wire/h2o-layout.ts';
-import { deriveSession } from '../wire/h2o-session.ts';
+import type { UdpPolicy } from '../wire/h2o-layout.ts';
 import { DatagramQueues, type Leftover, unconnectedFlows, withFlows } from './datagrams.ts';
 import { Departure, type DepartureRecord } from './departure.ts';
 import { type Answered, SourceForwarding } from './forwarding.ts';
 import { Holding } from './holding.ts';
-import { flowIds, placeFlows, withSources } from './placed.ts';
+import { checkFlows } from './late-flows.ts';
+import { offerOwnEnds } from './offering.ts';
+import { flowIds, placeFlows } from './placed.ts';
 import { quiesce } from './quiesce.ts';
-import { type Agreed, unaskedPeers } from './unasked.ts';
+import { SuspendedEnds } from './suspended-ends.ts';
+import { ToldPeers } from './told-peers.ts';
+import type { Agreed } from './unasked.ts';
 
 /** A frozen process goes on by itself after this, whatever becomes of orchestrator and agent: hook.sh counts. */
-export const FROZEN_MS_MAX = 60_000;
+const FROZEN_MS_MAX = 60_000;
 /** The same where it goes into a file: it would stand still for longer anyway, and its peers forget what is armed after 600 s. */
 const SUSPENDING_MS_MAX = 300_000;
 /** Peers let datagrams wait within this (some 50 ms), or those that come while the process is saved are lost. It runs meanwhile. */
@@ -98,7 +86,6 @@ type Frozen = { sessions: PeerSession[]; dump_ms: number; datagrams_left: Leftov
 export class SourceMigration {
   readonly id: string;
   readonly #context: AgentContext;
-  readonly #agreed: Agreed;
   readonly #decision: Decision;
   readonly #directory: string;
   /** Of its own: watching the image directory would cost CRIU an event for each of thousands of files. */
@@ -109,9 +96,7 @@ export class SourceMigration {
   #stage: Stage = 'prepared';
   readonly #departure: Departure;
   #flows: PlacedFlow[] = [];
-  /** Of these, those whose other ends are suspended: nobody is told of the move. */
-  #heldFlows: PlacedFlow[] = [];
-  #handed: readonly Handed[] = [];
+  readonly #suspended: SuspendedEnds;
   #labels: Label[] = [];
   /** It goes into a file, and to no host. */
   #suspends = false;
@@ -126,11 +111,7 @@ export class SourceMigration {
   #answered: Answered = [];
   /** Unix sockets that are to be left out. */
   #external: string[] = [];
-  #transactions = new Map<string, Uint8Array>();
-  /** Of the peers that may have armed. */
-  readonly #keys = new Map<string, PeerKeys>();
-  /** Of those that hear nothing before the MOVE. */
-  readonly #unasked = new Map<string, PeerKeys>();
+  readonly #told: ToldPeers;
   #queues: DatagramQueues | undefined;
   #frozen = false;
   /** The tree's flows, by flowKey, once they are settled. */
@@ -144,7 +125,8 @@ export class SourceMigration {
 
   constructor(context: AgentContext, id: string, cell: Cell, agreed: Agreed) {
     this.#context = context;
-    this.#agreed = agreed;
+    this.#told = new ToldPeers(context, agreed);
+    this.#suspended = new SuspendedEnds(context.peerSide);
     this.id = id;
     this.#cell = cell;
     this.#departure = new Departure(context.datapath, cell);
@@ -171,9 +153,9 @@ export class SourceMigration {
       role: 'source',
       migration: this.id,
       cell: this.#cell,
-      keys: [...this.#keys.values()],
+      keys: this.#told.keys,
       ...(this.#holding && { holds: this.#holding.sessions, marked: this.#marked }),
-      ...(this.#handed.length > 0 && { handed: this.#handed }),
+      ...(this.#suspended.handed.length > 0 && { handed: this.#suspended.handed }),
       ...this.#departure.record(),
     };
   }
@@ -207,12 +189,17 @@ export class SourceMigration {
     this.#queues = new DatagramQueues(this.#cell.pid);
     this.#leaving = new Set(settled.flows.map((flow) => flowKey(flow)));
     await this.#checkOtherEnds(settled.flows);
-    const flows = await this.#offer(await this.#place(settled.flows), new Set(relay));
+    const flows = await offerOwnEnds(
+      this.#context.peerSide,
+      this.#cell,
+      await this.#place(settled.flows),
+      new Set(relay),
+    );
     const { dropped = [], going = [] } = Object.groupBy(flows, ({ at }) =>
       this.#drop.has(at.address) ? 'dropped' : 'going',
     );
     this.#flows = going;
-    await this.#takeHeld();
+    await this.#suspended.take(this.#cell, going);
     this.#external = settled.outside.filter(({ external }) => external).map(({ resource }) => resource);
     await this.#departure.enterFlows(flows);
     const peers = this.#flows.map(({ at }) => at.address);
@@ -225,56 +212,8 @@ export class SourceMigration {
     };
   }
 
-  async #takeHeld(): Promise<void> {
-    const { peerSide } = this.#context;
-    const held = new Set(peerSide.heldAmong(flowIds(this.#cell, this.#flows)).map((id) => flowKey(id)));
-    this.#heldFlows = this.#flows.filter((flow) => held.has(flowKey(flow)));
-    if (this.#heldFlows.length === 0) return;
-    await peerSide.checkHeld(this.#heldIds);
-    if (areTellable(this.#heldFlows)) return;
-    throw new OsmosisError(
-      'PREFLIGHT',
-      `it can't be moved: it has more than ${LABELS_LISTED_MAX} connections of its own with a suspended process, which has to be ` +
-        'told of all of them at once when it is back; it goes on at the source. Resume that one first.',
-      { phase: 'prepare' },
-    );
-  }
-
-  get #heldIds(): FlowId[] {
-    return flowIds(this.#cell, this.#heldFlows);
-  }
-
-  /** Peers whose agents have to know of the move before it happens. */
-  get #askedFlows(): PlacedFlow[] {
-    const held = new Set(this.#heldFlows);
-    return this.#flows.filter((flow) => !held.has(flow));
-  }
-
   #place(flows: readonly Flow[]): Promise<PlacedFlow[]> {
     return placeFlows(this.#context.datapath, this.#cell, flows);
-  }
-
-  /**
-   * At home, flows whose other ends are on this host as well, or on a host without an agent: this host is the peer then,
-   * and carries them on.
-   */
-  async #offer(flows: readonly PlacedFlow[], relay: ReadonlySet<string>): Promise<PlacedFlow[]> {
-    const { peerSide } = this.#context;
-    const isHome = this.#cell.link === undefined;
-    const isOurs = ({ address }: Endpoint) => isOwnAddress(address) || (isHome && isLoopback(address));
-    const kind = (flow: PlacedFlow) => {
-      const { remote, at } = flow;
-      if (endpointText(at) !== endpointText(remote)) return 'elsewhere';
-      // What a moved cell has with this host takes that way only where the host knows the cell by its own address.
-      if (isOurs(remote) && isOurs(knownFlow(flow).local)) return 'here';
-      return isHome && relay.has(remote.address) ? 'relayed' : 'elsewhere';
-    };
-    const { here = [], relayed = [], elsewhere = [] } = Object.groupBy(flows, kind);
-    return [
-      ...elsewhere,
-      ...(await peerSide.ownEnds.offer(here, false)),
-      ...(await peerSide.ownEnds.offer(relayed, true)),
-    ];
   }
 
   /** Both ends of a flow can move, one after the other: from here on no cell may announce a move to this one's flows. */
@@ -315,7 +254,7 @@ export class SourceMigration {
 
   async #stay(signal: AbortSignal): Promise<void> {
     this.#suspends = true;
-    if (this.#heldFlows.length > 0)
+    if (!this.#suspended.isNone)
       throw new OsmosisError(
         'FLOWS_CHANGED',
         'the process at the other end of a connection is suspended itself: one of the two has to be there for the other. It goes ' +
@@ -328,130 +267,29 @@ export class SourceMigration {
 
   /** Answers with how many flows were refused that are not there any more. */
   async #armPeers(signal: AbortSignal): Promise<number> {
-    const sourced = await withSources(this.#context.datapath, this.#cell, this.#askedFlows);
-    const byPeer = Map.groupBy(sourced, ({ at }) => at.address);
-    for (const peer of await this.#takeUnasked()) byPeer.delete(peer);
-    const refused = await Promise.all([...byPeer].map(([peer, flows]) => this.#armPeer(peer, flows, signal)));
-    this.#keepFollowers();
+    const refused = await this.#tellPeers(signal);
     this.#heldCriu = this.#hold();
     await this.#context.terminals.leave(this.#cell, signal);
     this.#stage = 'armed';
-    return refused.reduce((sum, count) => sum + count, 0);
+    return refused;
   }
 
-  /** What they have agreed to in the background is all that a MOVE needs, if it lists every label. */
-  async #takeUnasked(): Promise<string[]> {
-    if (this.#suspends) return [];
-    const unasked = await unaskedPeers(this.#context, this.#agreed, this.#cell, this.#askedFlows);
-    const peers = [...unasked].filter((peer) =>
-      areListed(this.#labels.filter((label) => label.peer === peer)),
-    );
-    for (const peer of peers) {
-      this.#unasked.set(peer, this.#context.registry.keysWith(this.#cell, peer));
-      this.#transactions.set(peer, newTransaction());
-    }
-    return peers;
-  }
-
-  /** Their MOVE needs no HELLO: there is no flow of theirs to claim. */
-  #keepFollowers(): void {
-    for (const peer of this.#forwarding?.handed.followers ?? []) {
-      this.#keys.set(peer, this.#context.registry.keysWith(this.#cell, peer));
-      this.#transactions.set(peer, newTransaction());
-    }
-  }
-
-  async #armPeer(peer: string, flows: readonly SourcedFlow[], signal: AbortSignal): Promise<number> {
-    const { registry } = this.#context;
-    const known = registry.keysWith(this.#cell, peer);
-    if (!(await this.#context.byes.isOver(this.#cell.id, known, signal))) throw this.#silent(peer);
-    const first = await this.#announce(peer, known, flows, signal);
-    // A peer that knows nothing of a cell that has been there before has forgotten it: its last flow had ended.
-    const forgotten = known.epoch > 0 && !first.silent && first.peerPublicKey === undefined;
-    if (forgotten) this.#keys.delete(peer);
-    const keys = forgotten ? await this.#renew(peer, known, flows, signal) : known;
-    const { silent, claimable } = keys === known ? first : await this.#announce(peer, keys, flows, signal);
-    if (silent) throw this.#silent(peer);
-    const refused = flows.filter(
-      (flow) => !claimable.has(flowKey(knownFlow(flow))) && !this.#isRelayEnded(flow),
-    );
-    const still = refused.length === 0 ? [] : this.#stillThere(refused);
-    if (still.length > 0) throw this.#refused(peer, still, flows.length);
-    return refused.filter(({ protocol }) => protocol === 'udp').length;
-  }
-
-  /**
-   * New keys, if the peer takes them. Asked before anything is armed: the agent there may be another one by now. What made
-   * us ask was not signed: the old keys stay if the peer knows them after all.
-   */
-  async #renew(
-    peer: string,
-    known: PeerKeys,
-    flows: readonly SourcedFlow[],
-    signal: AbortSignal,
-  ): Promise<PeerKeys> {
-    const { registry } = this.#context;
-    let taken = false;
-    const keys = registry.renewKeys(this.#cell, peer);
+  async #tellPeers(signal: AbortSignal): Promise<number> {
+    const followers = this.#forwarding?.handed.followers ?? [];
+    const suspends = this.#suspends;
+    const telling = {
+      cell: this.#cell,
+      flows: this.#suspended.others(this.#flows),
+      labels: this.#labels,
+      suspends,
+      followers,
+    };
     try {
-      taken = (await this.#announce(peer, keys, flows, signal, [])).peerPublicKey !== undefined;
+      return await this.#told.tell(telling, signal);
     } finally {
-      if (!taken) registry.restoreKeys(this.#cell, known);
+      // With the keys of peers that were new to it.
+      this.#cell = this.#context.registry.get(this.#cell.id) ?? this.#cell;
     }
-    return taken ? keys : known;
-  }
-
-  /** What the host that relayed it says not to know: `osmosis relay end`, or it has forgotten. The peer is out of reach. */
-  #isRelayEnded({ relayed }: PlacedFlow): boolean {
-    return relayed === true && this.#cell.link !== undefined;
-  }
-
-  async #announce(
-    peer: string,
-    keys: PeerKeys,
-    flows: readonly SourcedFlow[],
-    signal: AbortSignal,
-    labels: readonly Label[] = this.#labels,
-  ): Promise<HelloResult> {
-    const { registry } = this.#context;
-    this.#cell = registry.get(this.#cell.id) ?? this.#cell;
-    const its = labels.filter((label) => label.peer === peer);
-    const about = aboutOf(this.#cell.id, keys);
-    // Known since it was asked: it may arm although we do not hear of it, and is to be told of the undoing then.
-    if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
-    const result = await sayHello(this.#context, peer, about, flows, its, signal, ARMING);
-    this.#transactions.set(peer, result.transaction);
-    keys.peerPublicKey = result.peerPublicKey ?? keys.peerPublicKey;
-    if (keys.peerPublicKey !== undefined) this.#keys.set(peer, keys);
-    return result;
-  }
-
-  /** It may be that the process there is on the move itself: worth another try, after it. */
-  #refused(peer: string, flows: readonly Flow[], all: number): OsmosisError {
-    return new OsmosisError(
-      'FLOWS_CHANGED',
-      `the peer ${peer} does not know ${flows.length} of ${all} flows as ours (such as from its port ${flows[0]?.remote.port}); ` +
-        'the process goes on at the source. Either the process there is being moved just now, then try again; or there is address translation between the hosts.',
-      { phase: 'prepare' },
-    );
-  }
-
-  /** A flow that ended in the meantime is missing at its peer with good reason; of UDP, nobody tells the other end. */
-  #stillThere(flows: readonly PlacedFlow[]): PlacedFlow[] {
-    const now = new Set(
-      inetSockets(this.#cell.pid)
-        .filter(({ protocol, state }) => protocol === 'tcp' && state === 'established')
-        .map((socket) => flowKey(socket)),
-    );
-    return flows.filter((flow) => now.has(flowKey(flow)));
-  }
-
-  #silent(peer: string): OsmosisError {
-    return new OsmosisError(
-      'PEER_SILENT',
-      `the agent of the peer ${peer} does not answer; the process goes on at the source. Check that agent and UDP port 18018, or use --drop-legacy.`,
-      { phase: 'prepare' },
-    );
   }
 
   /** From here the process stands still. Resolves when all of it is written, and CRIU waits for the decision. */
@@ -461,9 +299,9 @@ export class SourceMigration {
 
   async #freeze(signal: AbortSignal): Promise<Frozen> {
     if (!this.#isAlive()) throw this.#exited();
-    const pausing = this.#suspends ? this.#deriveSessions() : undefined;
+    const pausing = this.#suspends ? this.#sessions() : undefined;
     if (pausing !== undefined) await this.#pause(pausing, signal);
-    const held = await this.#handOut();
+    const held = await this.#suspended.handOut(this.#labels);
     await this.#departure.switchTo('leaving');
     if (!this.#suspends) await this.#context.peerSide.engage(this.#cell.id);
     await this.#queues?.drain(signal);
@@ -472,10 +310,11 @@ export class SourceMigration {
     const exited = (this.#heldCriu ?? this.#hold()).begin();
     this.#criu = exited;
     // Beside CRIU's work, never on the gap's critical path.
-    const sessions = pausing ?? this.#deriveSessions();
-    const silent = this.#silence(exited, signal);
-    const frozen = await markerAppears(this.#marks, 'frozen', exited, signal);
-    await silent;
+    const sessions = pausing ?? this.#sessions();
+    const [frozen] = await Promise.all([
+      markerAppears(this.#marks, 'frozen', exited, signal),
+      this.#silence(exited, signal),
+    ]);
     if (!frozen) throw this.#dumpFailed();
     this.#frozen = true;
     this.#stage = 'frozen';
@@ -485,28 +324,14 @@ export class SourceMigration {
     return held.length === 0 ? frozenHere : { ...frozenHere, held };
   }
 
-  /** Suspended cells at the other ends find them where this one goes. */
-  async #handOut(): Promise<RemoteHeld[]> {
-    if (this.#heldFlows.length === 0) return [];
-    const held = await this.#context.peerSide.handOut(this.#heldIds);
-    this.#handed = held.flatMap((each) => {
-      const places = new Set(each.flows.map(({ at }) => at.address));
-      const to = this.#labels.find(({ peer }) => places.has(peer))?.wire.address;
-      // Back where its cell looks for it nobody has to be told the way.
-      return to === undefined || each.origin.includes(to) ? [] : [handedTo(to, each)];
-    });
-    return held;
-  }
-
   /**
    * What peers send from here on waits at their hosts, so that nothing is lost while the process is saved. A peer that does not
    * answer in time goes on sending. Takes an epoch of each session.
    */
   async #pause(sessions: PeerSession[], signal: AbortSignal): Promise<void> {
-    const { registry, socket, log } = this.#context;
+    const { socket, log } = this.#context;
     if (this.#udp === 'drop' || !this.#flows.some(({ protocol }) => protocol === 'udp')) return;
-    for (const keys of this.#keys.values()) keys.last++;
-    registry.save(this.#cell.id);
+    this.#told.takeEpoch(this.#cell.id);
     const stop = new AbortController();
     const pausing = new Holding(
       socket,
@@ -551,31 +376,8 @@ export class SourceMigration {
     return init === undefined ? 'host' : { init: init.pid, net: link !== undefined };
   }
 
-  #deriveSessions(): PeerSession[] {
-    const cell = Buffer.from(this.#cell.id, 'hex');
-    // No BYE takes an epoch where the move is undone, and none may be that of two MOVEs.
-    for (const keys of this.#unasked.values()) keys.last++;
-    if (this.#unasked.size > 0) this.#context.registry.save(this.#cell.id);
-    return [...this.#keys, ...this.#unasked].map(([peer, keys]) => {
-      const { epoch, last, publicKey: cellPublicKey, secretKey, peerPublicKey } = keys;
-      const unasked = this.#unasked.has(peer);
-      const transaction = this.#transactions.get(peer);
-      const session =
-        peerPublicKey === undefined || transaction === undefined
-          ? ({ drop: 'session' } as const)
-          : deriveSession({ cell, epoch, cellPublicKey, peerPublicKey, secretKey, role: 'cell' });
-      if (isDrop(session) || transaction === undefined) {
-        throw new OsmosisError(
-          'PEER_SILENT',
-          `the peer ${peer} sent no usable key; the process goes on at the source`,
-          { phase: 'freeze' },
-        );
-      }
-      const udp = this.#udp && { udp: this.#udp };
-      return unasked
-        ? { peer, epoch: last, transaction, ...session, unasked }
-        : { peer, epoch: last + 1, transaction, ...session, ...udp };
-    });
+  #sessions(): PeerSession[] {
+    return this.#told.sessions(this.#cell.id, this.#udp);
   }
 
   #isAlive(): boolean {
@@ -605,41 +407,6 @@ export class SourceMigration {
     );
   }
 
-  /** A connection that came up between the announcement and the freeze is unknown to its peer: go back and try again. */
-  #checkFlows(): void {
-    const sockets = inetSockets(this.#cell.pid);
-    this.#checkUnsaved(sockets);
-    const known = this.#departure.knownFlows();
-    const others = sockets.filter(
-      (socket) =>
-        socket.protocol === 'tcp' &&
-        (socket.state === 'established' || socket.state === 'syn-sent') &&
-        socket.inode !== 0 &&
-        !known.has(flowKey(socket)),
-    );
-    if (others.length === 0) return;
-    const news = currentFlows(this.#cell.pid).filter((flow) => !known.has(flowKey(flow)));
-    if (news.length === 0) return;
-    throw new OsmosisError(
-      'FLOWS_CHANGED',
-      `${news.length} new connections came up while the move was prepared; the process goes on at the source. Try again.`,
-      {
-        phase: 'freeze',
-      },
-    );
-  }
-
-  #checkUnsaved(sockets: readonly InetSocket[]): void {
-    const cut = cutShort(this.#directory, sockets);
-    if (cut === undefined) return;
-    throw new OsmosisError(
-      'FLOWS_CHANGED',
-      `the process has not read urgent data of its connection with ${endpointText(cut.remote)}, and CRIU does not save what ` +
-        'follows it; the process goes on at the source. Try again once it has read that.',
-      { phase: 'freeze' },
-    );
-  }
-
   /** Once all of it is on its way, and the destination restores, there is time to look at the flows once more. */
   async *image(signal: AbortSignal): AsyncGenerator<ImagePiece> {
     yield* readImage(this.#directory, () => this.#frozen, AbortSignal.any([signal, this.#abort.signal]));
@@ -650,7 +417,7 @@ export class SourceMigration {
     if (this.#flowsLookedAt) return;
     this.#flowsLookedAt = true;
     try {
-      this.#checkFlows();
+      checkFlows(this.#cell.pid, this.#directory, this.#departure.knownFlows());
     } catch (error) {
       this.#changed = error;
     }
@@ -724,7 +491,7 @@ export class SourceMigration {
     await this.#forwarding?.begin(this.#context, this.#cell.id, this.#labels, this.#answered);
     await openings.close(this.#cell);
     await this.#departure.remove();
-    await peerSide.handOver(this.#handed);
+    await peerSide.handOver(this.#suspended.handed);
     await peerSide.unplace(flowIds(this.#cell, this.#flows));
     await peerSide.ownEnds.withdraw(this.#flows);
     const { init, link, id } = this.#cell;
@@ -754,9 +521,9 @@ export class SourceMigration {
     await Promise.race([this.#step, sleep(CRIU_END_MS_MAX, undefined, { ref: false })]);
     this.#heldCriu?.end();
     const { byes, registry } = this.#context;
-    await byes.say(this.#cell.id, [...this.#keys.values()], () => registry.save(this.#cell.id));
+    await byes.say(this.#cell.id, this.#told.keys, () => registry.save(this.#cell.id));
     await this.#departure.takeBack();
-    await this.#context.peerSide.keepHeld(this.#heldIds);
+    await this.#suspended.keep();
     await this.#context.peerSide.ownEnds.withdraw(this.#flows);
     await this.#context.datapath.removeIfEmpty();
     this.#context.terminals.back(this.#cell.id);

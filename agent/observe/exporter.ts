@@ -4,9 +4,11 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { isIP } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { messageOf, OsmosisError } from '../error.ts';
+import { UnderWay } from '../under-way.ts';
 import { CONTENT_TYPE } from './metrics.ts';
 
 const LOOPBACK = '127.0.0.1';
+const PATH = '/metrics';
 /** Prometheus, a person with curl, and some that hang. */
 const CONNECTIONS_MAX = 16;
 const HEADER_BYTES_MAX = 8 * 1024;
@@ -65,7 +67,9 @@ export async function serveMetrics(
 }
 
 export function metricsServer(text: () => Promise<string>): Server {
-  const once = sharing(text);
+  // Asking often costs no more than asking once.
+  const underWay = new UnderWay<string>();
+  const shared = () => underWay.join(PATH, text);
   const limits = {
     maxHeaderSize: HEADER_BYTES_MAX,
     headersTimeout: REQUEST_MS_MAX,
@@ -75,7 +79,7 @@ export function metricsServer(text: () => Promise<string>): Server {
   };
   const server = createServer(limits, (request, response) => {
     response.setTimeout(REQUEST_MS_MAX, () => response.destroy());
-    void answer(request, response, once);
+    void answer(request, response, shared);
   });
   server.maxConnections = CONNECTIONS_MAX;
   return server;
@@ -87,7 +91,7 @@ async function answer(
   text: () => Promise<string>,
 ): Promise<void> {
   const path = url?.split('?')[0];
-  if (path !== '/metrics') return say(response, 404, 'there is only /metrics here\n');
+  if (path !== PATH) return say(response, 404, 'there is only /metrics here\n');
   if (method !== 'GET' && method !== 'HEAD') {
     response.setHeader('Allow', 'GET, HEAD');
     return say(response, 405, 'only GET\n');
@@ -106,15 +110,4 @@ function say(response: ServerResponse, status: number, body: string): void {
   if (status !== 200) response.setHeader('Connection', 'close');
   if (!response.hasHeader('Content-Type')) response.setHeader('Content-Type', 'text/plain; charset=utf-8');
   response.writeHead(status).end(body);
-}
-
-/** Whoever asks while somebody else waits gets the same answer: asking often costs no more than asking once. */
-function sharing<T>(look: () => Promise<T>): () => Promise<T> {
-  let underWay: Promise<T> | undefined;
-  return () => {
-    underWay ??= look().finally(() => {
-      underWay = undefined;
-    });
-    return underWay;
-  };
 }

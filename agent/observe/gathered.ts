@@ -2,8 +2,8 @@
 import { statfsSync } from 'node:fs';
 import { lstat, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Labels } from '../cell/labels.ts';
-import { LABELS_MAX } from '../cell/labels.ts';
+
+import { LABELS_MAX, type Labels } from '../cell/labels.ts';
 import type { Cell } from '../cell/registry.ts';
 import type { AgentContext } from '../context.ts';
 import type { RemoteCellFact } from '../control/protocol.ts';

@@ -134,10 +134,10 @@ function socketsOf(root: number, descriptors: readonly Descriptor[]): Sockets {
   return { inet, others, unlisted };
 }
 
-/** What a tree has in TCP and UDP now. */
-export function currentSockets(root: number): Pick<Tree, 'flows' | 'listeners'> {
-  const descriptors = processTree(root).flatMap(({ pid }) => descriptorsOf(pid));
-  return flowsOf(socketsOf(root, descriptors).inet);
+/** What a tree has in TCP and UDP now. `read`: the tables of the network namespace that a process lives in. */
+export function currentSockets(root: number, read = inetSockets): Pick<Tree, 'flows' | 'listeners'> {
+  const inodes = socketInodes(processTree(root).flatMap(({ pid }) => descriptorsOf(pid)));
+  return flowsOf(inodes.size === 0 ? [] : read(root).filter(({ inode }) => inodes.has(inode)));
 }
 
 /** The flows of a tree as they are now. */

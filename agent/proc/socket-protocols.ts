@@ -29,6 +29,6 @@ export async function socketProtocols(sockets: readonly Descriptor[]): Promise<S
   }));
 }
 
-export function parseProtocols(text: string): string[] {
+function parseProtocols(text: string): string[] {
   return [...text.matchAll(/^system\.sockprotoname="([^"\\]+)/gm)].map((match) => match[1] ?? '');
 }

@@ -6,6 +6,7 @@ import {
   parseHexEndpoint,
   parseInetTable,
   parseInodes,
+  socketReader,
   udpSockets,
 } from './sockets.ts';
 
@@ -114,4 +115,11 @@ test('the tables of this process are read, TCP alone too', () => {
   expect(udpSockets('self').every(({ protocol }) => protocol === 'tcp')).toBe(true);
   expect(all.every(({ local }) => local.port >= 0 && local.port <= 65_535)).toBe(true);
   expect(inetSockets(2 ** 30)).toEqual([]);
+});
+
+test('a reader reads a network namespace once, whoever of it is asked for', () => {
+  const read = socketReader();
+  const sockets = read('self');
+  expect(read(process.pid)).toBe(sockets);
+  expect(socketReader()('self')).not.toBe(sockets);
 });

@@ -1,6 +1,6 @@
 /** Sockets from /proc/net (net/ipv4/tcp_ipv4.c get_tcp4_sock and kin): kinds, endpoints, states, queues. */
 import { addressText, type Endpoint, type Protocol } from '../address.ts';
-import { procText } from './text.ts';
+import { procLink, procText } from './text.ts';
 
 /** include/net/tcp_states.h */
 export const TCP_STATES = [
@@ -86,6 +86,17 @@ const TABLES = [
 /** All TCP and UDP sockets of the network namespace that `pid` lives in. */
 export function inetSockets(pid: number | 'self'): InetSocket[] {
   return TABLES.flatMap((table) => readTable(pid, table));
+}
+
+/** As `inetSockets`, reading each network namespace once: for whoever looks at many processes at one moment. */
+export function socketReader(): (pid: number | 'self') => InetSocket[] {
+  const known = new Map<string, InetSocket[]>();
+  return (pid) => {
+    const namespace = procLink(`/proc/${pid}/ns/net`) ?? '';
+    const sockets = known.get(namespace) ?? inetSockets(pid);
+    known.set(namespace, sockets);
+    return sockets;
+  };
 }
 
 /** UDP only: quick to read, for whoever polls. */

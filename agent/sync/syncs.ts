@@ -101,12 +101,17 @@ export class Syncs {
   }
 
   async #leave(destination: SyncDestination): Promise<void> {
-    this.#destinations.delete(destination.id);
-    const aside = await destination.leave();
-    this.#log.warn(
-      { aside },
-      'the host was restarted while a process came here: its files are left as they are',
-    );
+    const { id } = destination;
+    this.#destinations.delete(id);
+    try {
+      const aside = await destination.leave();
+      this.#log.warn(
+        { aside },
+        'the host was restarted while a process came here: its files are left as they are',
+      );
+    } catch (error) {
+      this.#log.error({ sync: id, error: messageOf(error) }, 'what was noted of files could not be removed');
+    }
   }
 
   #leftAlone(destination: SyncDestination): void {
