@@ -6,9 +6,10 @@ import { messageOf } from '../error.ts';
 import { socketIndex } from '../proc/socket-index.ts';
 import { type InetSocket, inetSockets } from '../proc/sockets.ts';
 import { isAlive, startTicks } from '../proc/tree.ts';
-import { destroyLink, destroyNamespaces, isInitAlive } from './namespaces.ts';
+import { isInitAlive } from './namespaces.ts';
 import { NewFlowSweep } from './new-flows.ts';
 import type { Cell, CellFlow } from './registry.ts';
+import { takeDown } from './take-down.ts';
 
 const SWEEP_MS = 1_000;
 /** Looking takes this part of a core at most: with 10,000 flows, and under load, one look takes 0.2 s. */
@@ -121,18 +122,13 @@ export class CellKeeper {
   }
 
   async #takeOut(cell: Cell): Promise<void> {
-    const { byes, datapath, labels, openings, registry, terminals } = this.#context;
+    const { byes, datapath, openings, registry, terminals } = this.#context;
     await openings.close(cell);
     // Whoever follows it, or carries its flows on for others, forgets it.
     if (cell.peers.length > 0) await byes.say(cell.id, cell.peers, () => registry.save(cell.id), 'ended');
     await datapath.removeLocals(cell.flows);
     if (cell.side !== 0) await datapath.removeSide(cell.side);
-    if (cell.link !== undefined) {
-      await datapath.removeInside(cell.link.ifindex);
-      await destroyLink(cell.link.name);
-    }
-    if (cell.init !== undefined) await destroyNamespaces(cell.init);
-    labels.release(cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
+    await takeDown(this.#context, cell);
     terminals.ended(cell);
     registry.remove(cell.id);
     this.#endedAt.delete(cell.id);

@@ -129,3 +129,12 @@ test('keys that were renewed in vain come back, also after a restart', async () 
   const [adopted] = new Registry(directory).all();
   expect(adopted?.peers).toContainEqual(known);
 });
+
+test("a name that is held is nobody else's, until it is let go", () => {
+  const registry = new Registry(temporaryDirectory());
+  const release = registry.holdName('web');
+  expect(() => registry.holdName('web')).toThrow('on this host already');
+  expect(() => registry.freeName('web')).toThrow('on this host already');
+  release();
+  expect(registry.freeName('web')).toBe('web');
+});

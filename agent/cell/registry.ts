@@ -72,6 +72,8 @@ export class Registry {
   readonly #cells = new Map<string, Cell>();
   readonly #tentative = new Map<string, Cell>();
   readonly #busy = new Set<string>();
+  /** Of cells that are being started. */
+  readonly #heldNames = new Set<string>();
 
   constructor(directory: string) {
     this.#store = new Store(directory);
@@ -197,9 +199,15 @@ export class Registry {
         'USAGE',
         `a cell can't be called ${JSON.stringify(name)}: letters, digits, . _ - (63 at most)`,
       );
-    if (this.all().some((cell) => cell.name === name))
+    if (this.#heldNames.has(name) || this.all().some((cell) => cell.name === name))
       throw new OsmosisError('USAGE', `a cell called ${name} is on this host already`);
     return name;
+  }
+
+  /** Nobody else gets it until the returned function is called: the cell has it then, or there is none. @throws as freeName */
+  holdName(name: string): () => void {
+    this.#heldNames.add(this.freeName(name));
+    return () => void this.#heldNames.delete(name);
   }
 
   /** The keys of `cell` with the peer at `address`; made when first asked for. */

@@ -24,18 +24,29 @@ const ENDED_POLL_MS = 50;
 /** What the process is before it is the program. */
 const BEFORE = new Set(['', 'nsenter', 'setsid', 'setpriv']);
 
-export async function runCell(
-  { registry, cordon, paths, terminals }: AgentContext,
-  { name, placement = {}, argv, cwd, env, as_is, terminal }: Params<'run'>,
-): Promise<{ cell: Cell; movable: Movable }> {
+type Started = { readonly cell: Cell; readonly movable: Movable };
+
+export async function runCell(context: AgentContext, params: Params<'run'>): Promise<Started> {
+  const { registry, cordon } = context;
+  const { name, argv, cwd, terminal } = params;
   cordon.refuse(hostname());
   if (terminal !== undefined) await checkTerminal(cwd);
   const id = randomBytes(16).toString('hex');
   if (name !== undefined) await untilGone(registry, name);
-  const cellName = registry.freeName(
-    name ??
-      `${(argv[0] ?? '').replace(/^.*\//, '').replace(/[^A-Za-z0-9._-]/g, '-') || 'cell'}-${id.slice(0, 4)}`,
-  );
+  const command = (argv[0] ?? '').replace(/^.*\//, '').replace(/[^A-Za-z0-9._-]/g, '-') || 'cell';
+  const cellName = name ?? `${command}-${id.slice(0, 4)}`;
+  const release = registry.holdName(cellName);
+  try {
+    return await startCell(context, { ...params, id, name: cellName });
+  } finally {
+    release();
+  }
+}
+
+async function startCell(
+  { registry, paths, terminals }: AgentContext,
+  { id, name, placement = {}, argv, cwd, env, as_is, terminal }: Params<'run'> & { id: string; name: string },
+): Promise<Started> {
   const init = await createNamespaces(false);
   const nothing = openSync(`/proc/${init.pid}/root/dev/null`, 'r+');
   try {
@@ -60,7 +71,7 @@ export async function runCell(
     if (terminal !== undefined) await startSession({ files, terminal, cwd, program: argv });
     const cell: Cell = {
       id,
-      name: cellName,
+      name,
       pid,
       ticks: startTicks(pid) ?? 0,
       init,

@@ -52,6 +52,9 @@ export class OwnEnds {
   async offer(flows: readonly PlacedFlow[], relay: boolean): Promise<PlacedFlow[]> {
     const scope = relay ? RELAY : 0;
     const ids = flows.map((flow) => ({ ...otherView(flow), scope }));
+    // What can fail comes first: nothing is drawn then.
+    const vias: number[] = [];
+    for (const id of ids) vias.push(relay ? (await this.#needs.slots.of(id.local)).ifindex : LOOPBACK);
     const known = ids.map((id) => this.#needs.records.owner(id)?.flows.get(keyOf(id))?.own);
     const labelled = ids.filter((id, index) => known[index] === undefined && needsLabel(id));
     const ports =
@@ -63,7 +66,7 @@ export class OwnEnds {
       const label = port.get(keyOf(id));
       const wireLocal =
         label === undefined ? id.local : { address: ownAddressLike(id.remote.address), port: label };
-      const via = relay ? (await this.#needs.slots.of(id.local)).ifindex : LOOPBACK;
+      const via = vias[index] ?? LOOPBACK;
       const half = known[index] ?? { ...id, wireLocal, localSide: 0, via, path: LOOPBACK };
       this.#offers.set(keyOf(id), half);
       const placed = { ...flow, at: half.wireLocal };

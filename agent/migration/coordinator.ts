@@ -1,17 +1,13 @@
 /** The migrations under way on this host, both roles: one object each, finished or undone by themselves if need be. */
 import { existsSync, readdirSync, rmSync } from 'node:fs';
-import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
-import type { PeerSession } from '../control/protocol.ts';
 import { clearOldDecisions, Decision, type Verdict } from '../criu/decision.ts';
 import type { FlowId } from '../datapath/model.ts';
 import { messageOf, OsmosisError } from '../error.ts';
-import { isAlive } from '../proc/tree.ts';
 import { Store } from '../state/store.ts';
 import { UnderWay } from '../under-way.ts';
 import { DestinationMigration, type DestinationRecord } from './destination.ts';
-import { Holding } from './holding.ts';
-import { flowIds } from './placed.ts';
+import { recoverSource } from './recovery.ts';
 import { SourceMigration, type SourceRecord } from './source.ts';
 import type { Agreed } from './unasked.ts';
 import { answerQueries, askVerdict } from './verdicts.ts';
@@ -320,74 +316,12 @@ export class Coordinator {
     clearOldDecisions(decisionDirectory(this.#context), DECISION_KEPT_MS);
   }
 
-  /** Undecided is aborted now; CRIU's hook sees it and lets the process go on. */
   async #recoverSource(record: SourceRecord): Promise<void> {
-    const { migration: id, cell } = record;
-    const verdict = new Decision(decisionDirectory(this.#context), id).decide('abort');
-    this.#context.log.warn(
-      { role: 'source', cell: cell.name, verdict, cell_id: cell.id, migration: id },
-      'found a migration of the last agent',
-    );
-    const kind = record.holds === undefined ? 'move' : 'suspend';
-    const begun = { cell: cell.name, cell_id: cell.id, kind, recovered: true } as const;
-    this.#context.journal.begin('source', id, begun);
-    if (verdict === 'commit' && record.holds !== undefined) void this.#recoverHeld(record, record.holds);
-    else await this.#clearSource(record, verdict);
-  }
-
-  /** Its peers have to hold it before the fence goes. */
-  async #recoverHeld(record: SourceRecord, holds: readonly PeerSession[]): Promise<void> {
-    const { registry, socket, log } = this.#context;
-    const { migration, cell } = record;
-    registry.lock(cell.id);
-    try {
-      await new Holding(socket, holds).run(this.#stop.signal);
-      if (this.#stop.signal.aborted) return;
-      await this.#clearSource(record, 'commit');
-      if (record.marked) new Decision(decisionDirectory(this.#context), migration).clear();
-    } catch (error) {
-      log.error({ migration, error: messageOf(error) }, 'a suspension could not be finished');
-    } finally {
-      registry.unlock(cell.id);
-    }
-  }
-
-  async #clearSource(record: SourceRecord, verdict: Verdict): Promise<void> {
-    const { migration: id, cell, side, flows, listeners } = record;
-    const { datapath, labels, peerSide, registry } = this.#context;
-    await waitWhile(() => isAlive(cell.pid) && verdict === 'commit', RELEASE_MS_MAX);
-    await datapath.unfenceListeners(listeners);
-    await datapath.removeForwards(record.forwards);
-    if (verdict === 'commit') {
-      await this.#context.openings.close(cell);
-      await peerSide.handOver(record.handed ?? []);
-      await peerSide.unplace(flowIds(cell, cell.link === undefined ? flows : cell.flows));
-      if (cell.link !== undefined) await datapath.removeInside(cell.link.ifindex);
-      if (cell.link !== undefined) await destroyLink(cell.link.name);
-      if (cell.init !== undefined) await destroyNamespaces(cell.init);
-      labels.release(cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })));
-      registry.remove(cell.id);
-      this.#context.terminals.gone(cell);
-    }
-    if (cell.link === undefined || verdict === 'commit') {
-      await datapath.removeLocals(cell.link === undefined ? flows : cell.flows);
-      if (verdict === 'abort' && record.before.length > 0) await datapath.putLocals(record.before);
-      if (side !== 0) await datapath.removeSide(side);
-    } else if (side !== 0) {
-      await datapath.putSide({ id: side, state: 'home', active: 0, accept: 1, ifindex: cell.link.ifindex });
-    }
-    await datapath.removeIfEmpty();
-    this.#store.remove(`source-${id}`);
-    this.#context.journal.ended('source', id, verdict === 'commit' ? 'committed' : 'undone');
-    if (verdict === 'abort') void this.#tellPeers(record);
-  }
-
-  async #tellPeers({ cell, keys }: SourceRecord): Promise<void> {
-    const { registry, byes } = this.#context;
-    // A registered cell's own keys, or their epochs would be used twice.
-    const current = registry.get(cell.id)?.peers;
-    const told = keys.map((each) => current?.find(({ address }) => address === each.address) ?? each);
-    await byes.say(cell.id, told, () => registry.save(cell.id));
+    await recoverSource(this.#context, record, {
+      release_ms: RELEASE_MS_MAX,
+      forget: () => this.#store.remove(`source-${record.migration}`),
+      stop: this.#stop.signal,
+    });
   }
 
   #recoverDestination(record: DestinationRecord): void {
@@ -414,12 +348,5 @@ export class Coordinator {
       if (!this.#destinations.has(id))
         rmSync(imageDirectory(this.#context, id), { recursive: true, force: true });
     }
-  }
-}
-
-async function waitWhile(condition: () => boolean, limit_ms: number): Promise<void> {
-  const POLL_MS = 20;
-  for (let waited = 0; waited < limit_ms && condition(); waited += POLL_MS) {
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 }

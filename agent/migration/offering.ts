@@ -5,7 +5,7 @@ import { isOwnAddress } from '../host/routes.ts';
 
 /**
  * At home, flows whose other ends are on this host as well, or on a host without an agent (`relay`: their addresses): this host
- * is the peer then, and carries them on.
+ * is the peer then, and carries them on. Where it fails nothing is offered.
  */
 export async function offerOwnEnds(
   { ownEnds }: Pick<PeerSide, 'ownEnds'>,
@@ -23,5 +23,11 @@ export async function offerOwnEnds(
     return isHome && relay.has(remote.address) ? 'relayed' : 'elsewhere';
   };
   const { here = [], relayed = [], elsewhere = [] } = Object.groupBy(flows, kind);
-  return [...elsewhere, ...(await ownEnds.offer(here, false)), ...(await ownEnds.offer(relayed, true))];
+  const offered = await ownEnds.offer(here, false);
+  try {
+    return [...elsewhere, ...offered, ...(await ownEnds.offer(relayed, true))];
+  } catch (error) {
+    await ownEnds.withdraw(offered);
+    throw error;
+  }
 }

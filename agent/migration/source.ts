@@ -4,9 +4,9 @@ import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Flow, flowKey, type PlacedFlow } from '../address.ts';
-import { destroyLink, destroyNamespaces } from '../cell/namespaces.ts';
 import { adoptNewFlows } from '../cell/new-flows.ts';
 import type { Cell, PeerKeys } from '../cell/registry.ts';
+import { takeDown } from '../cell/take-down.ts';
 import { type AgentContext, decisionDirectory, imageDirectory } from '../context.ts';
 import type { Label, PeerSession, RemoteHeld } from '../control/protocol.ts';
 import type { Destination } from '../control/terminal-protocol.ts';
@@ -487,21 +487,15 @@ export class SourceMigration {
 
   async #release(): Promise<void> {
     await this.#criuEnd();
-    const { openings, peerSide, datapath } = this.#context;
+    const { openings, peerSide } = this.#context;
     await this.#forwarding?.begin(this.#context, this.#cell.id, this.#labels, this.#answered);
     await openings.close(this.#cell);
     await this.#departure.remove();
     await peerSide.handOver(this.#suspended.handed);
     await peerSide.unplace(flowIds(this.#cell, this.#flows));
     await peerSide.ownEnds.withdraw(this.#flows);
-    const { init, link, id } = this.#cell;
-    if (link !== undefined) await datapath.removeInside(link.ifindex);
-    if (link !== undefined) await destroyLink(link.name);
-    if (init !== undefined) await destroyNamespaces(init);
-    this.#context.labels.release(
-      this.#cell.labels.map(({ protocol, wire }) => ({ protocol, port: wire.port })),
-    );
-    this.#context.registry.remove(id);
+    await takeDown(this.#context, this.#cell);
+    this.#context.registry.remove(this.#cell.id);
     this.#context.terminals.gone(this.#cell);
     await this.#context.datapath.removeIfEmpty();
     this.#stage = 'ended';
