@@ -13,7 +13,7 @@ export class Hosts {
   readonly fleet: Fleet;
   readonly #configFile: string | undefined;
   readonly #signal: AbortSignal;
-  readonly #open: HostConnection[] = [];
+  readonly #open = new Set<HostConnection>();
   #closed = false;
 
   constructor({ sshConfig }: HostOptions, fleet: Fleet, signal: AbortSignal) {
@@ -30,7 +30,7 @@ export class Hosts {
     });
     // Another host of this command has failed meanwhile: nobody will use this one, and nobody else would close it.
     if (this.#closed) await connection.close();
-    this.#open.push(connection);
+    this.#open.add(connection);
     return connection;
   }
 
@@ -39,9 +39,30 @@ export class Hosts {
     return new AgentClient(connection.name, await connection.openAgent(this.#signal));
   }
 
+  /** Closes one before the others. */
+  async release(connection: HostConnection): Promise<void> {
+    this.#open.delete(connection);
+    await connection.close();
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.all(this.#open.map((connection) => connection.close()));
+    await Promise.all([...this.#open].map((connection) => connection.close()));
+  }
+}
+
+/** Runs `action` with hosts of its own, closed when it has ended. `signal` ends the connecting. */
+export async function usingHosts<T>(
+  options: HostOptions,
+  fleet: Fleet,
+  signal: AbortSignal,
+  action: (hosts: Hosts) => Promise<T>,
+): Promise<T> {
+  const hosts = new Hosts(options, fleet, signal);
+  try {
+    return await action(hosts);
+  } finally {
+    await hosts.close();
   }
 }
 

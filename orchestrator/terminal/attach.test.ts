@@ -25,7 +25,6 @@ test('a host that answers but gives no terminal is not asked for one for ever', 
   let opens = 0;
   const connection = {
     name: 'alpha',
-    close: async () => undefined,
     openTerminal: async () => {
       if (++opens > OPENS_MAX) end.abort();
       throw new OsmosisError(
@@ -46,7 +45,12 @@ test('a host that answers but gives no terminal is not asked for one for ever', 
     }),
   }).source.control;
   const fleet = { file: undefined, hosts: [], drain: {} };
-  const places = new Places({ fleet, connect: async () => connection, agent: async () => agent });
+  const places = new Places({
+    fleet,
+    connect: async () => connection,
+    agent: async () => agent,
+    release: async () => undefined,
+  });
   const first = await places.ask('alpha', CELL, 0, end.signal);
   const keyboard = new Keyboard(new EventEmitter() as never, () => undefined);
   const attached = attach(first, {
