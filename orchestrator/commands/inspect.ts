@@ -1,7 +1,7 @@
 /** `osmosis inspect` */
 import { access } from 'node:fs/promises';
 import { endpointText } from '../../agent/address.ts';
-import { OsmosisError } from '../../agent/error.ts';
+import { EXIT_STATUS } from '../../agent/error.ts';
 import { bytesText, countText } from '../display/format.ts';
 import { FORMAT_VERSION } from '../stored/format.ts';
 import type { SealedMetadata } from '../stored/metadata.ts';
@@ -19,7 +19,7 @@ export async function runInspect(file: string, options: InspectOptions): Promise
     const sealed = await sealedOf(reader, options);
     if (options.json) printJson({ ok: intact, ...facts, intact, ...(sealed && { sealed }) });
     else process.stdout.write(inspectText(facts, intact, sealed));
-    if (!intact) process.exitCode = new OsmosisError('IMAGE_CORRUPT', '').exitStatus;
+    if (!intact) process.exitCode = EXIT_STATUS.IMAGE_CORRUPT;
   } finally {
     await reader.close();
   }

@@ -1,6 +1,6 @@
 /** `osmosis migrate` */
 import { LEARN_MS_MAX } from '../../agent/control/protocol.ts';
-import { OsmosisError } from '../../agent/error.ts';
+import { EXIT_STATUS, OsmosisError } from '../../agent/error.ts';
 import { PHASES, USUAL_PHASES } from '../../agent/phases.ts';
 import { startDisplay } from '../display/display.ts';
 import { planText } from '../display/plan.ts';
@@ -68,7 +68,7 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
       await display.stop();
       if (json) printJson(result);
       else process.stdout.write(resultText(result));
-      if (result.unconfirmed.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
+      if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
     } finally {
       await display.stop();
     }

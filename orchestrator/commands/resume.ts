@@ -1,5 +1,5 @@
 /** `osmosis resume` */
-import { OsmosisError } from '../../agent/error.ts';
+import { EXIT_STATUS } from '../../agent/error.ts';
 import { startDisplay } from '../display/display.ts';
 import { countText, durationText, unconfirmedLines } from '../display/format.ts';
 import { refuseFailed } from '../plan.ts';
@@ -48,7 +48,7 @@ export async function runResume(file: string, options: ResumeOptions): Promise<v
         await display.stop();
         if (json) printJson(result);
         else process.stdout.write(resumedText(result));
-        if (result.unconfirmed.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
+        if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
       } finally {
         await display.stop();
       }
