@@ -1,4 +1,5 @@
 /** Hosts of one command: connected on the way in, closed on the way out. */
+import { OsmosisError } from '../../agent/error.ts';
 import { AgentClient } from '../agent-client.ts';
 import { type Fleet, findHost, loadFleet } from '../fleet/fleet.ts';
 import { connectHost, type HostConnection } from '../ssh/host.ts';
@@ -73,18 +74,30 @@ export async function withHosts<T>(
 ): Promise<T> {
   const fleet = await loadFleet(options.fleet);
   const interrupt = new AbortController();
-  const onSignal = () => interrupt.abort();
+  const onSignal = () => interrupt.abort(interrupted());
   process.once('SIGINT', onSignal);
   process.once('SIGTERM', onSignal);
   const hosts = new Hosts(options, fleet, interrupt.signal);
   try {
     return await action(hosts, interrupt.signal);
+  } catch (thrown) {
+    throw interrupt.signal.aborted && isAbort(thrown) ? interrupted(thrown) : thrown;
   } finally {
-    interrupt.abort();
+    interrupt.abort(interrupted());
     process.off('SIGINT', onSignal);
     process.off('SIGTERM', onSignal);
     await hosts.close();
   }
+}
+
+/** What a signal of a command is aborted with. */
+export function interrupted(cause?: unknown): OsmosisError {
+  return new OsmosisError('INTERRUPTED', 'interrupted', { cause });
+}
+
+/** As Node's own functions end where their signal has fired. */
+function isAbort(thrown: unknown): boolean {
+  return thrown instanceof Error && thrown.name === 'AbortError';
 }
 
 export function printJson(value: unknown): void {
