@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { parseFleet } from '../fleet/fleet.ts';
+import { parseFleet } from '../fleet/parse.ts';
 import type { HostConnection } from '../ssh/host.ts';
 import { Places } from './places.ts';
 
