@@ -2,12 +2,12 @@
 import { z } from 'zod';
 import { syncEntrySchema, syncPathSchema } from '../sync/entry.ts';
 import { SYNC_ENTRIES_MAX } from '../wire/sync.ts';
+import { id } from './fields.ts';
 
 /** Directories that are named to be copied as a whole. */
 export const SYNC_PATHS_MAX = 256;
 
-const syncId = z.string().regex(/^[0-9a-f]{32}$/);
-const sync = { sync: syncId };
+const sync = { sync: id };
 const pathsSchema = z.array(syncPathSchema).max(SYNC_ENTRIES_MAX);
 const treesSchema = z.array(syncPathSchema).max(SYNC_PATHS_MAX);
 const none = z.object({});
@@ -44,7 +44,7 @@ export type SyncFound = z.infer<typeof syncFoundSchema>;
 export const SYNC_METHODS = {
   /** Begins at the source. `cell`: of an `inspect` before. */
   'sync.list': {
-    params: z.object({ ...sync, cell: syncId, paths: treesSchema }),
+    params: z.object({ ...sync, cell: id, paths: treesSchema }),
     result: z.object({
       facts: z.array(syncFactSchema).max(SYNC_ENTRIES_MAX),
       /** What is left out, and why that is no harm. */

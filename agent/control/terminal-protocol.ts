@@ -1,7 +1,7 @@
 /** What orchestrator and agent say to one another about cells with a terminal; a part of METHODS in protocol.ts. */
 import { z } from 'zod';
+import { id } from './fields.ts';
 
-const id = z.string().regex(/^[0-9a-f]{32}$/);
 const CELLS_MAX = 32_767;
 /** Keys that are typed on behalf of somebody at once. */
 export const TYPED_BYTES_MAX = 1024 * 1024;

@@ -1,5 +1,5 @@
 /** `osmosis migrate` */
-import { LEARN_MS_MAX } from '../../agent/control/protocol.ts';
+import { LEARN_MS_MAX } from '../../agent/control/migration-protocol.ts';
 import { EXIT_STATUS, OsmosisError } from '../../agent/error.ts';
 import { PHASES, USUAL_PHASES } from '../../agent/phases.ts';
 import { startDisplay } from '../display/display.ts';
