@@ -231,7 +231,7 @@ function checkState({ reader: { path, state }, image, again }: ResumptionOptions
 }
 
 /** @throws OsmosisError PREFLIGHT */
-export async function checkHost(
+async function checkHost(
   { image, host, publish = [] }: Pick<ResumptionOptions, 'image' | 'host' | 'publish'>,
   signal: AbortSignal,
 ): Promise<void> {

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 
 /** Addresses asked at once: those of a fleet of some hundred hosts. */
-export const REACH_MAX = 1024;
+const REACH_MAX = 1024;
 
 export const DOCTOR_METHODS = {
   /** Asks the agents at these addresses, by H2O, whether they are there; nothing is kept of it anywhere. */

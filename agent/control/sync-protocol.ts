@@ -5,14 +5,14 @@ import { SYNC_ENTRIES_MAX } from '../wire/sync.ts';
 import { id } from './fields.ts';
 
 /** Directories that are named to be copied as a whole. */
-export const SYNC_PATHS_MAX = 256;
+const SYNC_PATHS_MAX = 256;
 
 const sync = { sync: id };
 const pathsSchema = z.array(syncPathSchema).max(SYNC_ENTRIES_MAX);
 const treesSchema = z.array(syncPathSchema).max(SYNC_PATHS_MAX);
 const none = z.object({});
 
-export const syncFactSchema = syncEntrySchema.extend({
+const syncFactSchema = syncEntrySchema.extend({
   /** `parent`: a directory above one that is needed; `tree`: in a directory that was named. */
   why: z.enum(['executable', 'mapped', 'open', 'directory', 'parent', 'tree']),
   size: z.number(),
@@ -27,7 +27,7 @@ export const syncFactSchema = syncEntrySchema.extend({
 /** A file, directory or link that goes along, as it is at the source. */
 export type SyncFact = z.infer<typeof syncFactSchema>;
 
-export const syncFoundSchema = z.object({
+const syncFoundSchema = z.object({
   type: z.enum(['file', 'directory', 'symlink', 'other']),
   mode: z.int(),
   uid: z.int(),

@@ -4,11 +4,11 @@ import { id } from './fields.ts';
 
 const CELLS_MAX = 32_767;
 /** Keys that are typed on behalf of somebody at once. */
-export const TYPED_BYTES_MAX = 1024 * 1024;
+const TYPED_BYTES_MAX = 1024 * 1024;
 /** A key with Ctrl, as tmux(1) writes it, or none. */
 export const escapeSchema = z.string().regex(/^(C-[a-z\\\]^_]|none)$/);
 /** `state` waits for so long at most before it says that the cell is still under way. */
-export const STATE_WAIT_MS_MAX = 20_000;
+const STATE_WAIT_MS_MAX = 20_000;
 
 export const sizeSchema = z.object({
   columns: z.int().min(1).max(CELLS_MAX),
@@ -33,7 +33,7 @@ const named = { cell: id, name: z.string().max(64) };
  * `here`: it runs here. `leaving`: it is on its way, or will go on here. `gone`: it runs at `to`. `stored`: it is in a file.
  * `ended`: its program has ended, with this status (128 + N: by signal N) and this on its screen. `unknown`: no cell of this host.
  */
-export const terminalStateSchema = z.discriminatedUnion('state', [
+const terminalStateSchema = z.discriminatedUnion('state', [
   z.object({ state: z.literal('here'), ...named, terminal: terminalSchema.optional() }),
   z.object({ state: z.literal('leaving'), ...named }),
   z.object({ state: z.literal('gone'), ...named, to: destinationSchema.optional() }),

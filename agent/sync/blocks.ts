@@ -20,7 +20,7 @@ export type Blocks = {
 
 export type Piece = { readonly offset: number; readonly bytes: Buffer };
 
-export function blockBytesOf(size: number): number {
+function blockBytesOf(size: number): number {
   return size < LARGE_BYTES ? BLOCK_BYTES : LARGE_BLOCK_BYTES;
 }
 

@@ -81,7 +81,7 @@ function rowWith(name: string, { version, host, cells, cordon }: Result<'status'
   };
 }
 
-export function hostsText(rows: readonly HostRow[]): string {
+function hostsText(rows: readonly HostRow[]): string {
   return tableLines(
     ['host', 'agent', 'kernel', 'criu', 'load', 'room', 'cells', ''],
     rows.map(({ host, ok, version, kernel, criu, load, cpus, room_bytes, cells, cordoned, message }) =>

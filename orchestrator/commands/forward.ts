@@ -26,7 +26,7 @@ export async function runForward(target: string, options: ForwardOptions): Promi
   });
 }
 
-export function forwardText(
+function forwardText(
   { cell, lease_s, endpoints, peers, silent }: Result<'forward'>,
   dryRun: boolean,
 ): string {

@@ -15,8 +15,8 @@ import {
   type Selected,
 } from './model.ts';
 
-export const COLUMNS_MIN = 40;
-export const ROWS_MIN = 10;
+const COLUMNS_MIN = 40;
+const ROWS_MIN = 10;
 /** Lines of the selected cell's connections. */
 const DETAIL_ROWS = 6;
 const NAME_COLUMNS = 16;
