@@ -1,6 +1,6 @@
 /** `osmosis resume` */
 import { EXIT_STATUS } from '../../agent/error.ts';
-import { startDisplay } from '../display/display.ts';
+import { displayed } from '../display/display.ts';
 import { countText, durationText, unconfirmedLines } from '../display/format.ts';
 import { refuseFailed } from '../plan.ts';
 import { publishSpec } from '../publish-spec.ts';
@@ -37,22 +37,12 @@ export async function runResume(file: string, options: ResumeOptions): Promise<v
         else process.stdout.write(dryText(reader.clear.cell, host.control.host, checks));
         return refuseFailed(checks, 'resumed');
       }
-      const display = startDisplay({
-        stream: process.stderr,
-        isTTY: process.stderr.isTTY,
-        json,
-        phases: RESUMPTION_PHASES,
-      });
-      try {
-        const emit = (event: Parameters<typeof display.emit>[0]) => display.emit(event);
-        const result = await resume({ reader, image, host, dropGone, again, publish, signal, emit });
-        await display.stop();
-        if (json) printJson(result);
-        else process.stdout.write(resumedText(result));
-        if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
-      } finally {
-        await display.stop();
-      }
+      const result = await displayed({ json, phases: RESUMPTION_PHASES }, (emit) =>
+        resume({ reader, image, host, dropGone, again, publish, signal, emit }),
+      );
+      if (json) printJson(result);
+      else process.stdout.write(resumedText(result));
+      if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
     });
   } finally {
     await reader.close();

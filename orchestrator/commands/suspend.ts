@@ -1,7 +1,7 @@
 /** `osmosis suspend` */
 import { EXIT_STATUS } from '../../agent/error.ts';
 import type { UdpPolicy } from '../../agent/wire/h2o-layout.ts';
-import { startDisplay } from '../display/display.ts';
+import { displayed } from '../display/display.ts';
 import { bytesText, countText, durationText, unconfirmedLines } from '../display/format.ts';
 import { planText } from '../display/plan.ts';
 import { checkSuspensionPlan, makeSuspensionPlan } from '../plan.ts';
@@ -38,35 +38,14 @@ export async function runSuspend(target: string, options: SuspendOptions): Promi
       return checkSuspensionPlan(plan, legacy);
     }
     const { udp } = options;
-    await withNewSecret(file, options, async (secret) => {
-      const display = startDisplay({
-        stream: process.stderr,
-        isTTY: process.stderr.isTTY,
-        json,
-        phases: SUSPENSION_PHASES,
-      });
-      try {
-        const emit = (event: Parameters<typeof display.emit>[0]) => display.emit(event);
-        const result = await suspend({
-          target,
-          name,
-          legacy,
-          learnMs,
-          udp,
-          file,
-          secret,
-          source,
-          signal,
-          emit,
-        });
-        await display.stop();
-        if (json) printJson(result);
-        else process.stdout.write(suspendedText(result));
-        if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
-      } finally {
-        await display.stop();
-      }
-    });
+    const result = await withNewSecret(file, options, (secret) =>
+      displayed({ json, phases: SUSPENSION_PHASES }, (emit) =>
+        suspend({ target, name, legacy, learnMs, udp, file, secret, source, signal, emit }),
+      ),
+    );
+    if (json) printJson(result);
+    else process.stdout.write(suspendedText(result));
+    if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
   });
 }
 
