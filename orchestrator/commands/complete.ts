@@ -1,6 +1,7 @@
 /** `osmosis complete`: what a shell asks when somebody presses TAB. */
 import type { Command } from 'commander';
 import { type Candidate, type Kind, starting, wantedAt, wordsOf } from '../completion/candidates.ts';
+import { plainText } from '../display/format.ts';
 
 /** A key press that nobody answers by then is not answered. */
 const COMPLETE_MS_MAX = 2_000;
@@ -28,5 +29,5 @@ async function lookedUp(kind: Kind, options: HostSources): Promise<Candidate[]> 
 }
 
 function lineOf({ value, description }: Candidate): string {
-  return `${value}\t${description.replaceAll(/[\t\n]/g, ' ')}\n`;
+  return `${value}\t${plainText(description)}\n`;
 }
