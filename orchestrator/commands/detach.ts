@@ -55,6 +55,8 @@ export async function detach(
     stdio: ['ignore', file, file],
   });
   closeSync(file);
+  // However this ends, nobody waits for it.
+  child.unref();
   let ended: string | undefined;
   child.once('exit', (code, signal) => {
     ended = code === null ? `signal ${signal}` : `status ${code}`;
@@ -72,7 +74,6 @@ export async function detach(
     await sleep(POLL_MS);
   }
   stop.removeEventListener('abort', onStop);
-  child.unref();
   if (stop.aborted)
     throw new OsmosisError(
       'INTERRUPTED',
