@@ -5,18 +5,11 @@ import { OsmosisError } from '../../agent/error.ts';
 import { fakeHosts } from '../fake-agent.ts';
 import type { HostConnection } from '../ssh/host.ts';
 import { attach } from './attach.ts';
+import { BLIND } from './blind-screen.ts';
 import { Keyboard } from './keyboard.ts';
 import { Places } from './places.ts';
-import type { Screen } from './session.ts';
 
 const CELL = 'c'.repeat(32);
-const SCREEN: Screen = {
-  kind: 'xterm',
-  size: () => ({ columns: 80, rows: 24 }),
-  show: () => undefined,
-  onResize: () => () => undefined,
-  reset: () => undefined,
-};
 /** Tries beyond which nobody would wait for the test. */
 const OPENS_MAX = 20;
 
@@ -55,7 +48,7 @@ test('a host that answers but gives no terminal is not asked for one for ever', 
   const keyboard = new Keyboard(new EventEmitter() as never, () => undefined);
   const attached = attach(first, {
     places,
-    screen: SCREEN,
+    screen: BLIND,
     keyboard,
     say: () => undefined,
     signal: end.signal,

@@ -4,18 +4,12 @@ import { expect, test } from 'vitest';
 import { OsmosisError } from '../../agent/error.ts';
 import { type Answers, fakeHosts } from '../fake-agent.ts';
 import type { HostConnection, HostTerminal } from '../ssh/host.ts';
+import { BLIND } from './blind-screen.ts';
 import { Keyboard } from './keyboard.ts';
-import { runSession, type Screen } from './session.ts';
+import { runSession } from './session.ts';
 
 const CELL = 'c'.repeat(32);
 const HERE = { state: 'here', cell: CELL, name: 'notes', terminal: { escape: 'C-\\' } } as const;
-const SCREEN: Screen = {
-  kind: 'xterm',
-  size: () => ({ columns: 80, rows: 24 }),
-  show: () => undefined,
-  onResize: () => () => undefined,
-  reset: () => undefined,
-};
 class Typed extends EventEmitter {
   resume(): void {}
   pause(): void {}
@@ -52,8 +46,7 @@ function setUp(answers: Answers, opened: () => void = () => undefined) {
     'terminal.type': async () => ({}),
     ...answers,
   }).source.control;
-  const run = (signal: AbortSignal) =>
-    runSession({ connection, agent, cell: CELL }, SCREEN, keyboard, signal);
+  const run = (signal: AbortSignal) => runSession({ connection, agent, cell: CELL }, BLIND, keyboard, signal);
   return {
     run,
     keyboard,
