@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { type Facts, parseFacts } from './facts.ts';
+import { HEALTHY, VERSION } from './fake-facts.ts';
 import { hostFindings } from './findings.ts';
-import { HEALTHY, VERSION } from './healthy.ts';
 import type { AgentSeen } from './host.ts';
 
 const AGENT: AgentSeen = { answers: true, version: VERSION, cordoned: false, cells: 2 };

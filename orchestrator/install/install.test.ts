@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { OsmosisError } from '../../agent/error.ts';
 import type { Hosts } from '../commands/hosts.ts';
-import { HEALTHY } from '../doctor/healthy.ts';
+import { HEALTHY } from '../doctor/fake-facts.ts';
 import type { HostConnection } from '../ssh/host.ts';
 import { install } from './install.ts';
 

@@ -5,7 +5,7 @@ import { OsmosisError } from '../../agent/error.ts';
 import { fakeHosts } from '../fake-agent.ts';
 import type { HostConnection } from '../ssh/host.ts';
 import { attach } from './attach.ts';
-import { BLIND } from './blind-screen.ts';
+import { BLIND } from './fake-screen.ts';
 import { Keyboard } from './keyboard.ts';
 import { Places } from './places.ts';
 

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { OsmosisError } from '../../agent/error.ts';
 import { type Answers, fakeHosts } from '../fake-agent.ts';
 import type { HostConnection, HostTerminal } from '../ssh/host.ts';
-import { BLIND } from './blind-screen.ts';
+import { BLIND } from './fake-screen.ts';
 import { Keyboard } from './keyboard.ts';
 import { runSession } from './session.ts';
 
