@@ -374,3 +374,18 @@ test('a stream that has failed before anybody listened gives its reason to whoev
     message: expect.stringContaining('not in PATH'),
   });
 });
+
+test('a request that no frame holds is refused at once, and does not come back when the connection ends', async () => {
+  const client = await clientOf({});
+  const unhandled = vi.fn();
+  process.on('unhandledRejection', unhandled);
+  onTestFinished(() => void process.off('unhandledRejection', unhandled));
+  const keys = new Uint8Array(FRAME_BYTES_MAX);
+  await expect(client.call('terminal.type', { cell: migration, keys })).rejects.toThrow('frame of');
+  client.close();
+  await eventually(async () =>
+    expect(client.call('status', {})).rejects.toMatchObject({ code: 'AGENT_UNREACHABLE' }),
+  );
+  await sleep(0);
+  expect(unhandled).not.toHaveBeenCalled();
+});

@@ -46,6 +46,7 @@ export class AgentClient {
     signal?.throwIfAborted();
     if (this.#failure !== undefined) throw this.#failure;
     const id = this.#nextId++;
+    const request = encodeMessage('request', { id, method, params });
     const answer = new Promise<unknown>((resolve, reject) => {
       this.#waiting.set(id, { resolve, reject, method });
     });
@@ -67,7 +68,7 @@ export class AgentClient {
     const onAbort = () => giveUp(new OsmosisError('INTERRUPTED', `interrupted during ${method}`));
     signal?.addEventListener('abort', onAbort, { once: true });
     try {
-      this.#stream.write(encodeMessage('request', { id, method, params }));
+      this.#stream.write(request);
       const parsed = METHODS[method].result.safeParse(await answer);
       if (!parsed.success) {
         throw new OsmosisError(

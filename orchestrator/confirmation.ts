@@ -18,13 +18,14 @@ export async function isYes({ yes }: Consent, question: string): Promise<boolean
   if (yes) return true;
   const lines = createInterface({ input: process.stdin, output: process.stderr });
   const interrupt = new AbortController();
-  lines.on('SIGINT', () => interrupt.abort());
+  // Ctrl-C, Ctrl-D, or a terminal that is gone.
+  for (const event of ['SIGINT', 'close'] as const) lines.on(event, () => interrupt.abort());
   try {
     const answer = await lines.question(`${question} [y/N] `, { signal: interrupt.signal });
     return /^y(es)?$/i.test(answer.trim());
   } catch (error) {
-    if (!interrupt.signal.aborted) throw error;
-    return false;
+    if (error instanceof Error && error.name === 'AbortError') return false;
+    throw error;
   } finally {
     lines.close();
   }

@@ -1,7 +1,8 @@
 /** A stored cell is given up: its peers are told, and end their connections with it; its file can't be resumed any more. */
 import type { PeerSession } from '../agent/control/protocol.ts';
 import { asOsmosisError, OsmosisError } from '../agent/error.ts';
-import { checkDecided, type Held, heldBy, marker } from './resume.ts';
+import { heldBy } from './claim.ts';
+import { checkDecided, type Held, marker } from './resumable.ts';
 import { MOVE_ABOVE_HOLD } from './stored/claims.ts';
 
 export type DiscardResult = {

@@ -1,5 +1,6 @@
 /** A lease as a person writes it: 90s, 30m, 1h. */
-import { LEASE_SECONDS, LEASE_SECONDS_MIN } from '../agent/control/protocol.ts';
+import { LEASE_SECONDS_MIN } from '../agent/control/fields.ts';
+import { LEASE_SECONDS } from '../agent/control/protocol.ts';
 import { OsmosisError } from '../agent/error.ts';
 import { LEASE_SECONDS_MAX } from '../agent/wire/h2o-follow.ts';
 

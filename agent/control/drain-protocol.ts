@@ -15,7 +15,7 @@ export type Placement = z.infer<typeof placementSchema>;
 const DRAIN_CELLS_MAX = 4096;
 
 /** What became of one cell of a drain. */
-export const drainRowSchema = z.object({
+const drainRowSchema = z.object({
   cell: z.string().max(64),
   state: z.enum(['waiting', 'moving', 'moved', 'left', 'gone']),
   to: z.string().max(256).optional(),
@@ -28,7 +28,7 @@ export const drainRowSchema = z.object({
 });
 export type DrainRow = z.infer<typeof drainRowSchema>;
 
-export const drainRecordSchema = z.object({
+const drainRecordSchema = z.object({
   /** Who drives it: user, host and process, for people. */
   by: z.string().max(256),
   state: z.enum(['running', 'done', 'left', 'deadline', 'stopped', 'refused']),

@@ -1,14 +1,8 @@
 import { expect, test } from 'vitest';
 import { snapshotWith } from '../test-support.ts';
-import {
-  isMethod,
-  METHODS,
-  type Method,
-  requestSchema,
-  responseSchema,
-  sessionSchema,
-  snapshotSchema,
-} from './protocol.ts';
+import { sessionSchema } from './migration-protocol.ts';
+import { isMethod, METHODS, type Method, requestSchema, responseSchema } from './protocol.ts';
+import { snapshotSchema } from './snapshot.ts';
 
 const migration = 'ab'.repeat(16);
 const key = new Uint8Array(32);

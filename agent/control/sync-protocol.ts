@@ -2,17 +2,17 @@
 import { z } from 'zod';
 import { syncEntrySchema, syncPathSchema } from '../sync/entry.ts';
 import { SYNC_ENTRIES_MAX } from '../wire/sync.ts';
+import { id } from './fields.ts';
 
 /** Directories that are named to be copied as a whole. */
 const SYNC_PATHS_MAX = 256;
 
-const syncId = z.string().regex(/^[0-9a-f]{32}$/);
-const sync = { sync: syncId };
+const sync = { sync: id };
 const pathsSchema = z.array(syncPathSchema).max(SYNC_ENTRIES_MAX);
 const treesSchema = z.array(syncPathSchema).max(SYNC_PATHS_MAX);
 const none = z.object({});
 
-export const syncFactSchema = syncEntrySchema.extend({
+const syncFactSchema = syncEntrySchema.extend({
   /** `parent`: a directory above one that is needed; `tree`: in a directory that was named. */
   why: z.enum(['executable', 'mapped', 'open', 'directory', 'parent', 'tree']),
   size: z.number(),
@@ -27,7 +27,7 @@ export const syncFactSchema = syncEntrySchema.extend({
 /** A file, directory or link that goes along, as it is at the source. */
 export type SyncFact = z.infer<typeof syncFactSchema>;
 
-export const syncFoundSchema = z.object({
+const syncFoundSchema = z.object({
   type: z.enum(['file', 'directory', 'symlink', 'other']),
   mode: z.int(),
   uid: z.int(),
@@ -44,7 +44,7 @@ export type SyncFound = z.infer<typeof syncFoundSchema>;
 export const SYNC_METHODS = {
   /** Begins at the source. `cell`: of an `inspect` before. */
   'sync.list': {
-    params: z.object({ ...sync, cell: syncId, paths: treesSchema }),
+    params: z.object({ ...sync, cell: id, paths: treesSchema }),
     result: z.object({
       facts: z.array(syncFactSchema).max(SYNC_ENTRIES_MAX),
       /** What is left out, and why that is no harm. */

@@ -1,7 +1,7 @@
 /** What orchestrator and agent say to one another about cells with a terminal; a part of METHODS in protocol.ts. */
 import { z } from 'zod';
+import { id } from './fields.ts';
 
-const id = z.string().regex(/^[0-9a-f]{32}$/);
 const CELLS_MAX = 32_767;
 /** Keys that are typed on behalf of somebody at once. */
 const TYPED_BYTES_MAX = 1024 * 1024;
@@ -33,7 +33,7 @@ const named = { cell: id, name: z.string().max(64) };
  * `here`: it runs here. `leaving`: it is on its way, or will go on here. `gone`: it runs at `to`. `stored`: it is in a file.
  * `ended`: its program has ended, with this status (128 + N: by signal N) and this on its screen. `unknown`: no cell of this host.
  */
-export const terminalStateSchema = z.discriminatedUnion('state', [
+const terminalStateSchema = z.discriminatedUnion('state', [
   z.object({ state: z.literal('here'), ...named, terminal: terminalSchema.optional() }),
   z.object({ state: z.literal('leaving'), ...named }),
   z.object({ state: z.literal('gone'), ...named, to: destinationSchema.optional() }),

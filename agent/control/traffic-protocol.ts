@@ -1,7 +1,7 @@
 /** What the connections of cells carry, as the TUI asks for it; a part of METHODS in protocol.ts. */
 import { z } from 'zod';
 
-export const cellTrafficSchema = z.object({
+const cellTrafficSchema = z.object({
   cell: z.string(),
   processes: z.int(),
   peers: z.array(

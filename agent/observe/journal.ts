@@ -9,22 +9,13 @@ import type { Phase } from '../phases.ts';
 export const ROLES = ['source', 'destination'] as const;
 export type Role = (typeof ROLES)[number];
 /** `suspend` and `resume` have one host each, a move has two. */
-export const KINDS = ['move', 'suspend', 'resume'] as const;
+const KINDS = ['move', 'suspend', 'resume'] as const;
 export type Kind = (typeof KINDS)[number];
 /** `refused`: it never began here, and nothing was touched. `undone`: the process goes on where it was. */
-export const OUTCOMES = ['committed', 'undone', 'refused'] as const;
+const OUTCOMES = ['committed', 'undone', 'refused'] as const;
 export type Outcome = (typeof OUTCOMES)[number];
 /** `arm`: the peers are told; `image`: it is read or written, beside `freeze`. */
-export const STEPS = [
-  'prepare',
-  'arm',
-  'freeze',
-  'image',
-  'restore',
-  'commit',
-  'redirect',
-  'confirm',
-] as const;
+const STEPS = ['prepare', 'arm', 'freeze', 'image', 'restore', 'commit', 'redirect', 'confirm'] as const;
 export type Step = (typeof STEPS)[number];
 
 export type Ended = {

@@ -3,8 +3,8 @@ import { writeSync } from 'node:fs';
 import { type DestinationStream, type Logger, pino, stdTimeFunctions } from 'pino';
 import { VERSION } from '../version.ts';
 
-export const LOG_FORMATS = ['json', 'text'] as const;
-export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
+const LOG_FORMATS = ['json', 'text'] as const;
+const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
 export type LogOptions = {
   readonly format: (typeof LOG_FORMATS)[number];
   readonly level: (typeof LOG_LEVELS)[number];

@@ -40,7 +40,8 @@ export async function compareFiles(
       places.push(0);
     }
   }
-  const extra = trees.flatMap((tree) => onlyHere(tree, new Set(facts.map(({ path }) => path))));
+  const there = new Set(trees.length === 0 ? [] : facts.map(({ path }) => path));
+  const extra = trees.flatMap((tree) => onlyHere(tree, there));
   return { found, places, rooms: rooms.all(), extra, problems };
 }
 

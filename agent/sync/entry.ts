@@ -2,7 +2,7 @@
 import { z } from 'zod';
 
 /** PATH_MAX of limits.h. */
-export const PATH_BYTES_MAX = 4096;
+const PATH_BYTES_MAX = 4096;
 const MODE_MAX = 0o7777;
 
 /** Absolute, as the kernel says it: no `.`, `..` or empty part. */

@@ -8,6 +8,7 @@ import { SYNC_ENTRIES_MAX } from '../wire/sync.ts';
 import { beneath, Directory, isAbsent } from './beneath.ts';
 import { type Need, needsOf } from './needs.ts';
 import { isSystemPath, syncPathProblem } from './paths.ts';
+import { some } from './some.ts';
 
 /** A file is the same one, unwritten, where all of this is as before. */
 export type Print = Pick<BigIntStats, 'dev' | 'ino' | 'size' | 'mtimeNs' | 'ctimeNs'>;
@@ -30,8 +31,6 @@ export type Listing = {
 const DEPTH_MAX = 256;
 /** Other work of the agent has its turn after so many. */
 const AT_ONCE = 512;
-/** Of a long list, this many are named. */
-const NAMED_MAX = 5;
 /** f_type of file systems that hosts share (include/uapi/linux/magic.h, statfs(2)): NFS, SMB, Ceph, GFS2, OCFS2, Lustre, GPFS, AFS, 9P. */
 const SHARED_TYPES = new Set([
   ...[0x6969, 0x517b, 0xff534d42, 0xfe534d42, 0x00c36400, 0x01161970, 0x7461636f],
@@ -251,11 +250,6 @@ export function isComparedByContent({ path, type, shared, build_id }: SyncFact):
 
 function nameOf(path: string): string {
   return path.slice(path.lastIndexOf('/') + 1);
-}
-
-function some(names: readonly string[]): string {
-  const more = names.length - NAMED_MAX;
-  return names.slice(0, NAMED_MAX).join(', ') + (more > 0 ? ` and ${more} more` : '');
 }
 
 function tooMany(): OsmosisError {

@@ -3,7 +3,6 @@
  * nothing by itself: what it has to say would be on the screen.
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { once } from 'node:events';
 import { attachArgv, terminalFiles } from './tmux.ts';
 
 /** What nearly every terminal is like, where this host does not know the one that it is. */
@@ -11,6 +10,7 @@ const USUAL = 'xterm-256color';
 const INFOCMP_MS_MAX = 5_000;
 /** sysexits(3) */
 const EX_USAGE = 64;
+const FAILED = 1;
 const NEVER = new AbortController().signal;
 const CELL_ID = /^[0-9a-f]{32}$/;
 
@@ -30,9 +30,12 @@ export async function runTerminalClient(
   const letGo = () => void child.kill('SIGTERM');
   signal.addEventListener('abort', letGo, { once: true });
   if (signal.aborted) letGo();
+  // It is closed then as well, with a status below 0.
   child.on('error', () => {});
-  const [code] = (await once(child, 'close')) as [number | null];
-  return code ?? 1;
+  const { promise, resolve } = Promise.withResolvers<number | null>();
+  child.once('close', resolve);
+  const code = (await promise) ?? FAILED;
+  return code < 0 ? FAILED : code;
 }
 
 function withoutTmux({ TMUX: _, TMUX_PANE: __, ...rest }: NodeJS.ProcessEnv): NodeJS.ProcessEnv {

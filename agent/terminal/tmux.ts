@@ -32,7 +32,7 @@ const LAST_LINES = 200;
 const HIDDEN = ['TMUX', 'TMUX_PANE', 'TERM_PROGRAM', 'TERM_PROGRAM_VERSION'];
 
 /** A command line of tmux for the server at `socket`. */
-export function tmuxArgv(socket: string, ...command: readonly string[]): string[] {
+function tmuxArgv(socket: string, ...command: readonly string[]): string[] {
   return ['tmux', '-u', '-f', '/dev/null', '-S', socket, ...command];
 }
 

@@ -34,8 +34,16 @@ export function drainArgv(host: string, options: DrainCommand): string[] {
   ];
 }
 
-/** Returns once the drain goes on by itself. @throws OsmosisError DRAIN_REFUSED with the log where it did not begin */
-export async function detach(host: string, options: DrainCommand, source: AgentClient): Promise<void> {
+/**
+ * Returns once the drain goes on by itself. `stop`: what is passed on to it until then.
+ * @throws OsmosisError DRAIN_REFUSED with the log where it did not begin, INTERRUPTED
+ */
+export async function detach(
+  host: string,
+  options: DrainCommand,
+  source: AgentClient,
+  stop: AbortSignal,
+): Promise<void> {
   const directory = join(process.env.XDG_STATE_HOME || join(homedir(), '.local/state'), 'osmosis');
   mkdirSync(directory, { recursive: true, mode: 0o700 });
   const stamp = new Date().toISOString().replace(/[:.]/g, '-');
@@ -47,21 +55,34 @@ export async function detach(host: string, options: DrainCommand, source: AgentC
     stdio: ['ignore', file, file],
   });
   closeSync(file);
-  const exit: { code?: number | null } = {};
-  child.once('exit', (code) => {
-    exit.code = code;
+  // However this ends, nobody waits for it.
+  child.unref();
+  let ended: string | undefined;
+  child.once('exit', (code, signal) => {
+    ended = code === null ? `signal ${signal}` : `status ${code}`;
   });
+  child.once('error', ({ message }) => {
+    ended = message;
+  });
+  // The terminal's own Ctrl-C does not reach a process that is detached.
+  const onStop = () => void child.kill('SIGINT');
+  stop.addEventListener('abort', onStop, { once: true });
   const since = Date.now();
-  while (exit.code === undefined && Date.now() - since < BEGIN_MS_MAX) {
+  while (ended === undefined && !stop.aborted && Date.now() - since < BEGIN_MS_MAX) {
     const { cordon } = await source.call('status', {});
     if ((cordon?.drain?.updated ?? 0) >= since) break;
     await sleep(POLL_MS);
   }
-  child.unref();
-  if (exit.code !== undefined && exit.code !== 0)
+  stop.removeEventListener('abort', onStop);
+  if (stop.aborted)
+    throw new OsmosisError(
+      'INTERRUPTED',
+      `the drain of ${host} (process ${child.pid}) begins no move any more; those in flight end. ${log} has all of it`,
+    );
+  if (ended !== undefined && ended !== 'status 0')
     throw new OsmosisError(
       'DRAIN_REFUSED',
-      `the drain did not begin, or ended at once (status ${exit.code}): see ${log}`,
+      `the drain did not begin, or ended at once (${ended}): see ${log}`,
     );
   if (options.json) printJson({ ok: true, detached: true, host, pid: child.pid, log });
   else

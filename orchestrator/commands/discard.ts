@@ -1,5 +1,5 @@
 /** `osmosis discard` */
-import { OsmosisError } from '../../agent/error.ts';
+import { EXIT_STATUS } from '../../agent/error.ts';
 import { confirmed } from '../confirmation.ts';
 import { type DiscardResult, discard } from '../discard.ts';
 import { countText, unconfirmedLines } from '../display/format.ts';
@@ -36,7 +36,7 @@ export async function runDiscard(file: string, options: DiscardOptions): Promise
       const result = await discard({ reader, image, host, signal });
       if (json) printJson(result);
       else process.stdout.write(discardedText(result));
-      if (result.unconfirmed.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
+      if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
     });
   } finally {
     await reader.close();

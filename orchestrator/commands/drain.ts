@@ -13,7 +13,7 @@ import { parseDuration } from '../lease.ts';
 import type { Legacy } from '../plan.ts';
 import { syncRequest } from '../sync/sync.ts';
 import { detach } from './detach.ts';
-import { type HostOptions, Hosts, printJson, withHosts } from './hosts.ts';
+import { type HostOptions, interrupted, printJson, usingHosts, withHosts } from './hosts.ts';
 import { moveAlone } from './mover.ts';
 
 /** Moves at the same time, unless the operator says otherwise: a move keeps two processors and the link busy. */
@@ -48,8 +48,7 @@ export async function runDrain(named: string | undefined, options: DrainCommand)
   if (!options.dryRun) checkAskable(options);
   const touches = !options.dryRun && !options.detach;
   await withStop(async (stop, signal) => {
-    const hosts = new Hosts(options, fleet, signal);
-    try {
+    await usingHosts(options, fleet, signal, async (hosts) => {
       const connect = async (name: string) => hosts.agent(await hosts.connect(name));
       const cordon = touches ? (options.reason ?? 'drain') : undefined;
       const { legacy } = limits;
@@ -58,12 +57,10 @@ export async function runDrain(named: string | undefined, options: DrainCommand)
       showPlan(host, options, plan);
       if (options.dryRun) return finishDryRun(host, options, plan);
       if (plan.cells.length > 0 && !(await isYes(options, 'Move them?'))) throw nobodySaidYes(host, touches);
-      if (options.detach) return await detach(host, options, plan.source);
+      if (options.detach) return await detach(host, options, plan.source, stop.signal);
       const state = await execute(host, options, fleet, limits, plan, stop, signal);
       finish(host, options, state);
-    } finally {
-      await hosts.close();
-    }
+    });
   });
 }
 
@@ -109,7 +106,7 @@ async function withStop(
   const onSignal = () => {
     const isSecond = stop.signal.aborted;
     stop.abort('stopped');
-    if (isSecond) abort.abort();
+    if (isSecond) abort.abort(interrupted());
     const text = isSecond
       ? 'undoing what is not decided yet'
       : 'no move begins any more; those in flight end first (again: undo them)';

@@ -1,6 +1,6 @@
 /** `osmosis hosts` */
 import type { Result } from '../../agent/control/protocol.ts';
-import { asOsmosisError, OsmosisError } from '../../agent/error.ts';
+import { asOsmosisError, EXIT_STATUS, OsmosisError } from '../../agent/error.ts';
 import { bytesText } from '../display/format.ts';
 import { tableLines } from '../display/table.ts';
 import { fleetJsonSchema } from '../fleet/schema.ts';
@@ -50,7 +50,7 @@ export async function runHosts(named: readonly string[], options: FleetOptions):
     if (options.json) printJson({ ok: true, fleet: hosts.fleet.file ?? null, hosts: rows });
     else process.stdout.write(hostsText(rows));
     const failed = rows.find(({ ok }) => !ok);
-    if (failed !== undefined) process.exitCode = new OsmosisError('AGENT_UNREACHABLE', '').exitStatus;
+    if (failed !== undefined) process.exitCode = EXIT_STATUS.AGENT_UNREACHABLE;
   });
 }
 
@@ -81,7 +81,7 @@ function rowWith(name: string, { version, host, cells, cordon }: Result<'status'
   };
 }
 
-export function hostsText(rows: readonly HostRow[]): string {
+function hostsText(rows: readonly HostRow[]): string {
   return tableLines(
     ['host', 'agent', 'kernel', 'criu', 'load', 'room', 'cells', ''],
     rows.map(({ host, ok, version, kernel, criu, load, cpus, room_bytes, cells, cordoned, message }) =>

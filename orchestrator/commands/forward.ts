@@ -1,7 +1,7 @@
 /** `osmosis forward` */
 import { endpointText } from '../../agent/address.ts';
 import type { Result } from '../../agent/control/protocol.ts';
-import { OsmosisError } from '../../agent/error.ts';
+import { EXIT_STATUS } from '../../agent/error.ts';
 import { leaseText, parseLease } from '../lease.ts';
 import { type HostOptions, printJson, withHosts } from './hosts.ts';
 
@@ -22,11 +22,11 @@ export async function runForward(target: string, options: ForwardOptions): Promi
     if (options.json) printJson({ ok: true, ...(dry_run ? { dry_run } : {}), ...result });
     else process.stdout.write(`${forwardText(result, dry_run)}\n`);
     // Its agent goes on telling them, and at the latest they forget it when the lease ends.
-    if (result.silent.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
+    if (result.silent.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
   });
 }
 
-export function forwardText(
+function forwardText(
   { cell, lease_s, endpoints, peers, silent }: Result<'forward'>,
   dryRun: boolean,
 ): string {

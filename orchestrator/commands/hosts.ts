@@ -1,4 +1,5 @@
 /** Hosts of one command: connected on the way in, closed on the way out. */
+import { OsmosisError } from '../../agent/error.ts';
 import { AgentClient } from '../agent-client.ts';
 import { type Fleet, findHost, loadFleet } from '../fleet/fleet.ts';
 import { connectHost, type HostConnection } from '../ssh/host.ts';
@@ -13,7 +14,7 @@ export class Hosts {
   readonly fleet: Fleet;
   readonly #configFile: string | undefined;
   readonly #signal: AbortSignal;
-  readonly #open: HostConnection[] = [];
+  readonly #open = new Set<HostConnection>();
   #closed = false;
 
   constructor({ sshConfig }: HostOptions, fleet: Fleet, signal: AbortSignal) {
@@ -30,7 +31,7 @@ export class Hosts {
     });
     // Another host of this command has failed meanwhile: nobody will use this one, and nobody else would close it.
     if (this.#closed) await connection.close();
-    this.#open.push(connection);
+    this.#open.add(connection);
     return connection;
   }
 
@@ -39,9 +40,30 @@ export class Hosts {
     return new AgentClient(connection.name, await connection.openAgent(this.#signal));
   }
 
+  /** Closes one before the others. */
+  async release(connection: HostConnection): Promise<void> {
+    this.#open.delete(connection);
+    await connection.close();
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.all(this.#open.map((connection) => connection.close()));
+    await Promise.all([...this.#open].map((connection) => connection.close()));
+  }
+}
+
+/** Runs `action` with hosts of its own, closed when it has ended. `signal` ends the connecting. */
+export async function usingHosts<T>(
+  options: HostOptions,
+  fleet: Fleet,
+  signal: AbortSignal,
+  action: (hosts: Hosts) => Promise<T>,
+): Promise<T> {
+  const hosts = new Hosts(options, fleet, signal);
+  try {
+    return await action(hosts);
+  } finally {
+    await hosts.close();
   }
 }
 
@@ -52,18 +74,30 @@ export async function withHosts<T>(
 ): Promise<T> {
   const fleet = await loadFleet(options.fleet);
   const interrupt = new AbortController();
-  const onSignal = () => interrupt.abort();
+  const onSignal = () => interrupt.abort(interrupted());
   process.once('SIGINT', onSignal);
   process.once('SIGTERM', onSignal);
   const hosts = new Hosts(options, fleet, interrupt.signal);
   try {
     return await action(hosts, interrupt.signal);
+  } catch (thrown) {
+    throw interrupt.signal.aborted && isAbort(thrown) ? interrupted(thrown) : thrown;
   } finally {
-    interrupt.abort();
+    interrupt.abort(interrupted());
     process.off('SIGINT', onSignal);
     process.off('SIGTERM', onSignal);
     await hosts.close();
   }
+}
+
+/** What a signal of a command is aborted with. */
+export function interrupted(cause?: unknown): OsmosisError {
+  return new OsmosisError('INTERRUPTED', 'interrupted', { cause });
+}
+
+/** As Node's own functions end where their signal has fired. */
+function isAbort(thrown: unknown): boolean {
+  return thrown instanceof Error && thrown.name === 'AbortError';
 }
 
 export function printJson(value: unknown): void {

@@ -1,8 +1,8 @@
 /** `osmosis inspect` */
 import { access } from 'node:fs/promises';
 import { endpointText } from '../../agent/address.ts';
-import { OsmosisError } from '../../agent/error.ts';
-import { bytesText, countText } from '../display/format.ts';
+import { EXIT_STATUS } from '../../agent/error.ts';
+import { bytesText, countText, plainText } from '../display/format.ts';
 import { FORMAT_VERSION } from '../stored/format.ts';
 import type { SealedMetadata } from '../stored/metadata.ts';
 import { ImageFileReader } from '../stored/reader.ts';
@@ -19,7 +19,7 @@ export async function runInspect(file: string, options: InspectOptions): Promise
     const sealed = await sealedOf(reader, options);
     if (options.json) printJson({ ok: intact, ...facts, intact, ...(sealed && { sealed }) });
     else process.stdout.write(inspectText(facts, intact, sealed));
-    if (!intact) process.exitCode = new OsmosisError('IMAGE_CORRUPT', '').exitStatus;
+    if (!intact) process.exitCode = EXIT_STATUS.IMAGE_CORRUPT;
   } finally {
     await reader.close();
   }
@@ -102,7 +102,7 @@ function inspectText(facts: Facts, intact: boolean, sealed: SealedFacts | undefi
 
 function sealedLines({ processes, flows, listeners, peers }: SealedFacts): string[] {
   return [
-    ...processes.map(({ pid, command }) => `  process ${pid} ${command.replace(/\p{Cc}+/gu, ' ')}`),
+    ...processes.map(({ pid, command }) => `  process ${pid} ${plainText(command)}`),
     ...listeners.map((listener) => `  listens on ${listener.protocol} ${endpointText(listener)}`),
     ...flows.map(
       ({ protocol, local, remote, at }) =>

@@ -1,6 +1,6 @@
 /** `osmosis keep` */
 import type { KeptCell } from '../../agent/control/protocol.ts';
-import { OsmosisError } from '../../agent/error.ts';
+import { EXIT_STATUS, OsmosisError } from '../../agent/error.ts';
 import { parseLabels } from '../fleet/labels.ts';
 import { type HostOptions, printJson, withHosts } from './hosts.ts';
 
@@ -38,7 +38,7 @@ export async function runKeep(targets: readonly string[], options: KeepOptions):
     else process.stdout.write(keptText(result.cells, dryRun && targets.length > 0));
     const { untold = [] } = result;
     if (untold.length === 0) return;
-    process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
+    process.exitCode = EXIT_STATUS.UNCONFIRMED;
     if (!options.json)
       process.stdout.write(
         `WARNING: not acknowledged yet by ${untold.join(', ')}; keep the old address until it is\n`,

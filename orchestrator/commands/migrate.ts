@@ -1,8 +1,8 @@
 /** `osmosis migrate` */
-import { LEARN_MS_MAX } from '../../agent/control/protocol.ts';
-import { OsmosisError } from '../../agent/error.ts';
+import { LEARN_MS_MAX } from '../../agent/control/migration-protocol.ts';
+import { EXIT_STATUS, OsmosisError } from '../../agent/error.ts';
 import { PHASES, USUAL_PHASES } from '../../agent/phases.ts';
-import { startDisplay } from '../display/display.ts';
+import { displayed } from '../display/display.ts';
 import { planText } from '../display/plan.ts';
 import { resultText } from '../display/result.ts';
 import { parseLease } from '../lease.ts';
@@ -49,29 +49,21 @@ export async function runMigrate(target: string, options: MigrateOptions): Promi
     if (options.dryRun) return dryRun(target, options, { source, destination, sync }, signal);
     const json = options.json ?? false;
     const phases = sync === undefined ? USUAL_PHASES : PHASES;
-    const display = startDisplay({ stream: process.stderr, isTTY: process.stderr.isTTY, json, phases });
-    try {
-      const name = options.name === undefined ? {} : { name: options.name };
-      const result = await migrate({
+    const name = options.name === undefined ? {} : { name: options.name };
+    const result = await displayed({ json, phases }, (emit) =>
+      migrate({
         target,
         ...name,
         legacy: legacyOf(options),
         learnMs: learnMsOf(options),
         forwardLeaseS: forwardLeaseOf(options),
         publish: options.publish?.map(publishSpec),
-        sync,
-        source,
-        destination,
-        signal,
-        emit: (event) => display.emit(event),
-      });
-      await display.stop();
-      if (json) printJson(result);
-      else process.stdout.write(resultText(result));
-      if (result.unconfirmed.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
-    } finally {
-      await display.stop();
-    }
+        ...{ sync, source, destination, signal, emit },
+      }),
+    );
+    if (json) printJson(result);
+    else process.stdout.write(resultText(result));
+    if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
   });
 }
 

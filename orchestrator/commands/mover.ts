@@ -2,7 +2,7 @@
 import type { Fleet } from '../fleet/fleet.ts';
 import { type MigrationOptions, type MigrationResult, migrate } from '../migrate.ts';
 import type { SyncRequest } from '../sync/sync.ts';
-import { type HostOptions, Hosts } from './hosts.ts';
+import { type HostOptions, usingHosts } from './hosts.ts';
 import { openChannels, openHost } from './migrate.ts';
 
 export type Move = Omit<MigrationOptions, 'source' | 'destination' | 'sync'> & {
@@ -17,12 +17,9 @@ export async function moveAlone(
   fleet: Fleet,
   { from, to, files, ...migration }: Move,
 ): Promise<MigrationResult> {
-  const hosts = new Hosts(options, fleet, migration.signal);
-  try {
+  return await usingHosts(options, fleet, migration.signal, async (hosts) => {
     const [source, destination] = await Promise.all([openHost(hosts, from), openHost(hosts, to)]);
     const sync = files && { request: files, channels: await openChannels(hosts, { from, to }) };
     return await migrate({ ...migration, sync, source, destination });
-  } finally {
-    await hosts.close();
-  }
+  });
 }

@@ -33,6 +33,13 @@ test('a host without cells is one line', () => {
   );
 });
 
+test('what a process calls itself does nothing to the terminal', () => {
+  const text = statusText(
+    statusWith({ cells: [{ ...cell, command: 'evil\u001b[2J\nroot  pid 1', flows: [] }] }),
+  );
+  expect(text.split('\n').slice(1)).toEqual(['  redis  pid 12  moved in  0 flows  evil [2J root  pid 1']);
+});
+
 test('a cell has a line, and one for each endpoint and peer', () => {
   expect(
     statusText(statusWith({ cells: [cell, { ...cell, name: 'web', home: true, flows: [] }] })).split('\n'),

@@ -1,6 +1,7 @@
 /** `osmosis ps` */
 import { endpointText } from '../../agent/address.ts';
 import type { CellFact, Result } from '../../agent/control/protocol.ts';
+import { plainText } from '../display/format.ts';
 import { leaseText } from '../lease.ts';
 import { type HostOptions, printJson, withHosts } from './hosts.ts';
 
@@ -39,7 +40,7 @@ export function statusText({ name: host, status: { version, cells, remote_cells 
   ];
   for (const { name, pid, command, home, flows, forwarding, published = [], terminal } of cells) {
     const at = `${home ? 'at home' : 'moved in'}${terminal === undefined ? '' : ', with a terminal'}`;
-    lines.push(`  ${name}  pid ${pid}  ${at}  ${flows.length} flows  ${command}`);
+    lines.push(`  ${name}  pid ${pid}  ${at}  ${flows.length} flows  ${plainText(command)}`);
     for (const { protocol, wire, local } of published)
       lines.push(`    published at ${protocol} ${endpointText(wire)}, for ${endpointText(local)}`);
     const groups = Map.groupBy(flows, ({ virtual_local, wire_local, virtual_remote, by }) =>

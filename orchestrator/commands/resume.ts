@@ -1,10 +1,11 @@
 /** `osmosis resume` */
-import { OsmosisError } from '../../agent/error.ts';
-import { startDisplay } from '../display/display.ts';
+import { EXIT_STATUS } from '../../agent/error.ts';
+import { displayed } from '../display/display.ts';
 import { countText, durationText, unconfirmedLines } from '../display/format.ts';
 import { refuseFailed } from '../plan.ts';
 import { publishSpec } from '../publish-spec.ts';
-import { hostChecks, RESUMPTION_PHASES, type ResumptionResult, resume } from '../resume.ts';
+import { hostChecks } from '../resumable.ts';
+import { RESUMPTION_PHASES, type ResumptionResult, resume } from '../resume.ts';
 import { ImageFileReader } from '../stored/reader.ts';
 import { type SecretOptions, secretFor } from '../stored/secret.ts';
 import { type HostOptions, printJson, withHosts } from './hosts.ts';
@@ -36,22 +37,12 @@ export async function runResume(file: string, options: ResumeOptions): Promise<v
         else process.stdout.write(dryText(reader.clear.cell, host.control.host, checks));
         return refuseFailed(checks, 'resumed');
       }
-      const display = startDisplay({
-        stream: process.stderr,
-        isTTY: process.stderr.isTTY,
-        json,
-        phases: RESUMPTION_PHASES,
-      });
-      try {
-        const emit = (event: Parameters<typeof display.emit>[0]) => display.emit(event);
-        const result = await resume({ reader, image, host, dropGone, again, publish, signal, emit });
-        await display.stop();
-        if (json) printJson(result);
-        else process.stdout.write(resumedText(result));
-        if (result.unconfirmed.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
-      } finally {
-        await display.stop();
-      }
+      const result = await displayed({ json, phases: RESUMPTION_PHASES }, (emit) =>
+        resume({ reader, image, host, dropGone, again, publish, signal, emit }),
+      );
+      if (json) printJson(result);
+      else process.stdout.write(resumedText(result));
+      if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
     });
   } finally {
     await reader.close();

@@ -76,7 +76,7 @@ function terminalOf({ terminal, detach, escape: key }: RunOptions): Params<'run'
 }
 
 /** What was done to it, so that nobody wonders: CRIU saves neither an io_uring nor an MPTCP socket. */
-export function movableText({ io_uring, mptcp }: Pick<Result<'run'>, 'io_uring' | 'mptcp'>): string {
+function movableText({ io_uring, mptcp }: Pick<Result<'run'>, 'io_uring' | 'mptcp'>): string {
   if (mptcp === 'as it is') return 'as it is: with an io_uring or MPTCP sockets it could not move\n';
   return io_uring === 'denied'
     ? 'to keep it movable, io_uring is denied to it, and MPTCP is off (Go); --as-is leaves both\n'

@@ -1,12 +1,12 @@
 /** `osmosis suspend` */
-import { access } from 'node:fs/promises';
-import { OsmosisError } from '../../agent/error.ts';
+import { EXIT_STATUS } from '../../agent/error.ts';
 import type { UdpPolicy } from '../../agent/wire/h2o-layout.ts';
-import { startDisplay } from '../display/display.ts';
+import { displayed } from '../display/display.ts';
 import { bytesText, countText, durationText, unconfirmedLines } from '../display/format.ts';
 import { planText } from '../display/plan.ts';
 import { checkSuspensionPlan, makeSuspensionPlan } from '../plan.ts';
-import { newSecret, type SecretOptions } from '../stored/secret.ts';
+import { refuseTaken, withNewSecret } from '../stored/new-file.ts';
+import type { SecretOptions } from '../stored/secret.ts';
 import { SUSPENSION_PHASES, type SuspensionResult, suspend } from '../suspend.ts';
 import { type HostOptions, printJson, withHosts } from './hosts.ts';
 import { learnMsOf, openHost } from './migrate.ts';
@@ -37,59 +37,16 @@ export async function runSuspend(target: string, options: SuspendOptions): Promi
       else process.stdout.write(planText(plan));
       return checkSuspensionPlan(plan, legacy);
     }
-    const secret = await newSecret(file, options);
-    const display = startDisplay({
-      stream: process.stderr,
-      isTTY: process.stderr.isTTY,
-      json,
-      phases: SUSPENSION_PHASES,
-    });
-    try {
-      const emit = (event: Parameters<typeof display.emit>[0]) => display.emit(event);
-      const result = await suspend({
-        target,
-        name,
-        legacy,
-        learnMs,
-        udp: options.udp,
-        file,
-        secret,
-        source,
-        signal,
-        emit,
-      });
-      await display.stop();
-      if (json) printJson(result);
-      else process.stdout.write(suspendedText(result));
-      if (result.unconfirmed.length > 0) process.exitCode = new OsmosisError('UNCONFIRMED', '').exitStatus;
-    } catch (error) {
-      // The key of a file that may be there stays.
-      if (!(error instanceof OsmosisError && error.owner === 'file') && !(await isThere(file)))
-        await secret.drop();
-      throw error;
-    } finally {
-      await display.stop();
-    }
-  });
-}
-
-/** @throws OsmosisError IMAGE_FILE */
-async function refuseTaken(file: string): Promise<void> {
-  if (await isThere(file))
-    throw new OsmosisError(
-      'IMAGE_FILE',
-      `${file} is there already; nothing was touched. Name another file.`,
-      {
-        phase: 'plan',
-      },
+    const { udp } = options;
+    const result = await withNewSecret(file, options, (secret) =>
+      displayed({ json, phases: SUSPENSION_PHASES }, (emit) =>
+        suspend({ target, name, legacy, learnMs, udp, file, secret, source, signal, emit }),
+      ),
     );
-}
-
-function isThere(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
+    if (json) printJson(result);
+    else process.stdout.write(suspendedText(result));
+    if (result.unconfirmed.length > 0) process.exitCode = EXIT_STATUS.UNCONFIRMED;
+  });
 }
 
 /** Lines, each with its newline. */

@@ -11,13 +11,14 @@ import type { MigrationEvent } from '../events.ts';
 import { parseSelector } from '../fleet/selector.ts';
 import { checkPlan, makePlan } from '../plan.ts';
 import { RESUMPTION_PHASES, resume } from '../resume.ts';
+import { withNewSecret } from '../stored/new-file.ts';
 import { ImageFileReader } from '../stored/reader.ts';
-import { newSecret, secretFor } from '../stored/secret.ts';
+import { secretFor } from '../stored/secret.ts';
 import { SUSPENSION_PHASES, suspend } from '../suspend.ts';
-import { type CellRef, cellAt, type Effect, type HistoryEntry, type Model } from '../tui/model.ts';
+import { cellAt, type Effect, type HistoryEntry, type Model } from '../tui/model.ts';
 import { failureLines, type TuiEvent } from '../tui/update.ts';
 import { drivenBy, limitsOf, progressLine } from './drain.ts';
-import type { HostOptions, Hosts } from './hosts.ts';
+import { type HostOptions, Hosts, usingHosts } from './hosts.ts';
 import { openHost } from './migrate.ts';
 import { moveAlone } from './mover.ts';
 import { resumedText } from './resume.ts';
@@ -26,6 +27,8 @@ import { suspendedText } from './suspend.ts';
 export type World = {
   readonly options: HostOptions;
   readonly hosts: Hosts;
+  /** Fires when the display has ended. */
+  readonly signal: AbortSignal;
   readonly model: () => Model;
   readonly tell: (event: TuiEvent) => void;
   readonly quit: () => void;
@@ -40,6 +43,7 @@ export class Effects {
   /** Of a drain: no move begins any more. */
   #stop = new AbortController();
   #plannedDrain: PlannedDrain | undefined;
+  #drainHosts: Hosts | undefined;
 
   constructor(world: World) {
     this.#world = world;
@@ -59,10 +63,10 @@ export class Effects {
         this.#interrupt();
         break;
       case 'plan':
-        await this.#plan(effect.cell, effect.to);
+        await this.#plan(effect);
         break;
       case 'planDrain':
-        await this.#planDrain(effect.host);
+        await this.#planDrain(effect);
         break;
       case 'drain':
         await this.#drain(effect.host);
@@ -92,40 +96,53 @@ export class Effects {
     else this.#undo.abort();
   }
 
-  async #plan(cell: CellRef, to: string): Promise<void> {
-    const { tell } = this.#world;
+  async #plan(of: Effect & { do: 'plan' }): Promise<void> {
+    const { cell, to } = of;
+    const { tell, signal } = this.#world;
+    const told = (lines: readonly string[], ok: boolean) => tell({ event: 'planned', of, lines, ok });
     try {
-      const [source, destination] = [await this.#agent(cell.host), await this.#agent(to)];
-      const { plan } = await makePlan(cell.cell, undefined, source, destination, {});
+      const { plan } = await this.#using(signal, async (hosts) => {
+        const [source, destination] = [await agentOf(hosts, cell.host), await agentOf(hosts, to)];
+        return await makePlan(cell.cell, undefined, source, destination, { signal });
+      });
       const lines = linesOf(planText(plan));
       try {
         checkPlan(plan, 'refuse');
-        tell({ event: 'planned', lines: [...lines, '', 'y moves it.'], ok: true });
+        told([...lines, '', 'y moves it.'], true);
       } catch (thrown) {
-        tell({ event: 'planned', lines: [...lines, '', ...failureLines(asOsmosisError(thrown))], ok: false });
+        told([...lines, '', ...failureLines(asOsmosisError(thrown))], false);
       }
     } catch (thrown) {
-      tell({ event: 'planned', lines: failureLines(asOsmosisError(thrown)), ok: false });
+      told(failureLines(asOsmosisError(thrown)), false);
     }
   }
 
-  async #planDrain(host: string): Promise<void> {
-    const { tell, hosts, model } = this.#world;
+  async #planDrain(of: Effect & { do: 'planDrain' }): Promise<void> {
+    const { host } = of;
+    const { tell, hosts, model, options, signal } = this.#world;
+    const own = new Hosts(options, hosts.fleet, signal);
+    // Whoever asks again, or for another host, is not answered with this one.
+    const told = (lines: readonly string[], ok: boolean) => {
+      if (this.#drainHosts === own) tell({ event: 'planned', of, lines, ok });
+    };
+    const before = this.close();
+    this.#drainHosts = own;
     try {
+      await before;
       const { legacy } = limitsOf({ dryRun: true, yes: true }, hosts.fleet);
       const plan = await planDrain({
         host,
         to: model().hosts.flatMap(({ name }) => (name === host ? [] : [name])),
         select: parseSelector('name'),
         legacy,
-        connect: (name) => this.#agent(name),
-        signal: new AbortController().signal,
+        connect: (name) => agentOf(own, name),
+        signal,
       });
-      this.#plannedDrain = plan;
+      if (this.#drainHosts === own) this.#plannedDrain = plan;
       const lines = linesOf(placementText(host, plan.placements, plan.hosts));
-      tell({ event: 'planned', lines: [...lines, '', 'y cordons the host and moves them.'], ok: true });
+      told([...lines, '', 'y cordons the host and moves them.'], true);
     } catch (thrown) {
-      tell({ event: 'planned', lines: failureLines(asOsmosisError(thrown)), ok: false });
+      told(failureLines(asOsmosisError(thrown)), false);
     }
   }
 
@@ -163,12 +180,17 @@ export class Effects {
     } catch (thrown) {
       const lines = failureLines(asOsmosisError(thrown));
       tell({ event: 'drained', lines, entry: entry(`drain of ${host}: ${lines.join(' ')}`, false) });
+    } finally {
+      await this.close();
     }
   }
 
   async #uncordon(host: string): Promise<void> {
-    const agent = await this.#agent(host).catch(() => undefined);
-    await agent?.call('uncordon', { dry_run: false }).catch(() => undefined);
+    const { signal } = this.#world;
+    await this.#using(signal, async (hosts) => {
+      const agent = await agentOf(hosts, host);
+      await agent.call('uncordon', { dry_run: false }, { signal });
+    }).catch(() => undefined);
   }
 
   async #work(
@@ -216,11 +238,13 @@ export class Effects {
     emit: (event: MigrationEvent) => void,
   ): Promise<string> {
     const target = cellAt(this.#world.model(), cell)?.name ?? cell.cell;
-    const source = await openHost(this.#world.hosts, cell.host);
-    const secret = await newSecret(file, {});
-    return suspendedText(
-      await suspend({ target, legacy: 'refuse', udp: 'hold', file, secret, source, signal, emit }),
-    );
+    const request = { target, legacy: 'refuse', udp: 'hold', file, signal, emit } as const;
+    return await this.#using(signal, async (hosts) => {
+      const source = await openHost(hosts, cell.host);
+      return await withNewSecret(file, {}, async (secret) =>
+        suspendedText(await suspend({ ...request, secret, source })),
+      );
+    });
   }
 
   async #resume(
@@ -231,17 +255,32 @@ export class Effects {
     const reader = await ImageFileReader.open(file);
     try {
       const image = await reader.unlock(await secretFor(file, reader.key, {}));
-      const host = await openHost(this.#world.hosts, name);
-      const choices = { dropGone: false, again: false };
-      return resumedText(await resume({ reader, image, host, ...choices, signal, emit }));
+      const request = { reader, image, dropGone: false, again: false, signal, emit };
+      return await this.#using(signal, async (hosts) =>
+        resumedText(await resume({ ...request, host: await openHost(hosts, name) })),
+      );
     } finally {
       await reader.close();
     }
   }
 
-  async #agent(host: string) {
-    return this.#world.hosts.agent(await this.#world.hosts.connect(host));
+  /** Hosts for one thing only. */
+  async #using<T>(signal: AbortSignal, action: (hosts: Hosts) => Promise<T>): Promise<T> {
+    const { options, hosts } = this.#world;
+    return await usingHosts(options, hosts.fleet, signal, action);
   }
+
+  /** Lets go of the hosts of a planned drain. */
+  async close(): Promise<void> {
+    const hosts = this.#drainHosts;
+    this.#drainHosts = undefined;
+    this.#plannedDrain = undefined;
+    await hosts?.close();
+  }
+}
+
+async function agentOf(hosts: Hosts, host: string) {
+  return await hosts.agent(await hosts.connect(host));
 }
 
 function linesOf(text: string): string[] {

@@ -1,21 +1,15 @@
 /** `osmosis tui`, and `osmosis` alone on a terminal. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { render } from 'ink';
 import { createElement } from 'react';
-import { messageOf, OsmosisError } from '../../agent/error.ts';
+import { OsmosisError } from '../../agent/error.ts';
 import { loadFleet } from '../fleet/fleet.ts';
 import { App } from '../tui/app.ts';
-import { firstModel, type HostView, type Model } from '../tui/model.ts';
-import { hostUp } from '../tui/status.ts';
+import { firstModel } from '../tui/model.ts';
 import { isBusy, type TuiEvent, update } from '../tui/update.ts';
 import { type HostOptions, Hosts } from './hosts.ts';
 import { Effects } from './tui-effects.ts';
+import { poll } from './tui-poll.ts';
 
-/** Between two questions to an agent. */
-const POLL_MS = 1_000;
-/** One that does not answer is asked again after this. */
-const AGAIN_MS = 3_000;
-const ANSWER_MS_MAX = 10_000;
 /** Between two pictures while something is under way. */
 const TICK_MS = 100;
 
@@ -41,7 +35,10 @@ export async function runTui(named: readonly string[], options: HostOptions): Pr
       isColored,
       onKey: (key) => tell({ event: 'key', key }),
     });
-  const effects = new Effects({ options, hosts, model: () => model, tell, quit: () => app.unmount() });
+  const effects = new Effects({
+    ...{ options, hosts, signal: end.signal, model: () => model, tell },
+    quit: () => app.unmount(),
+  });
   // In its own mode the terminal sends Ctrl-C as a key; a signal comes from somebody else, and ends the display.
   const app = render(element(), {
     alternateScreen: true,
@@ -55,7 +52,7 @@ export async function runTui(named: readonly string[], options: HostOptions): Pr
   const timer = setInterval(() => {
     if (isBusy(model)) draw();
   }, TICK_MS);
-  const polls = model.hosts.map(({ name }) => poll(name, hosts, () => model, tell, end.signal));
+  const polls = model.hosts.map(({ name }) => poll(name, { hosts, model: () => model, tell }, end.signal));
   try {
     await app.waitUntilExit();
   } finally {
@@ -63,36 +60,6 @@ export async function runTui(named: readonly string[], options: HostOptions): Pr
     for (const signal of ['SIGTERM', 'SIGHUP'] as const) process.off(signal, onSignal);
     end.abort();
     await Promise.all(polls);
-    await hosts.close();
-  }
-}
-
-/** Until the display ends; a host that is down is asked again. */
-async function poll(
-  name: string,
-  hosts: Hosts,
-  model: () => Model,
-  tell: (event: TuiEvent) => void,
-  signal: AbortSignal,
-): Promise<void> {
-  const known = (): HostView =>
-    model().hosts.find((host) => host.name === name) ?? { name, state: 'connecting', cells: [] };
-  while (!signal.aborted) {
-    try {
-      const agent = await hosts.agent(await hosts.connect(name));
-      for (;;) {
-        const limit = { signal, timeoutMs: ANSWER_MS_MAX };
-        const [status, { cells }] = await Promise.all([
-          agent.call('status', {}, limit),
-          agent.call('traffic', {}, limit),
-        ]);
-        tell({ event: 'host', host: hostUp(known(), status, cells, performance.now()) });
-        await sleep(POLL_MS, undefined, { signal });
-      }
-    } catch (thrown) {
-      if (signal.aborted) return;
-      tell({ event: 'host', host: { ...known(), state: 'down', message: messageOf(thrown) } });
-      await sleep(AGAIN_MS, undefined, { signal }).catch(() => undefined);
-    }
+    await Promise.all([effects.close(), hosts.close()]);
   }
 }

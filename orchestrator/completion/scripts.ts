@@ -2,7 +2,7 @@
  * What a shell sources to complete `osmosis …`. Each passes what was typed as one argument or as words, never through eval: a
  * command line that is being typed may hold anything. Where nothing is offered the shell offers its files.
  */
-export const SHELLS = ['bash', 'zsh', 'fish'] as const;
+const SHELLS = ['bash', 'zsh', 'fish'] as const;
 export type Shell = (typeof SHELLS)[number];
 
 const BASH = `# osmosis completion bash: source it, or put it to /usr/share/bash-completion/completions/osmosis

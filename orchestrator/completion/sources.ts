@@ -2,7 +2,6 @@
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { AgentClient } from '../agent-client.ts';
 import { loadFleet } from '../fleet/fleet.ts';
 import { AGENT_SOCKET, connectLocalAgent } from '../ssh/local.ts';
 import type { Candidate } from './candidates.ts';
@@ -45,6 +44,7 @@ export async function cellCandidates(): Promise<Candidate[]> {
   const signal = AbortSignal.timeout(AGENT_MS_MAX);
   try {
     const socket = await connectLocalAgent(AGENT_SOCKET, signal);
+    const { AgentClient } = await import('../agent-client.ts');
     try {
       const { cells } = await new AgentClient('local', socket).call('status', {}, { signal });
       return cells.map(({ name, command }) => ({ value: name, description: command }));

@@ -26,6 +26,21 @@ export function startDisplay({ stream, isTTY, json, phases }: DisplayOptions): D
   return isTTY && process.env.TERM !== 'dumb' ? startLiveDisplay(stream, phases) : startLineDisplay(stream);
 }
 
+/** Shows on standard error what `run` tells, until it has ended, well or not. */
+export async function displayed<T>(
+  { json, phases }: Pick<DisplayOptions, 'json' | 'phases'>,
+  run: (emit: Display['emit']) => Promise<T>,
+): Promise<T> {
+  const { stderr } = process;
+  const options = { stream: stderr, isTTY: stderr.isTTY, json };
+  const display = startDisplay(phases === undefined ? options : { ...options, phases });
+  try {
+    return await run((event) => display.emit(event));
+  } finally {
+    await display.stop();
+  }
+}
+
 function startLineDisplay(stream: NodeJS.WriteStream): Display {
   return { emit: createLines((line) => void stream.write(line)), stop: async () => {} };
 }

@@ -52,3 +52,8 @@ export function unconfirmedLines(peers: readonly string[]): string[] {
     ? []
     : [`WARNING: ${peers.join(', ')} has not acknowledged yet; the agent goes on telling it for 10 minutes.`];
 }
+
+/** In one line: names, command lines and messages come from other hosts, and control characters stay out of the terminal. */
+export function plainText(text: string): string {
+  return text.replace(/\p{Cc}+/gu, ' ').trim();
+}

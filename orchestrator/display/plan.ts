@@ -2,7 +2,7 @@
 import { endpointText } from '../../agent/address.ts';
 import { leaseText } from '../lease.ts';
 import type { Plan } from '../plan.ts';
-import { bytesText, countText } from './format.ts';
+import { bytesText, countText, plainText } from './format.ts';
 
 const COMMAND_COLUMNS_MAX = 60;
 const FILES_MAX = 20;
@@ -82,6 +82,6 @@ function section(heading: string, rows: readonly (readonly string[])[]): string[
 
 /** Commands come from other people's processes: control characters stay out of the terminal. */
 function shortened(command: string): string {
-  const clean = command.replace(/\p{Cc}+/gu, ' ').trim();
+  const clean = plainText(command);
   return clean.length <= COMMAND_COLUMNS_MAX ? clean : `${clean.slice(0, COMMAND_COLUMNS_MAX - 1)}…`;
 }

@@ -1,10 +1,11 @@
 import { expect, it } from 'vitest';
 import type { MigrationEvent } from '../events.ts';
-import { EMPTY_VIEW, elapsedMs, reduceView } from './state.ts';
+import { elapsedMs, reduceView, viewOf } from './state.ts';
 
 const run = (...events: MigrationEvent[]) =>
-  events.reduce((view, event, index) => reduceView(view, event, index * 10), EMPTY_VIEW);
-const row = (view: typeof EMPTY_VIEW, phase: string) => view.phases.find((one) => one.phase === phase);
+  events.reduce((view, event, index) => reduceView(view, event, index * 10), viewOf());
+const row = (view: ReturnType<typeof viewOf>, phase: string) =>
+  view.phases.find((one) => one.phase === phase);
 
 it('follows a phase from start to end', () => {
   const running = run({ event: 'phase', phase: 'plan', state: 'start' });

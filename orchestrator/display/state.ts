@@ -35,8 +35,6 @@ export function viewOf(phases: readonly Phase[] = USUAL_PHASES): View {
   };
 }
 
-export const EMPTY_VIEW: View = viewOf();
-
 /** @param nowMs a clock that only rises, e.g. performance.now() */
 export function reduceView(view: View, event: MigrationEvent, nowMs: number): View {
   switch (event.event) {

@@ -1,7 +1,7 @@
 import { renderToString } from 'ink';
 import { createElement } from 'react';
 import { expect, it } from 'vitest';
-import { EMPTY_VIEW, reduceView } from './state.ts';
+import { reduceView, viewOf } from './state.ts';
 import { MigrationView } from './view.ts';
 
 it('shows notes, phases, image and blackout', () => {
@@ -14,7 +14,7 @@ it('shows notes, phases, image and blackout', () => {
       { event: 'progress', bytes: 9.5e8, bytes_per_s: 8.12e8 },
       { event: 'blackout', ms: 412 },
     ] as const
-  ).reduce((before, event) => reduceView(before, event, 1_000), EMPTY_VIEW);
+  ).reduce((before, event) => reduceView(before, event, 1_000), viewOf());
   const text = renderToString(createElement(MigrationView, { view, nowMs: 1_130, isColored: false }));
   expect(text.split('\n').map((line) => line.trimEnd())).toEqual([
     'warning: 10.0.0.9 has no agent',

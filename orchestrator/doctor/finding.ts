@@ -1,6 +1,6 @@
 /** What doctor says of one thing. */
 
-export const STATUSES = ['ok', 'note', 'warn', 'fail'] as const;
+const STATUSES = ['ok', 'note', 'warn', 'fail'] as const;
 /**
  * `note`: good to know. `warn`: something of Osmosis will not work there, or for some processes. `fail`: the host can't take
  * part, or not safely.

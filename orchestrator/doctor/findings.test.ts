@@ -1,49 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { type Facts, parseFacts } from './facts.ts';
+import { HEALTHY, VERSION } from './fake-facts.ts';
 import { hostFindings } from './findings.ts';
 import type { AgentSeen } from './host.ts';
 
-const VERSION = '1.2.3';
-const PROGRAMS = 'criu bpftool tc ip nsenter unshare setpriv setsid catatonit stdbuf sysctl mount umount';
-const HEALTHY: Record<string, string | string[]> = {
-  uid: '0',
-  kernel: '6.18.4',
-  machine: 'x86_64',
-  capabilities: '000001ffffffffff',
-  program: PROGRAMS.split(' '),
-  criu: '4.2.1',
-  util_linux: '2.41',
-  seccomp_filter: 'yes',
-  tmux: 'tmux 3.5a',
-  criu_check: 'ok',
-  btf: 'yes',
-  userfaultfd: 'yes',
-  mptcp: '0',
-  bpf_jit: '1',
-  ipv6: 'yes',
-  run_fs: 'tmpfs',
-  run_kilobytes: '8000000',
-  memory_kilobytes: '8000000',
-  state_kilobytes: '8000000',
-  rp_filter_all: '0',
-  rp_filter: ['eth0 1'],
-  address: ['10.77.1.2'],
-  port_taken: 'yes',
-  input_policy_drop: '0',
-  rules_naming_port: '0',
-  systemd: 'running',
-  service: 'enabled active',
-  osmosis: '/usr/local/lib/osmosis/releases/1.2.3/bin/osmosis',
-  osmosis_version: VERSION,
-  socket: '600 0',
-  try_pid_namespace: 'ok',
-  try_bpffs: 'ok',
-  try_veth: 'ok',
-  try_clsact: 'ok',
-  try_tbf: 'ok',
-  try_datapath: 'ok',
-  end: 'yes',
-};
 const AGENT: AgentSeen = { answers: true, version: VERSION, cordoned: false, cells: 2 };
 const DOWN: AgentSeen = { answers: false, code: 'AGENT_UNREACHABLE', message: 'no agent runs here' };
 

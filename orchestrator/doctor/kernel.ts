@@ -41,7 +41,7 @@ export function missingPackages(facts: Facts): string[] {
   return [...new Set(missing.map((program) => PACKAGES[program] ?? program))].sort();
 }
 
-export function aptCommand(packages: readonly string[]): string {
+function aptCommand(packages: readonly string[]): string {
   return `apt-get install -y --no-install-recommends ${packages.join(' ')}`;
 }
 

@@ -9,7 +9,7 @@ import { type DrainEvent, type DrainState, decide, drainEnd, drainRows, reduceDr
 /** What the host's agent is told of it takes this long at most. */
 const RECORD_MS_MAX = 10_000;
 /** How often the record says that the drain goes on although nothing happens. */
-export const RECORD_MS = 10_000;
+const RECORD_MS = 10_000;
 
 export type DrainProgress =
   | {

@@ -3,7 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, it, onTestFinished } from 'vitest';
-import { findHost, loadFleet, NO_FLEET, parseFleet } from './fleet.ts';
+import { findHost, loadFleet, NO_FLEET } from './fleet.ts';
+import { parseFleet } from './parse.ts';
 import { fleetJsonSchema } from './schema.ts';
 
 const GOOD = `

@@ -2,15 +2,9 @@
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
-import { parseDocument } from 'yaml';
 import { messageOf, OsmosisError } from '../../agent/error.ts';
 import { parseTarget, type Target } from '../ssh/target.ts';
-import { type FleetFile, fleetSchema } from './schema.ts';
-
-/** A fleet file is larger than this by mistake only. */
-const FILE_BYTES_MAX = 1024 * 1024;
-/** Complaints that are shown of a wrong file. */
-const COMPLAINTS_MAX = 5;
+import type { FleetFile } from './schema.ts';
 
 export type FleetHost = {
   readonly name: string;
@@ -34,7 +28,8 @@ export const NO_FLEET: Fleet = { file: undefined, hosts: [], drain: {} };
 export async function loadFleet(named: string | undefined): Promise<Fleet> {
   for (const file of named === undefined ? usualFiles() : [named]) {
     const text = await readText(file, named !== undefined);
-    if (text !== undefined) return parseFleet(text, file);
+    // With the parser, which most commands do without.
+    if (text !== undefined) return (await import('./parse.ts')).parseFleet(text, file);
   }
   return NO_FLEET;
 }
@@ -54,44 +49,6 @@ async function readText(file: string, mustExist: boolean): Promise<string | unde
   }
 }
 
-/** @throws OsmosisError FLEET_FILE with every complaint and its place */
-export function parseFleet(text: string, file: string): Fleet {
-  if (text.length > FILE_BYTES_MAX) throw fleetError(file, `larger than ${FILE_BYTES_MAX} bytes`);
-  const document = parseDocument(text, { prettyErrors: true });
-  const [broken] = document.errors;
-  if (broken !== undefined) throw fleetError(file, broken.message, broken);
-  let value: unknown;
-  try {
-    value = document.toJS();
-  } catch (thrown) {
-    throw fleetError(file, messageOf(thrown), thrown);
-  }
-  const parsed = fleetSchema.safeParse(value);
-  if (!parsed.success) {
-    const all = parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'the file'}: ${message}`);
-    const more = all.length > COMPLAINTS_MAX ? ` and ${all.length - COMPLAINTS_MAX} more` : '';
-    throw fleetError(file, `${all.slice(0, COMPLAINTS_MAX).join('; ')}${more}`);
-  }
-  const { hosts, defaults } = parsed.data;
-  return {
-    file,
-    hosts: Object.entries(hosts).map(([name, host]) => ({
-      name,
-      target: targetOf(name, host?.ssh, file),
-      labels: host?.labels ?? {},
-    })),
-    drain: defaults?.drain ?? {},
-  };
-}
-
-function targetOf(name: string, ssh: string | undefined, file: string): Target {
-  try {
-    return parseTarget(ssh ?? `ssh://${name}`);
-  } catch (thrown) {
-    throw fleetError(file, `hosts.${name}.ssh: ${messageOf(thrown)}`, thrown);
-  }
-}
-
 /** A name of the fleet, `local`, or an ssh:// URL. @throws OsmosisError USAGE */
 export function findHost(fleet: Fleet, text: string): { readonly name?: string; readonly target: Target } {
   const found = fleet.hosts.find(({ name }) => name === text);
@@ -107,7 +64,7 @@ export function findHost(fleet: Fleet, text: string): { readonly name?: string; 
   );
 }
 
-function fleetError(file: string, what: string, cause?: unknown): OsmosisError {
+export function fleetError(file: string, what: string, cause?: unknown): OsmosisError {
   return new OsmosisError(
     'FLEET_FILE',
     `the fleet file ${file} can't be used: ${what}. Nothing was touched.`,

@@ -3,10 +3,10 @@ import { z } from 'zod';
 import { placementSchema } from '../../agent/control/drain-protocol.ts';
 
 /** Hosts of one fleet. */
-export const FLEET_HOSTS_MAX = 1024;
+const FLEET_HOSTS_MAX = 1024;
 export const PARALLEL_MAX = 64;
 /** As `--deadline` and others have it. */
-export const DURATION = /^\d{1,6}(s|m|h)$/;
+const DURATION = /^\d{1,6}(s|m|h)$/;
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 const LEGACY = ['relay', 'drop', 'refuse'] as const;
 

@@ -1,6 +1,6 @@
 /** Puts Osmosis on a host, and changes its version: each the story in order. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { asOsmosisError, OsmosisError } from '../../agent/error.ts';
+import { messageOf, OsmosisError } from '../../agent/error.ts';
 import type { Hosts } from '../commands/hosts.ts';
 import type { HostConnection } from '../ssh/host.ts';
 import { installPackages, lookAtGround, refuseUnfit } from './ground.ts';
@@ -11,7 +11,8 @@ const ASKED_MAX = 15;
 const ASK_AGAIN_MS = 1_000;
 const STATUS_MS_MAX = 10_000;
 const LOG_MS_MAX = 10_000;
-const UNDO_MS_MAX = 120_000;
+/** As long as one step may take. */
+const THROUGHOUT_MS_MAX = 120_000;
 
 export type InstallOptions = {
   readonly apt: boolean;
@@ -69,13 +70,14 @@ export async function install(where: Where, file: PackageFile, options: InstallO
     await steps.receive(file);
   }
   try {
-    await steps.activate(file.release);
+    await throughout(host).activate(file.release);
+    signal.throwIfAborted();
     if (!starts(state, options)) return { ...done, changed: true, agent: 'to be started' };
     say('waiting for the agent');
     await answered(where, steps, file);
   } catch (thrown) {
     // It had nothing of ours before: nothing stays.
-    if (!isThere) await undoing(host).uninstall(state.identity);
+    if (!isThere) await throughout(host).uninstall(state.identity);
     throw thrown;
   }
   return { ...done, changed: true, agent: 'answers' };
@@ -109,28 +111,29 @@ export async function upgrade(where: Where, file: PackageFile, options: InstallO
   // One may have begun while the package was on its way.
   refuseMigrating(host.name, await steps.state());
   try {
-    await steps.activate(file.release);
+    await throughout(host).activate(file.release);
+    signal.throwIfAborted();
     if (!starts(state, options)) return { ...done, changed: true, agent: 'to be restarted' };
     say('restarting the agent');
-    if (!state.systemd) await steps.endAgent();
+    if (!state.systemd) await throughout(host).endAgent();
     await answered(where, steps, file);
   } catch (thrown) {
-    return await fallBack(host, state, thrown);
+    return await fallBack(where, state, thrown);
   }
   await steps.prune([file.release, before]);
   return { ...done, changed: true, agent: 'answers' };
 }
 
 /** @throws OsmosisError INSTALL that says what runs now */
-async function fallBack(host: HostConnection, state: HostState, cause: unknown): Promise<never> {
-  const steps = undoing(host);
-  const { code, message } = asOsmosisError(cause);
+async function fallBack({ host, signal }: Where, state: HostState, cause: unknown): Promise<never> {
+  const steps = throughout(host);
+  const message = signal.aborted ? 'interrupted' : messageOf(cause);
   await steps.activate(state.current);
   if (!state.systemd) await steps.endAgent();
   const isBack = (await steps.settled(state.current)) === 'runs';
   await steps.prune(state.releases);
   throw new OsmosisError(
-    code === 'INTERRUPTED' ? code : 'INSTALL',
+    signal.aborted ? 'INTERRUPTED' : 'INSTALL',
     isBack
       ? `${message}. ${host.name} runs ${state.current} again, as before; its cells and connections are as they were.`
       : `${message}. ${host.name} has ${state.current} again, but its agent does not answer either: connections that have moved go on without it; see its log.`,
@@ -138,9 +141,9 @@ async function fallBack(host: HostConnection, state: HostState, cause: unknown):
   );
 }
 
-/** What has begun is undone whatever the operator has pressed. */
-function undoing(host: HostConnection): Steps {
-  return new Steps(host, AbortSignal.timeout(UNDO_MS_MAX));
+/** Whatever the operator has pressed: a step that was left in the middle would still be under way when it is undone. */
+function throughout(host: HostConnection): Steps {
+  return new Steps(host, AbortSignal.timeout(THROUGHOUT_MS_MAX));
 }
 
 /** The agent runs, and says that it is of this version. @throws OsmosisError INSTALL */

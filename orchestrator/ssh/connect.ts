@@ -8,10 +8,8 @@ import { destinationArguments, resolveSshConfig } from './config.ts';
 import { type Executed, type Execution, executeOver } from './execute.ts';
 import type { HostConnection, HostTerminal, TerminalOptions } from './host.ts';
 import { createHostKeyVerifier, keyType, offeredAlgorithms } from './host-key.ts';
-import { loadIdentities } from './identities.ts';
 import { findKnownHost, rememberHost } from './known-hosts.ts';
 import { LIVENESS_MS_MAX, watchLiveness } from './liveness.ts';
-import { logIn } from './login.ts';
 import { type HostSocket, openSocket } from './socket.ts';
 import { type SshTarget, targetName } from './target.ts';
 import { openTerminalChannel } from './terminal-channel.ts';
@@ -24,7 +22,12 @@ export async function connectSsh(
   configFile: string | undefined,
   signal: AbortSignal,
 ): Promise<HostConnection> {
-  const config = await resolveSshConfig(target, configFile, signal);
+  // ssh2 loads while ssh(1) reads its configuration.
+  const [config, { loadIdentities }, { logIn }] = await Promise.all([
+    resolveSshConfig(target, configFile, signal),
+    import('./identities.ts'),
+    import('./login.ts'),
+  ]);
   const [known, identities] = await Promise.all([findKnownHost(config), loadIdentities(config, target.host)]);
   const sshCommand = ['ssh', ...destinationArguments(target, configFile)].join(' ');
   const hostKey = createHostKeyVerifier(config, known, sshCommand);

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { executeLocally, shellQuoted } from './execute.ts';
+import { shellQuoted } from './execute.ts';
+import { executeLocally } from './execute-locally.ts';
 
 const HERE = { signal: new AbortController().signal, timeoutMs: 10_000 };
 

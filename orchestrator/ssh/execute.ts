@@ -1,12 +1,11 @@
 /** A program on a host, run to its end: what doctor and install do where no agent is. */
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { execa } from 'execa';
 import type { Client, ClientChannel } from 'ssh2';
 import { asOsmosisError, messageOf, OsmosisError } from '../../agent/error.ts';
 
 /** Of each stream of a program's output; what is beyond it is cut off. */
-const OUTPUT_BYTES_MAX = 1024 * 1024;
+export const OUTPUT_BYTES_MAX = 1024 * 1024;
 
 export type Execution = {
   readonly signal: AbortSignal;
@@ -21,31 +20,6 @@ export type Executed = { readonly status: number | null; readonly stdout: string
 /** As sh(1) reads it back, word by word: sshd hands a command to the user's shell. */
 export function shellQuoted(argv: readonly string[]): string {
   return argv.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(' ');
-}
-
-/** @throws OsmosisError TIMEOUT, INTERRUPTED, INTERNAL where there is no such program */
-export async function executeLocally(
-  argv: readonly string[],
-  { signal, timeoutMs, input }: Execution,
-): Promise<Executed> {
-  const [file = '', ...args] = argv;
-  const child = execa(file, args, {
-    reject: false,
-    cancelSignal: signal,
-    timeout: timeoutMs,
-    maxBuffer: OUTPUT_BYTES_MAX,
-    ...(typeof input === 'string'
-      ? { input }
-      : input === undefined
-        ? { stdin: 'ignore' }
-        : { input: input() }),
-  });
-  const { exitCode = null, stdout, stderr, timedOut, isCanceled, failed, cause } = await child;
-  if (isCanceled) throw new OsmosisError('INTERRUPTED', `interrupted during ${file}`);
-  if (timedOut) throw tooLong('this machine', file, timeoutMs);
-  if (failed && exitCode === null && cause !== undefined)
-    throw new OsmosisError('INTERNAL', `${file} did not run here: ${messageOf(cause)}`, { cause });
-  return { status: exitCode, stdout: String(stdout ?? ''), stderr: String(stderr ?? '') };
 }
 
 /**
@@ -130,6 +104,6 @@ function collected(stream: Readable): () => string {
   return () => Buffer.concat(chunks).toString();
 }
 
-function tooLong(host: string, program: string, timeoutMs: number): OsmosisError {
+export function tooLong(host: string, program: string, timeoutMs: number): OsmosisError {
   return new OsmosisError('TIMEOUT', `${program} on ${host} took longer than ${timeoutMs / 1000} s`);
 }

@@ -94,7 +94,7 @@ export function createHostKeyVerifier(
 }
 
 /** @param sshCommand what a person types to reach the host, e.g. `ssh root@alpha` */
-export function hostKeyError(
+function hostKeyError(
   verdict: Exclude<Verdict, 'known'>,
   blob: Buffer,
   known: KnownHost,

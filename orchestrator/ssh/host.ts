@@ -3,8 +3,7 @@ import { dirname } from 'node:path';
 import type { Duplex } from 'node:stream';
 import type { Size } from '../../agent/control/terminal-protocol.ts';
 import { asOsmosisError } from '../../agent/error.ts';
-import { connectSsh } from './connect.ts';
-import { type Executed, type Execution, executeLocally } from './execute.ts';
+import type { Executed, Execution } from './execute.ts';
 import { AGENT_SOCKET, connectLocalAgent, openLocalTerminal } from './local.ts';
 import { type Target, targetName } from './target.ts';
 
@@ -63,6 +62,8 @@ export async function connectHost(target: Target, options: ConnectOptions = {}):
   const signal = options.signal ?? new AbortController().signal;
   try {
     signal.throwIfAborted();
+    // With ssh2, which this machine alone needs not.
+    const { connectSsh } = await import('./connect.ts');
     return await connectSsh(target, options.configFile, signal);
   } catch (error) {
     throw asOsmosisError(error, signal.aborted ? 'INTERRUPTED' : 'INTERNAL');
@@ -81,7 +82,8 @@ function connectLocal(socketPath: string): HostConnection {
       stream.once('close', () => open.delete(stream));
       return stream;
     },
-    execute: executeLocally,
+    execute: async (argv, execution) =>
+      (await import('./execute-locally.ts')).executeLocally(argv, execution),
     openTerminal: async ({ cell }) => openLocalTerminal(dirname(socketPath), cell),
     close: async () => {
       for (const stream of open) stream.destroy();

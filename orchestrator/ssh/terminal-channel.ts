@@ -39,8 +39,12 @@ function terminalOf(client: Client, channel: ClientChannel, show: (chunk: Buffer
     status = code ?? undefined;
   });
   channel.on('error', () => {});
-  channel.on('close', () => resolve(status));
-  client.once('close', () => resolve(status));
+  const end = () => {
+    client.off('close', end);
+    resolve(status);
+  };
+  channel.on('close', end);
+  client.on('close', end);
   return {
     draws: false,
     write: (keys) => void channel.write(keys),

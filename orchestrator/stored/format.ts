@@ -20,10 +20,9 @@ export const DIGEST_BYTES = 32;
 export const TAIL_BYTES = 56;
 export const SALT_BYTES = 16;
 export const KEY_CHECK_BYTES = 8;
-export const ID_BYTES = 16;
-export const CLEAR_BYTES_MAX = 1024 * 1024;
+const CLEAR_BYTES_MAX = 1024 * 1024;
 /** Room for the 65,536 flows that a snapshot has at most. */
-export const METADATA_BYTES_MAX = 256 * 1024 * 1024;
+const METADATA_BYTES_MAX = 256 * 1024 * 1024;
 const MAGIC = new TextEncoder().encode('OSMIMAGE');
 const END_MAGIC = new TextEncoder().encode('OSMIEND1');
 export const FORMAT_VERSION = 1;
@@ -54,7 +53,7 @@ export type Head = {
  * process; `resuming`: a resumption was about to be decided; `resumed`: the process has run since;
  * `discarded`: it was given up; `void`: it was never the owner, as the source's agent has said.
  */
-export const IMAGE_STATES = {
+const IMAGE_STATES = {
   undecided: 1,
   stored: 2,
   resuming: 3,

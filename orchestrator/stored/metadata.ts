@@ -1,13 +1,10 @@
 /** What a stored image says of itself: to anybody who has the file, and to whoever has its key. */
 import { decode, encode } from 'cborg';
 import { z } from 'zod';
-import {
-  decisionSchema,
-  imageSummarySchema,
-  publicationSchema,
-  sessionSchema,
-  snapshotSchema,
-} from '../../agent/control/protocol.ts';
+import { decisionSchema, sessionSchema } from '../../agent/control/migration-protocol.ts';
+import { imageSummarySchema } from '../../agent/control/protocol.ts';
+import { publicationSchema } from '../../agent/control/publish-schema.ts';
+import { snapshotSchema } from '../../agent/control/snapshot.ts';
 import { damaged } from './format.ts';
 
 /** Nothing that names a connection, a command line or a key. */

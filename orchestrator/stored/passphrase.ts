@@ -17,7 +17,7 @@ async function ask(question: string): Promise<string> {
   const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
   const lines = createInterface({ input: process.stdin, output: nowhere, terminal: true });
   const interrupt = new AbortController();
-  lines.on('SIGINT', () => interrupt.abort());
+  for (const event of ['SIGINT', 'close'] as const) lines.on(event, () => interrupt.abort());
   process.stderr.write(question);
   try {
     return await lines.question('', { signal: interrupt.signal });

@@ -22,7 +22,7 @@ import { damaged, KEY_CHECK_BYTES, type KeySource, tailFields } from './format.t
 
 export const KEY_BYTES = 32;
 /** A piece of an image, packed, has room; agent/wire/compression.ts. */
-export const CHUNK_BYTES_MAX = 2 * 1024 * 1024;
+const CHUNK_BYTES_MAX = 2 * 1024 * 1024;
 export const CHUNK_HEAD_BYTES = 4;
 const LAST = 2 ** 31;
 /** 128 MiB and about half a second: RFC 9106 and OWASP ask for no less. */

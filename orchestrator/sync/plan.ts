@@ -2,6 +2,7 @@
 import type { Check, Result } from '../../agent/control/protocol.ts';
 import type { SyncFact, SyncFound } from '../../agent/control/sync-protocol.ts';
 import { isSystemPath } from '../../agent/sync/paths.ts';
+import { some } from '../../agent/sync/some.ts';
 import { bytesText, countText } from '../display/format.ts';
 
 /** `same`: there already. `leave`: not copied, whatever it is. */
@@ -61,8 +62,6 @@ const REMEDIES: { readonly [why in Refusal]: string } = {
 type Refusal = keyof typeof REFUSALS;
 
 const ROWS_TOLD_MAX = 1_000;
-/** Of a long list, this many are named. */
-const NAMED_MAX = 5;
 /** A file system is never filled up to the last byte. */
 const SPARE_BYTES = 64 * 1024 * 1024;
 
@@ -208,9 +207,4 @@ function good(message: string): Check {
 
 function bad(message: string): Check {
   return { name: 'files', ok: false, message };
-}
-
-function some(names: readonly string[]): string {
-  const more = names.length - NAMED_MAX;
-  return names.slice(0, NAMED_MAX).join(', ') + (more > 0 ? ` and ${more} more` : '');
 }

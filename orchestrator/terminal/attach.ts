@@ -1,18 +1,17 @@
 /** Shows the terminal of a cell here, wherever the cell goes, until somebody lets go of it or its program ends. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Terminal } from '../../agent/control/terminal-protocol.ts';
+import type { Terminal, TerminalState } from '../../agent/control/terminal-protocol.ts';
 import { asOsmosisError, OsmosisError } from '../../agent/error.ts';
 import type { Keyboard } from './keyboard.ts';
 import type { Found, Places } from './places.ts';
+import { again, follow, lostSight } from './search.ts';
 import { isLost, runSession, type Screen, type SessionEnd } from './session.ts';
 
-/** An agent is asked anew after this where the cell is still under way. */
-const WAIT_MS = 10_000;
-/** A host, or where the cell has gone to, is looked for so long. */
-const SEARCH_MS_MAX = 60_000;
-const SEARCH_EVERY_MS = 1_000;
-/** A client that ends at once although the cell is there is started anew so often. */
+/** A session that ends at once although the cell is there is begun anew so often. */
 const JOINS_MAX = 3;
+/** One that was lost before this was over at once, and the next waits. */
+const JOINED_MS = 5_000;
+const REJOIN_MS = 500;
 /** Hosts that send on to the next one, in a row. */
 const HOPS_MAX = 32;
 
@@ -36,13 +35,24 @@ export type Attaching = {
   readonly signal: AbortSignal;
 };
 
+/** One command's way from host to host. */
+type Way = Attaching & {
+  /** Fires where somebody lets go, by the escape key or from outside. */
+  readonly until: AbortSignal;
+  /** The escape key was typed. */
+  readonly left: AbortController;
+  /** Sessions that ended at once, in a row. */
+  joins: number;
+};
+
 /** @throws OsmosisError NO_TERMINAL, NO_SUCH_TARGET, CELL, INTERRUPTED, or what keeps its host from being reached */
 export async function attach(first: Found, attaching: Attaching): Promise<Attached> {
-  const { places, keyboard, say, signal } = attaching;
+  const { say, signal } = attaching;
   const left = new AbortController();
   const until = AbortSignal.any([signal, left.signal]);
+  const way: Way = { ...attaching, left, until, joins: 0 };
   let found = first;
-  let [joins, hops] = [0, 0];
+  let hops = 0;
   let name = 'the cell';
   try {
     for (;;) {
@@ -52,41 +62,19 @@ export async function attach(first: Found, attaching: Attaching): Promise<Attach
       switch (state.state) {
         case 'here': {
           hops = 0;
-          keyboard.leaveBy(escapeOf(state.terminal, name), () => left.abort());
-          const end = await runSession(
-            { ...found.place, cell: state.cell },
-            attaching.screen,
-            keyboard,
-            until,
-          ).catch(orLost);
-          if (left.signal.aborted) return { ended: 'detached', host, name };
-          signal.throwIfAborted();
-          tellOf(end, host, name, attaching);
-          const next = await again(found, state.cell, attaching, until);
-          if (end.end === 'closed' && next.state.state === 'here') {
-            if (end.status === 0) return { ended: 'detached', host, name };
-            if (++joins >= JOINS_MAX) throw notJoined(name, host, end.status);
-          } else joins = 0;
+          const next = await show(found, state, way);
+          if (next === 'detached') return { ended: 'detached', host, name };
           found = next;
           break;
         }
         case 'leaving':
           say(`${name} is about to leave ${host}; what you type is kept`);
-          found = await again(found, state.cell, attaching, until);
+          found = await again(found, state.cell, way, until);
           break;
-        case 'gone': {
+        case 'gone':
           if (++hops > HOPS_MAX) throw lostSight(name, host);
-          const hint = state.to?.name ?? 'another host';
-          say(`${name} goes from ${host} to ${hint}; what you type is kept`);
-          const there = await findFor(SEARCH_MS_MAX, until, async () => {
-            const others = places.candidates(state.to).filter((each) => each !== host);
-            return await places.find(others, state.cell, until);
-          });
-          if (there === undefined) throw lostSight(name, hint);
-          say(`${name} has moved from ${host} to ${there.host}`);
-          found = there;
+          found = await follow(host, state, way, until);
           break;
-        }
         case 'stored':
           return { ended: 'suspended', host, name };
         case 'ended':
@@ -103,38 +91,32 @@ export async function attach(first: Found, attaching: Attaching): Promise<Attach
   }
 }
 
-/** Its host's answer, once more; where the host is silent, somebody else's. */
-async function again(
-  { host }: Found,
-  cell: string,
-  { places, say }: Attaching,
-  signal: AbortSignal,
-): Promise<Found> {
-  let last: unknown;
-  const found = await findFor(SEARCH_MS_MAX, signal, async () => {
-    try {
-      return await places.ask(host, cell, WAIT_MS, signal);
-    } catch (thrown) {
-      last = thrown;
-      signal.throwIfAborted();
-      say(`${host} does not answer (${asOsmosisError(thrown).message}); looking for the cell`);
-      return await places.find(places.candidates(undefined), cell, signal);
-    }
-  });
-  if (found === undefined) throw last;
-  return found;
-}
-
-async function findFor(
-  limit_ms: number,
-  signal: AbortSignal,
-  look: () => Promise<Found | undefined>,
-): Promise<Found | undefined> {
-  for (const began = performance.now(); ; ) {
-    const found = await look();
-    if (found !== undefined || performance.now() - began > limit_ms) return found;
-    await sleep(SEARCH_EVERY_MS, undefined, { signal });
+/** As long as it is there, and shown; then what its host says of it. */
+async function show(
+  found: Found,
+  { cell, name, terminal }: TerminalState & { state: 'here' },
+  way: Way,
+): Promise<Found | 'detached'> {
+  const { screen, keyboard, left, until, signal } = way;
+  const { host, place } = found;
+  keyboard.leaveBy(escapeOf(terminal, name), () => left.abort());
+  const began = performance.now();
+  const end = await runSession({ ...place, cell }, screen, keyboard, until).catch(orLost);
+  const isShort = performance.now() - began < JOINED_MS;
+  if (left.signal.aborted) return 'detached';
+  signal.throwIfAborted();
+  tellOf(end, host, name, way);
+  const next = await again(found, cell, way, until);
+  if (next.state.state !== 'here') {
+    way.joins = 0;
+    return next;
   }
+  if (end.end === 'closed' && end.status === 0) return 'detached';
+  const isFailed = end.end === 'closed' || (end.end === 'lost' && isShort);
+  way.joins = isFailed ? way.joins + 1 : 0;
+  if (way.joins >= JOINS_MAX) throw notJoined(name, host, end);
+  if (isFailed && end.end === 'lost') await sleep(REJOIN_MS, undefined, { signal: until });
+  return next;
 }
 
 function tellOf(end: SessionEnd, host: string, name: string, { say, keyboard }: Attaching): void {
@@ -149,7 +131,7 @@ function tellOf(end: SessionEnd, host: string, name: string, { say, keyboard }: 
 
 /** A host that is lost meanwhile is one that the cell has to be looked for elsewhere. */
 function orLost(thrown: unknown): SessionEnd {
-  if (isLost(thrown)) return { end: 'lost', sure: true };
+  if (isLost(thrown)) return { end: 'lost', sure: true, why: thrown };
   throw thrown;
 }
 
@@ -161,16 +143,11 @@ function escapeOf(terminal: Terminal | undefined, name: string): string {
   );
 }
 
-function notJoined(name: string, host: string, status: number): OsmosisError {
+function notJoined(name: string, host: string, end: SessionEnd): OsmosisError {
+  if (end.end === 'lost' && end.why !== undefined) return end.why;
+  const how = end.end === 'closed' ? `status ${end.status}` : 'the connection with it is lost each time';
   return new OsmosisError(
     'CELL',
-    `the terminal of ${name} on ${host} can't be joined (status ${status}); try there: osmosis attach ${name}`,
-  );
-}
-
-function lostSight(name: string, host: string): OsmosisError {
-  return new OsmosisError(
-    'NO_SUCH_TARGET',
-    `${name} is not on ${host}, nor on any other host that could be asked; see osmosis ps, and attach with --on HOST`,
+    `the terminal of ${name} on ${host} can't be joined (${how}); try there: osmosis attach ${name}`,
   );
 }

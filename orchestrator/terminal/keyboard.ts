@@ -89,6 +89,12 @@ export class Keyboard {
     return kept;
   }
 
+  /** What was taken, and nobody got after all: it comes before what was typed since. */
+  giveBack(kept: Buffer): void {
+    this.#kept.unshift(kept);
+    this.#keptBytes += kept.length;
+  }
+
   /** Bytes that there was no room for, since this was asked last. */
   takeDropped(): number {
     const dropped = this.#dropped;

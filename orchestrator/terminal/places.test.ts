@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest';
-import { parseFleet } from '../fleet/fleet.ts';
+import { parseFleet } from '../fleet/parse.ts';
+import type { HostConnection } from '../ssh/host.ts';
 import { Places } from './places.ts';
 
 const FLEET = parseFleet(
@@ -10,6 +11,7 @@ const places = new Places({
   fleet: FLEET,
   connect: () => Promise.reject(new Error('nobody')),
   agent: () => Promise.reject(new Error('nobody')),
+  release: async () => undefined,
 });
 
 test('a cell is looked for where it was said to go, by whatever name, then everywhere', () => {
@@ -29,6 +31,24 @@ test('a cell is looked for where it was said to go, by whatever name, then every
     'two',
   ]);
   expect(places.candidates(undefined)).toEqual(['local', 'one', 'two', 'three']);
+});
+
+test('a host that has no agent keeps no connection, however often it is asked', async () => {
+  const open = new Set<HostConnection>();
+  const silent = new Places({
+    fleet: FLEET,
+    connect: async () => {
+      const connection = { name: 'one' } as HostConnection;
+      open.add(connection);
+      return connection;
+    },
+    agent: () => Promise.reject(new Error('refused')),
+    release: async (connection) => void open.delete(connection),
+  });
+  const { signal } = new AbortController();
+  for (let times = 0; times < 3; times++)
+    await expect(silent.ask('one', 'notes', 0, signal)).rejects.toThrow('refused');
+  expect(open.size).toBe(0);
 });
 
 test('where nobody answers, none is found, and all are named', async () => {

@@ -14,6 +14,7 @@ export type Reach = {
   readonly fleet: Fleet;
   connect(host: string): Promise<HostConnection>;
   agent(connection: HostConnection): Promise<AgentClient>;
+  release(connection: HostConnection): Promise<void>;
 };
 
 /** A host's answer. */
@@ -32,24 +33,29 @@ export class Places {
     this.#reach = reach;
   }
 
-  async at(host: string): Promise<Omit<Place, 'cell'>> {
+  async #at(host: string): Promise<Omit<Place, 'cell'>> {
     const known = this.#open.get(host);
     if (known !== undefined) return known;
     const connection = await this.#reach.connect(host);
-    const place = { connection, agent: await this.#reach.agent(connection) };
-    this.#open.set(host, place);
-    return place;
+    try {
+      const place = { connection, agent: await this.#reach.agent(connection) };
+      this.#open.set(host, place);
+      return place;
+    } catch (thrown) {
+      await this.#reach.release(connection);
+      throw thrown;
+    }
   }
 
   /** What the host says of `target`; where it is about to leave, after `wait_ms`. */
   async ask(host: string, target: string, wait_ms: number, signal: AbortSignal): Promise<Found> {
-    const { place, isOld } = { isOld: this.#open.has(host), place: await this.at(host) };
+    const { place, isOld } = { isOld: this.#open.has(host), place: await this.#at(host) };
     try {
       const limit = { signal, timeoutMs: wait_ms + ANSWER_MS_MAX };
       return { host, place, state: await place.agent.call('terminal.state', { target, wait_ms }, limit) };
     } catch (thrown) {
       signal.throwIfAborted();
-      await place.connection.close();
+      await this.#reach.release(place.connection);
       this.#open.delete(host);
       // It may only have been lost since: an agent that was restarted answers on a new channel.
       if (isOld) return await this.ask(host, target, wait_ms, signal);

@@ -42,7 +42,7 @@ export type Screen = {
 export type SessionEnd =
   | { readonly end: 'left'; readonly forced: boolean }
   | { readonly end: 'closed'; readonly status: number }
-  | { readonly end: 'lost'; readonly sure: boolean }
+  | { readonly end: 'lost'; readonly sure: boolean; readonly why?: OsmosisError }
   | { readonly end: 'away' };
 const AWAY = { end: 'away' } as const;
 
@@ -87,12 +87,13 @@ export async function runSession(
 }
 
 async function joined(
-  { connection, agent, cell }: Place,
+  place: Place,
   screen: Screen,
   keyboard: Keyboard,
   told: Promise<unknown>,
   signal: AbortSignal,
 ): Promise<SessionEnd> {
+  const { connection, cell } = place;
   let begun = false;
   let terminal: HostTerminal | undefined;
   const show = (chunk: Buffer) => {
@@ -102,16 +103,16 @@ async function joined(
     screen.show(chunk);
   };
   terminal = await connection.openTerminal({ cell, size: screen.size(), kind: screen.kind, show });
-  if (terminal.draws) {
-    keyboard.leaveAlone();
-    const kept = keyboard.take();
-    if (kept.length > 0) await agent.call('terminal.type', { cell, keys: kept }, { signal });
-  }
   const stopResizing = screen.onResize((size) => terminal.resize(size));
-  const aborted = new Promise<'aborted'>((resolve) => {
-    signal.addEventListener('abort', () => resolve('aborted'), { once: true });
-  });
+  const { promise: aborted, resolve } = Promise.withResolvers<'aborted'>();
+  const onAbort = () => resolve('aborted');
+  signal.addEventListener('abort', onAbort, { once: true });
+  if (signal.aborted) onAbort();
   try {
+    if (terminal.draws) {
+      keyboard.leaveAlone();
+      await typeKept(place, keyboard, signal);
+    }
     const first = await Promise.race([told.then(() => 'told' as const), terminal.done, aborted]);
     if (first === 'told') {
       await letGo(terminal, keyboard);
@@ -125,12 +126,32 @@ async function joined(
     if (first === 'aborted') await closed(terminal);
     if (typeof first !== 'number') screen.reset();
     return typeof first === 'number' ? { end: 'closed', status: first } : { end: 'lost', sure: false };
+  } catch (error) {
+    // Its client would go on reading what is typed here.
+    keyboard.keep();
+    await closed(terminal);
+    if (isLost(error)) return { end: 'lost', sure: false, why: error };
+    throw error;
   } finally {
     stopResizing();
+    signal.removeEventListener('abort', onAbort);
   }
 }
 
-export function isLost(thrown: unknown): boolean {
+/** Where the client of the terminal has this command's own. */
+async function typeKept({ agent, cell }: Place, keyboard: Keyboard, signal: AbortSignal): Promise<void> {
+  const keys = keyboard.take();
+  if (keys.length === 0 || signal.aborted) return;
+  try {
+    await agent.call('terminal.type', { cell, keys }, { signal });
+  } catch (error) {
+    // It leaves just now, and none of them was typed: they are for where it goes.
+    if (!(error instanceof OsmosisError && error.code === 'BUSY')) throw error;
+    keyboard.giveBack(keys);
+  }
+}
+
+export function isLost(thrown: unknown): thrown is OsmosisError {
   return thrown instanceof OsmosisError && LOST.has(thrown.code);
 }
 

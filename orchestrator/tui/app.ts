@@ -44,7 +44,7 @@ function Row({ line, styles }: { line: Line; styles: Partial<typeof COLORS> }): 
 }
 
 /** As ink tells it → as update.ts has it. */
-export function keyName(input: string, key: Key): KeyName | undefined {
+function keyName(input: string, key: Key): KeyName | undefined {
   if (key.ctrl) return input === 'c' ? 'interrupt' : undefined;
   if (key.upArrow) return 'up';
   if (key.downArrow) return 'down';

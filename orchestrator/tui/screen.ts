@@ -1,5 +1,5 @@
 /** The screen as lines of styled text, from the model and the size of the terminal alone. */
-import { bytesText, countText, durationText, rateText } from '../display/format.ts';
+import { bytesText, countText, durationText, plainText, rateText } from '../display/format.ts';
 import { elapsedMs, type View } from '../display/state.ts';
 import { HELP, shownKeys } from './keys.ts';
 import {
@@ -15,8 +15,8 @@ import {
   type Selected,
 } from './model.ts';
 
-export const COLUMNS_MIN = 40;
-export const ROWS_MIN = 10;
+const COLUMNS_MIN = 40;
+const ROWS_MIN = 10;
 /** Lines of the selected cell's connections. */
 const DETAIL_ROWS = 6;
 const NAME_COLUMNS = 16;
@@ -103,7 +103,7 @@ function rowLine(model: Model, row: Selected): Line {
 function hostText(host: HostView | undefined, name: string): string {
   const head = name.padEnd(NAME_COLUMNS + 2);
   if (host === undefined || host.state === 'connecting') return `${head}  connecting…`;
-  if (host.state === 'down') return `${head}  DOWN  ${clean(host.message ?? '')}`;
+  if (host.state === 'down') return `${head}  DOWN  ${plainText(host.message ?? '')}`;
   const load = `load ${(host.load ?? 0).toFixed(2)} of ${host.cpus}`;
   const cordoned = host.cordoned ? '  CORDONED' : '';
   return `${head}  ${load}, ${bytesText(host.roomBytes ?? 0)} free${cordoned}`;
@@ -128,7 +128,7 @@ function detailLines(model: Model, columns: number): Line[] {
   const shown = sorted.slice(0, DETAIL_ROWS - 2);
   const more = sorted.length - shown.length;
   const lines = [
-    { text: ` ${cell.name}: ${clean(cell.command)}` },
+    { text: ` ${cell.name}: ${plainText(cell.command)}` },
     ...shown.map(({ address, flows, inPerS, outPerS, bytesIn, bytesOut }) => ({
       text: `   ${address.padEnd(NAME_COLUMNS)} ${countText(flows, 'flow').padStart(10)}  in ${rateText(inPerS).padStart(9)} (${bytesText(bytesIn)})  out ${rateText(outPerS).padStart(9)} (${bytesText(bytesOut)})`,
     })),
@@ -203,7 +203,7 @@ function workLines({ work }: Model, nowMs: number, columns: number): Line[] {
     ...work.view.notes
       .slice(-3)
       .flatMap(({ level, message }) =>
-        wrapped(clean(message), columns - 2).map(
+        wrapped(plainText(message), columns - 2).map(
           (text): Line => ({ text: ` ${text}`, style: level === 'warn' ? 'warn' : 'dim' }),
         ),
       ),
@@ -253,19 +253,14 @@ function historyLines({ history }: Model, scroll: number, rows: number): Line[] 
   const latestFirst = history.toReversed();
   return latestFirst.slice(scroll, scroll + rows).map(
     ({ at, text, ok }): Line => ({
-      text: ` ${new Date(at).toISOString().slice(11, 19)}  ${clean(text)}`,
+      text: ` ${new Date(at).toISOString().slice(11, 19)}  ${plainText(text)}`,
       ...(ok ? {} : { style: 'bad' as const }),
     }),
   );
 }
 
-/** Names and messages come from other hosts: control characters stay out of the terminal. */
-function clean(text: string): string {
-  return text.replace(/\p{Cc}+/gu, ' ').trim();
-}
-
 function wrapped(text: string, columns: number): string[] {
-  const words = clean(text) === '' ? [''] : text.replace(/\p{Cc}+/gu, ' ').split(/(?<= )/);
+  const words = plainText(text) === '' ? [''] : text.replace(/\p{Cc}+/gu, ' ').split(/(?<= )/);
   const lines: string[] = [];
   let line = '';
   for (const word of words) {

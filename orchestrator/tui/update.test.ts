@@ -43,6 +43,19 @@ function run(...steps: (string | TuiEvent)[]): { model: Model; effects: readonly
 }
 const X = { host: 'alpha', cell: 'id-x' };
 
+const planned = {
+  event: 'planned',
+  of: { do: 'plan', cell: X, to: 'beta' },
+  lines: ['ok'],
+  ok: true,
+} as const satisfies TuiEvent;
+const DRAIN_PLANNED: TuiEvent = {
+  event: 'planned',
+  of: { do: 'planDrain', host: 'alpha' },
+  lines: ['x to beta'],
+  ok: true,
+};
+
 describe('the list', () => {
   it('selects what is below and above, and no further', () => {
     expect(run('down').model.selected).toEqual(X);
@@ -64,15 +77,13 @@ describe('the list', () => {
 
   it('quits, unless something is under way', () => {
     expect(run('q').effects).toEqual([{ do: 'quit' }]);
-    const busy = run('down', 'm', 'enter', { event: 'planned', lines: [], ok: true }, 'y', 'escape', 'q');
+    const busy = run('down', 'm', 'enter', planned, 'y', 'escape', 'q');
     expect(busy.effects).toEqual([]);
     expect(busy.model.notice).toMatch(/under way/);
   });
 });
 
 describe('a move', () => {
-  const planned: TuiEvent = { event: 'planned', lines: ['ok'], ok: true };
-
   it('is chosen, planned, confirmed and watched', () => {
     expect(run('down', 'm').model.mode).toMatchObject({ mode: 'choose', cell: X });
     const plan = run('down', 'm', 'enter');
@@ -89,8 +100,15 @@ describe('a move', () => {
 
   it('is not confirmed before its plan is there and good', () => {
     expect(run('down', 'm', 'enter', 'y').effects).toEqual([]);
-    const bad: TuiEvent = { event: 'planned', lines: ['FAIL'], ok: false };
+    const bad: TuiEvent = { ...planned, lines: ['FAIL'], ok: false };
     expect(run('down', 'm', 'enter', bad, 'y').effects).toEqual([]);
+  });
+
+  it('is not confirmed by the plan of something else that was asked for before', () => {
+    const other: TuiEvent = { ...planned, of: { ...planned.of, to: 'gamma' } };
+    expect(run('down', 'm', 'enter', other, 'y').effects).toEqual([]);
+    expect(run('down', 'm', 'enter', DRAIN_PLANNED, 'y').effects).toEqual([]);
+    expect(run('d', planned, 'y').effects).toEqual([]);
   });
 
   it('shows its progress and its end, and is in the history', () => {
@@ -119,11 +137,11 @@ describe('a move', () => {
 describe('a drain', () => {
   it('is planned, confirmed, and told line by line', () => {
     expect(run('d').effects).toEqual([{ do: 'planDrain', host: 'alpha' }]);
-    const begun = run('d', { event: 'planned', lines: ['x to beta'], ok: true }, 'y');
+    const begun = run('d', DRAIN_PLANNED, 'y');
     expect(begun.effects).toEqual([{ do: 'drain', host: 'alpha' }]);
     const over = run(
       'd',
-      { event: 'planned', lines: ['x to beta'], ok: true },
+      DRAIN_PLANNED,
       'y',
       { event: 'drained', lines: ['one'] },
       { event: 'drained', lines: ['two'], entry: { ...entry, what: 'drain' } },
@@ -149,7 +167,7 @@ describe('a file', () => {
 
 it('whatever keys come, no two things are under way, and the screen has its size', () => {
   const keys = fc.constantFrom('up', 'down', 'enter', 'escape', 'backspace', 'interrupt', ...'msrdhuw?qyjk');
-  const plannedOr = fc.oneof(keys, fc.constant<TuiEvent>({ event: 'planned', lines: ['a'], ok: true }));
+  const plannedOr = fc.oneof(keys, fc.constantFrom<TuiEvent>(planned, DRAIN_PLANNED));
   fc.assert(
     fc.property(fc.array(plannedOr, { maxLength: 40 }), fc.integer({ min: 1, max: 120 }), (steps, size) => {
       let busy = 0;

@@ -23,10 +23,17 @@ const PAGE_ROWS = 10;
 const FILE_CHARS_MAX = 4_096;
 const LIST: Mode = { mode: 'list' };
 
+type PlanEffect = Effect & { do: 'plan' | 'planDrain' };
 export type TuiEvent =
   | { readonly event: 'key'; readonly key: KeyName }
   | { readonly event: 'host'; readonly host: HostView }
-  | { readonly event: 'planned'; readonly lines: readonly string[]; readonly ok: boolean }
+  /** `of`: what was asked for. */
+  | {
+      readonly event: 'planned';
+      readonly of: PlanEffect;
+      readonly lines: readonly string[];
+      readonly ok: boolean;
+    }
   | {
       readonly event: 'began';
       readonly what: 'move' | 'suspend' | 'resume';
@@ -52,7 +59,7 @@ export function update(model: Model, event: TuiEvent): Updated {
       return only(withHost(model, event.host));
     case 'planned':
       return only(
-        model.mode.mode === 'plan'
+        model.mode.mode === 'plan' && isPlanOf(model.mode, event.of)
           ? { ...model, mode: { ...model.mode, lines: event.lines, ok: event.ok } }
           : model,
       );
@@ -81,6 +88,12 @@ export function update(model: Model, event: TuiEvent): Updated {
       return only({ ...model, drain, history });
     }
   }
+}
+
+/** Another may have been asked for before this one was made. */
+function isPlanOf({ what, host, cell, to }: Mode & { mode: 'plan' }, of: PlanEffect): boolean {
+  if (of.do === 'planDrain') return what === 'drain' && host === of.host;
+  return what === 'move' && isSame(cell, of.cell) && to === of.to;
 }
 
 /** How a failure is told, in the words of the command line. */
