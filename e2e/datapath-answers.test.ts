@@ -37,8 +37,7 @@ describe.skipIf(untestable !== undefined)(`answers for a suspended cell ${untest
   });
 
   afterAll(async () => {
-    await remove(datapath);
-    await datapath.close();
+    await remove(datapath, join(directory, 'bpf'));
     await rm(directory, { recursive: true });
   });
 

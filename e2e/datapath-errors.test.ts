@@ -39,8 +39,7 @@ describe.skipIf(untestable !== undefined)(`errors and fragments ${untestable ?? 
   });
 
   afterAll(async () => {
-    await remove(datapath);
-    await datapath.close();
+    await remove(datapath, join(directory, 'bpf'));
     await rm(directory, { recursive: true });
   });
 

@@ -60,8 +60,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
   });
 
   afterAll(async () => {
-    await remove(datapath);
-    await datapath.close();
+    await remove(datapath, pinDir());
     await rm(directory, { recursive: true });
   });
 

@@ -80,8 +80,7 @@ describe.skipIf(untestable !== undefined)(`rules ${untestable ?? ''}`, () => {
   });
 
   afterAll(async () => {
-    await remove(datapath);
-    await datapath.close();
+    await remove(datapath, pinDir());
     await rm(directory, { recursive: true });
   });
 
