@@ -20,7 +20,7 @@ import { runnerIn } from '../agent/datapath/run.ts';
 import { clear, openDatapath, remove } from './datapaths.ts';
 import { Echoes } from './echoes.ts';
 import { link, type Namespace, Namespaces, type Told } from './namespaces.ts';
-import { addressesOf, addTo, connect, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
+import { addressesOf, addTo, connectHost, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
 import { datapathUntestable } from './tools.ts';
 
 const BULK_BYTES = 8 << 20;
@@ -318,8 +318,8 @@ async function topology(namespaces: Namespaces) {
     namespaces.create(),
   ]);
   await forward(router);
-  await connect(peer, router, 'net4', SITE, 4);
-  await connect(beta, router, 'net2', SITE, 2);
+  await connectHost(peer, router, 'net4', SITE, 4);
+  await connectHost(beta, router, 'net2', SITE, 2);
   await link(beta, 'eth1', side, 'eth0');
   await addTo(beta, 'eth1', SITE, 3, 1);
   await addTo(side, 'eth0', SITE, 3, 2);

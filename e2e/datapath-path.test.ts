@@ -16,7 +16,7 @@ import { acceptOf, type Side, type WireSlot } from '../agent/datapath/model.ts';
 import { clear, openDatapath, remove } from './datapaths.ts';
 import { Echoes } from './echoes.ts';
 import { type Namespace, Namespaces, type Told } from './namespaces.ts';
-import { addressesOf, connect, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
+import { addressesOf, connectHost, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
 import { datapathUntestable } from './tools.ts';
 
 /** Many round trips of full segments both ways. */
@@ -249,10 +249,10 @@ async function topology(namespaces: Namespaces) {
     create(),
   ]);
   await Promise.all([router, narrow].map(forward));
-  await connect(peer, router, 'net4', SITE, 4);
-  await connect(alpha, router, 'net1', SITE, 1);
-  await connect(narrow, router, 'net3', SITE, 3);
-  await connect(beta, narrow, 'net2', SITE, 2);
+  await connectHost(peer, router, 'net4', SITE, 4);
+  await connectHost(alpha, router, 'net1', SITE, 1);
+  await connectHost(narrow, router, 'net3', SITE, 3);
+  await connectHost(beta, narrow, 'net2', SITE, 2);
   const { ipv4, ipv6 } = addressesOf(SITE, 3, 2);
   await router.ip(
     `link set net3 mtu ${NARROW_BYTES}`,

@@ -30,7 +30,7 @@ import type { Rule } from '../agent/datapath/rules.ts';
 import { clear, openDatapath, remove } from './datapaths.ts';
 import { Echoes } from './echoes.ts';
 import { Namespaces } from './namespaces.ts';
-import { addressesOf, addTo, connect, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
+import { addressesOf, addTo, connectHost, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
 import { datapathUntestable } from './tools.ts';
 
 const BULK_BYTES = 8 << 20;
@@ -461,9 +461,9 @@ async function topology(namespaces: Namespaces) {
     namespaces.create(),
   ]);
   await forward(router);
-  await connect(legacy, router, 'net5', SITE, 5);
-  await connect(alpha, router, 'net1', SITE, 1);
-  await connect(beta, router, 'net2', SITE, 2);
+  await connectHost(legacy, router, 'net5', SITE, 5);
+  await connectHost(alpha, router, 'net1', SITE, 1);
+  await connectHost(beta, router, 'net2', SITE, 2);
   await addTo(alpha, 'eth0', SITE, 1, 3);
   await linkCell(beta, 'cell', cell);
   await giveAddresses(cell, 'eth0', addressesOf(SITE, 1, 2));

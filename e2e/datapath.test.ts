@@ -18,7 +18,7 @@ import { acceptOf, type FlowEntry, type Side, type WireSlot } from '../agent/dat
 import { clear, openDatapath, remove } from './datapaths.ts';
 import { Echoes } from './echoes.ts';
 import { type Namespace, Namespaces } from './namespaces.ts';
-import { addressesOf, connect, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
+import { addressesOf, connectHost, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
 import { datapathUntestable } from './tools.ts';
 
 /** Enough for segmentation offload, window scaling and a lot of acknowledgements. */
@@ -330,9 +330,9 @@ async function topology(namespaces: Namespaces) {
     namespaces.create(),
   ]);
   await forward(router);
-  await connect(peer, router, 'net4', SITE, 4);
-  await connect(alpha, router, 'net1', SITE, 1);
-  await connect(beta, router, 'net2', SITE, 2);
+  await connectHost(peer, router, 'net4', SITE, 4);
+  await connectHost(alpha, router, 'net1', SITE, 1);
+  await connectHost(beta, router, 'net2', SITE, 2);
   await giveAddresses(cell, 'lo', addressesOf(SITE, 1, 2));
   await linkCell(alpha, 'cell', cell, 'alpha');
   await linkCell(beta, 'cell', cell, 'beta');

@@ -19,7 +19,7 @@ export async function addTo(
 }
 
 /** `host` is end 2 of a net, by its eth0; all else it reaches by end 1, which is `by`, by a device of this name. */
-export async function connect(
+export async function connectHost(
   host: Namespace,
   by: Namespace,
   device: string,
