@@ -26,7 +26,8 @@ const ENDS = fileURLToPath(new URL('held-ends.py', import.meta.url));
 /** Without an answer the kernel gives up after 3 s (tcp_retries2), and keepalive after 3 s. */
 const RETRIES = 3;
 const RETRIES_USUAL = 15;
-const HOLD_MS = 20_000;
+/** Just after a peer's kernel has asked for the sixth time, 200 ms after the first and then twice as long each: by itself it is silent for 12 s more. */
+const HOLD_MS = 14_500;
 /** Long enough for buffers to be full, and to fill anew. */
 const TRAFFIC_MS = 1_000;
 /** Network of 0 ms; a busy machine. */
@@ -34,8 +35,8 @@ const RESUME_MS_MAX = 400;
 /** The cell's own sockets, and those in a cell, may have backed off. */
 const END_MS_MAX = 30_000;
 const LOSS_MS = 50;
-/** Programs are loaded first, on a busy machine. */
-const WAKE_MS_MAX = 4_000;
+/** Programs are loaded first, on a busy machine; nobody would be heard so soon by itself. */
+const WAKE_MS_MAX = 8_000;
 /** A segment is repeated in vain meanwhile: it counts from before the suspension that nobody has acknowledged it. */
 const DEAF_MS = 500;
 const WRITE_BYTES = 300_000;

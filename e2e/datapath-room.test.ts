@@ -233,9 +233,17 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
       via: 0,
     };
     await datapath.putFlows([entry]);
-    const taker = await start(spaces.host, 'take', host, String(LABEL), buffer);
-    const flowEnds = [local.address, String(local.port), cell, String(PORT)];
-    const sender = await start(isHost ? spaces.peer : spaces.guest, 'send', ...flowEnds);
+    const [taker, sender] = await Promise.all([
+      start(spaces.host, 'take', host, String(LABEL), buffer),
+      start(
+        isHost ? spaces.peer : spaces.guest,
+        'send',
+        local.address,
+        String(local.port),
+        cell,
+        String(PORT),
+      ),
+    ]);
     ends.push(taker, sender);
     return {
       sender: sender.ask,
