@@ -39,6 +39,13 @@ class Terminal {
     await this.tmux('new-session', '-d', '-x', String(columns), '-y', String(rows), 'sh');
   }
 
+  /** Opens, and shows a pager that is at its beginning. */
+  async attach(cell: string, on: string): Promise<void> {
+    await this.open();
+    await this.command('osmosis', 'attach', cell, '--on', on);
+    await this.sees(/^line 1\n/);
+  }
+
   async close(): Promise<void> {
     await execOn(this.#on, ['tmux', '-L', this.#name, 'kill-server'], { reject: false });
   }
@@ -152,14 +159,7 @@ describe('osmosis attach', () => {
     expect(await start('pager', ...LESS)).toMatchObject({ exitCode: 0, object: { ok: true, cell: 'pager' } });
     const local = new Terminal('alpha');
     try {
-      for (const [one, on] of [
-        [terminal, 'ssh://alpha'],
-        [local, 'local'],
-      ] as const) {
-        await one.open();
-        await one.command('osmosis', 'attach', 'pager', '--on', on);
-        await one.sees(/^line 1\n/);
-      }
+      await Promise.all([terminal.attach('pager', 'ssh://alpha'), local.attach('pager', 'local')]);
       {
         await using _broken = await replaceProgram(
           'beta',
@@ -192,14 +192,7 @@ describe('osmosis attach', () => {
     await start('shared', ...LESS);
     const other = new Terminal('alpha');
     try {
-      for (const [one, on] of [
-        [terminal, 'ssh://alpha'],
-        [other, 'local'],
-      ] as const) {
-        await one.open();
-        await one.command('osmosis', 'attach', 'shared', '--on', on);
-        await one.sees(/^line 1\n/);
-      }
+      await Promise.all([terminal.attach('shared', 'ssh://alpha'), other.attach('shared', 'local')]);
       await terminal.keys('-l', 'jj');
       await other.sees(/^line 3\n/);
       await terminal.keys('C-\\', 'd');

@@ -3,11 +3,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, spawnOn } from '../fixtures/lab/hosts.ts';
 import { startStreamClient, startStreamServer } from '../fixtures/load/control.ts';
+import { killAgents, untilAgentsBack, untilIdle } from './agents.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
 import { KILL_AGENT, MARK_AND_WAIT, onMark, replaceProgram } from './inject.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
-const AGENT_BACK_MS = 3_000;
 const SETTLE_MS = 3_000;
 /** A connection that was dropped learns it when it next speaks. */
 const ENDED_MS_MAX = 10_000;
@@ -37,7 +37,7 @@ describe('the orchestrator is killed', () => {
     });
     setTimeout(() => kill.abort(), 1_500);
     await running;
-    await sleep(SETTLE_MS);
+    await untilIdle(['alpha', 'beta'], SETTLE_MS);
     expect(await server.locate()).toEqual([{ host: 'alpha', pid: server.pid }]);
     expect(await client.stop()).toMatchObject({ ok: true, resets: 0 });
   });
@@ -52,7 +52,7 @@ describe('the orchestrator is killed', () => {
       const kill = new AbortController();
       setTimeout(() => kill.abort(), ms);
       await osmosis(migrateArgs(at.pid, from, to), { signal: kill.signal, interrupt: 'SIGKILL' });
-      await sleep(SETTLE_MS);
+      await untilIdle(['alpha', 'beta'], SETTLE_MS);
       expect(await server.locate()).toHaveLength(1);
     }
     expect(await client.stop()).toMatchObject({ ok: true, resets: 0, out_of_order: 0 });
@@ -64,8 +64,8 @@ describe('an agent is killed', () => {
     await using server = await startStreamServer('alpha', { port: 7122 });
     await using client = await startStreamClient({ server: 'alpha', port: 7122, connections: 20 });
     const { cell } = await move(server.pid, 'alpha', 'beta');
-    await Promise.all((['beta', 'peer'] as const).map((host) => execOn(host, ['sh', '-c', KILL_AGENT])));
-    await sleep(AGENT_BACK_MS);
+    await killAgents('beta', 'peer');
+    await untilAgentsBack('beta', 'peer');
     const { stdout } = await osmosis(['ps', 'ssh://beta', 'ssh://peer']);
     expect(stdout).toContain(cell);
     expect(stdout).toContain(`now at ${LAB_HOSTS.beta}`);

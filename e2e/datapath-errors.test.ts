@@ -2,13 +2,13 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import type { ProgramName } from '../agent/datapath/bpftool.ts';
+import { afterAll, beforeAll, beforeEach, describe, test } from 'vitest';
 import { Datapath } from '../agent/datapath/datapath.ts';
-import { acceptOf, type COUNTERS, type FlowEntry, RELAY, type Side } from '../agent/datapath/model.ts';
+import { acceptOf, type FlowEntry, RELAY, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
+import { remove } from './datapaths.ts';
 import { errorFrame, fragments, frame, icmpFrame, type Packet, tagged } from './packets.ts';
-import { DROP, LOOPBACK, PASS, REDIRECT, runProgram } from './programs.ts';
+import { expectations, LOOPBACK, PASS, REDIRECT } from './programs.ts';
 import { datapathUntestable } from './tools.ts';
 
 const REMOTE_SIDE = 1;
@@ -26,6 +26,7 @@ const untestable = await datapathUntestable();
 describe.skipIf(untestable !== undefined)(`errors and fragments ${untestable ?? ''}`, () => {
   let directory: string;
   let datapath: Datapath;
+  const { expectRun, expectDrop } = expectations(() => ({ datapath, pinDir: join(directory, 'bpf') }));
 
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), 'osmosis-errors-'));
@@ -38,10 +39,7 @@ describe.skipIf(untestable !== undefined)(`errors and fragments ${untestable ?? 
   });
 
   afterAll(async () => {
-    await datapath.removeFlows((await datapath.entries()).flows);
-    for (const { id } of [MOVED, CELL]) await datapath.removeSide(id);
-    expect(await datapath.removeIfEmpty()).toBe(true);
-    await datapath.close();
+    await remove(datapath, join(directory, 'bpf'));
     await rm(directory, { recursive: true });
   });
 
@@ -148,19 +146,19 @@ describe.skipIf(untestable !== undefined)(`errors and fragments ${untestable ?? 
         await expectRun('from_wire', untouched, PASS, untouched);
         await expectRun('to_wire', untouched, PASS, untouched);
       }
-      await expectCounted('from_cell', error(old, peer, other), 'unknown');
-      await expectCounted('from_cell', error(router, peer, packets().toServer), 'unknown');
+      await expectDrop('from_cell', error(old, peer, other), 'unknown');
+      await expectDrop('from_cell', error(router, peer, packets().toServer), 'unknown');
     });
 
     test('errors respect where the two ends are', async () => {
       const { toLabel, fromLabel, toServer } = packets();
       await datapath.putSide({ ...MOVED, state: 'armed', active: 0, accept: acceptOf(0, 1) });
-      await expectCounted('from_wire', error(next, peer, toLabel), 'stale');
+      await expectDrop('from_wire', error(next, peer, toLabel), 'stale');
       for (const state of ['leaving', 'frozen', 'queued', 'fenced'] as const) {
         await datapath.putSide({ ...CELL, state });
-        await expectCounted('from_wire', error(router, next, fromLabel), 'fenced');
+        await expectDrop('from_wire', error(router, next, fromLabel), 'fenced');
       }
-      await expectCounted('from_cell', error(old, peer, toServer), 'fenced');
+      await expectDrop('from_cell', error(old, peer, toServer), 'fenced');
     });
 
     test('an error about a first fragment', async () => {
@@ -221,7 +219,7 @@ describe.skipIf(untestable !== undefined)(`errors and fragments ${untestable ?? 
         for (const untouched of [once, tagged(once)]) {
           await expectRun('from_wire', untouched, PASS, untouched);
           await expectRun('to_wire', untouched, PASS, untouched);
-          await expectCounted('from_cell', untouched, 'unknown');
+          await expectDrop('from_cell', untouched, 'unknown');
         }
       }
     });
@@ -231,29 +229,8 @@ describe.skipIf(untestable !== undefined)(`errors and fragments ${untestable ?? 
       for (const untouched of fragments(stranger, 104)) {
         await expectRun('from_wire', untouched, PASS, untouched);
         await expectRun('to_wire', untouched, PASS, untouched);
-        await expectCounted('from_cell', untouched, 'unknown');
+        await expectDrop('from_cell', untouched, 'unknown');
       }
     });
   });
-
-  async function expectCounted(
-    program: ProgramName,
-    input: Buffer,
-    counter: (typeof COUNTERS)[number],
-  ): Promise<void> {
-    const before = (await datapath.entries()).counters[counter];
-    await expectRun(program, input, DROP);
-    expect({ [counter]: (await datapath.entries()).counters[counter] }).toEqual({ [counter]: before + 1 });
-  }
-
-  async function expectRun(
-    program: ProgramName,
-    input: Buffer,
-    verdict: number,
-    output?: Buffer,
-  ): Promise<void> {
-    const ran = await runProgram(join(directory, 'bpf'), program, input);
-    expect(ran.verdict).toBe(verdict);
-    if (output !== undefined) expect(ran.output.toString('hex')).toBe(output.toString('hex'));
-  }
 });

@@ -10,28 +10,25 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
-import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Endpoint, Protocol } from '../agent/address.ts';
-import { Datapath } from '../agent/datapath/datapath.ts';
+import type { Datapath } from '../agent/datapath/datapath.ts';
 import { acceptOf } from '../agent/datapath/model.ts';
-import { objectFile } from '../agent/datapath/object.ts';
 import { dumpMap } from '../agent/datapath/pins.ts';
 import type { Accept, Follow, WayOut } from '../agent/datapath/rules.ts';
 import { runnerIn } from '../agent/datapath/run.ts';
-import { link, type Namespace, Namespaces } from './namespaces.ts';
+import { clear, openDatapath, remove } from './datapaths.ts';
+import { Echoes } from './echoes.ts';
+import { link, type Namespace, Namespaces, type Told } from './namespaces.ts';
+import { addressesOf, addTo, connectHost, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
 import { datapathUntestable } from './tools.ts';
 
-const ECHO = fileURLToPath(new URL('echo.ts', import.meta.url));
 const BULK_BYTES = 8 << 20;
 const DATAGRAM_BYTES = 1000;
 /** Set up at once, so that both processors create flows. */
 const CONNECTIONS = 200;
-/** Long enough for two processes to have started, and for one datagram. */
-const SENDERS_START_MS = 1000;
+/** Long enough for two processes to hear when to begin, and for one datagram. */
+const SENDERS_START_MS = 100;
 const SENDERS_STEP_MS = 0.5;
 const PORT = 7000;
 const PUBLISHED = 8080;
@@ -40,15 +37,17 @@ const CELL = 1;
 const PEERS_VIEW = 2;
 const FLOWS_MAX = 4096;
 /** The programs write down when a flow was used in units of 1.07 s. */
-const SILENT_MS_MAX = 4_000;
-const SILENT_MS = 5_400;
+const SILENT_MS_MAX = 2_200;
+const SILENT_WAIT = { timeout: 10_000, interval: 200 };
 const LABELS = { first: 46_000, count: 1000 };
 
+const SITE = 89;
 const ADDRESSES = {
   ipv4: { peer: '10.89.4.2', home: '10.89.1.2', beta: '10.89.2.2', inner: '10.89.3.1', side: '10.89.3.2' },
   ipv6: { peer: 'fd89:4::2', home: 'fd89:1::2', beta: 'fd89:2::2', inner: 'fd89:3::1', side: 'fd89:3::2' },
 } as const;
 type Family = keyof typeof ADDRESSES;
+const NAMES = ['peer', 'beta'] as const;
 
 const CASES = (['ipv4', 'ipv6'] as const).flatMap((family) =>
   (['tcp', 'udp'] as const).map((protocol) => ({ family, protocol })),
@@ -58,15 +57,19 @@ const untestable = await datapathUntestable();
 
 describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestable ?? ''}`, () => {
   const namespaces = new Namespaces();
-  const started: { kill(): void }[] = [];
   let directory: string;
+  let echoes: Echoes;
   let spaces: Awaited<ReturnType<typeof topology>>;
-  let datapaths: Record<'peer' | 'beta', Datapath>;
+  let datapaths: Record<(typeof NAMES)[number], Datapath>;
 
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), 'osmosis-new-flows-'));
+    echoes = new Echoes(join(directory, 'cache'));
     spaces = await topology(namespaces);
-    datapaths = { peer: await open('peer', spaces.peer), beta: await open('beta', spaces.beta) };
+    datapaths = { peer: await open('peer'), beta: await open('beta') };
+    for (const device of ['lo', 'eth0', 'eth1']) await datapaths.beta.attachDevice(device);
+    await datapaths.beta.attachCell('cell');
+    await datapaths.peer.attachDevice('eth0');
   });
 
   beforeEach(async () => {
@@ -79,24 +82,18 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
       accept: acceptOf(1),
       ifindex: 0,
     });
-    for (const device of ['lo', 'eth0', 'eth1']) await datapaths.beta.attachDevice(device);
-    await datapaths.beta.attachCell('cell');
-    await datapaths.peer.attachDevice('eth0');
   });
 
   afterEach(async () => {
-    for (const process of started.splice(0)) process.kill();
-    for (const datapath of Object.values(datapaths)) {
-      expect((await datapath.entries()).counters).toMatchObject({ errors: 0, clash: 0, stale: 0 });
-      await datapath.removeRules((await datapath.entries()).rules.map(({ rule }) => rule));
-      await datapath.removeCreated(() => true);
-      for (const { id } of (await datapath.entries()).sides) await datapath.removeSide(id);
-      expect(await datapath.removeIfEmpty()).toBe(true);
+    echoes.end();
+    for (const name of NAMES) {
+      expect(await datapaths[name].counters()).toMatchObject({ errors: 0, clash: 0, stale: 0 });
+      await clear(datapaths[name], pinDir(name));
     }
   });
 
   afterAll(async () => {
-    for (const datapath of Object.values(datapaths ?? {})) await datapath.close();
+    for (const [name, datapath] of Object.entries(datapaths ?? {})) await remove(datapath, pinDir(name));
     await namespaces.close();
     if (directory !== undefined) await rm(directory, { recursive: true });
   });
@@ -109,17 +106,21 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
     test('a published port leads into the cell, for a far client and for one on the same host', async () => {
       const published = { address: beta, port: PUBLISHED };
       await datapaths.beta.putRules([await acceptAt(family, protocol, PUBLISHED)]);
-      await serve(spaces.cell, protocol, server);
-      await (await call(spaces.peer, protocol, published, { address: peer, port: 51_000 }))(bytes);
-      await (await call(spaces.beta, protocol, published, { address: beta, port: 51_001 }))(bytes);
+      await echoes.serve(spaces.cell, protocol, server);
+      await (await echoes.call(spaces.peer, protocol, published, { address: peer, port: 51_000 })).echo(
+        bytes,
+      );
+      await (await echoes.call(spaces.beta, protocol, published, { address: beta, port: 51_001 })).echo(
+        bytes,
+      );
       expect(await datapaths.beta.refresh()).toHaveLength(2);
     });
 
     test('the old address leads to where the cell is', async () => {
       await datapaths.beta.putRules([await acceptAt(family, protocol, 40_001)]);
       await datapaths.peer.putRules([await followOf(family, protocol, 40_001)]);
-      await serve(spaces.cell, protocol, server);
-      await (await call(spaces.peer, protocol, server, { address: peer, port: 51_002 }))(bytes);
+      await echoes.serve(spaces.cell, protocol, server);
+      await (await echoes.call(spaces.peer, protocol, server, { address: peer, port: 51_002 })).echo(bytes);
       expect(await datapaths.peer.refresh()).toHaveLength(1);
     });
 
@@ -132,8 +133,10 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
       ];
       let port = 49_152;
       for (const [space, address] of places) {
-        await serve(space, protocol, { address, port: SERVICE });
-        await (await call(spaces.cell, protocol, { address, port: SERVICE }, { address: home, port }))(bytes);
+        await echoes.serve(space, protocol, { address, port: SERVICE });
+        await (
+          await echoes.call(spaces.cell, protocol, { address, port: SERVICE }, { address: home, port })
+        ).echo(bytes);
         port += 1;
       }
       const flows = await datapaths.beta.refresh();
@@ -151,49 +154,55 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
   test('many connections at once: each is one flow, and the labels of all come back', async () => {
     const { home, peer } = ADDRESSES.ipv4;
     await datapaths.beta.putRules([await acceptAt('ipv4', 'tcp', PUBLISHED), ...(await waysOut('ipv4'))]);
-    await serve(spaces.cell, 'tcp', { address: home, port: PORT });
-    await serve(spaces.peer, 'tcp', { address: peer, port: SERVICE });
+    await echoes.serve(spaces.cell, 'tcp', { address: home, port: PORT });
+    await echoes.serve(spaces.peer, 'tcp', { address: peer, port: SERVICE });
     await Promise.all([
       connectMany(spaces.peer, { address: ADDRESSES.ipv4.beta, port: PUBLISHED }),
       connectMany(spaces.cell, { address: peer, port: SERVICE }),
     ]);
     const flows = await datapaths.beta.refresh();
     expect(flows).toHaveLength(2 * CONNECTIONS);
-    expect((await datapaths.beta.entries()).counters.created).toBe(2 * CONNECTIONS);
-    expect(await dumpMap(runnerIn(undefined), join(directory, 'beta'), 'ingress')).toHaveLength(flows.length);
+    expect((await datapaths.beta.counters())?.created).toBe(2 * CONNECTIONS);
+    expect(await dumpMap(runnerIn(undefined), pinDir('beta'), 'ingress')).toHaveLength(flows.length);
     expect(await datapaths.beta.removeCreated(() => true)).toHaveLength(CONNECTIONS);
-    expect(await dumpMap(runnerIn(undefined), join(directory, 'beta'), 'ingress')).toEqual([]);
+    expect(await dumpMap(runnerIn(undefined), pinDir('beta'), 'ingress')).toEqual([]);
   });
 
   test('two processors that enter the same flow at once make one of it', async () => {
     const { home, peer } = ADDRESSES.ipv4;
     await datapaths.beta.putRules(await waysOut('ipv4'));
+    const from = { address: home, port: 49_200 };
+    const senders = await Promise.all([0, 1].map((cpu) => senderOf(spaces.cell, cpu, from, peer)));
     // CLOCK_MONOTONIC: the same in all processes.
     const startNs = process.hrtime.bigint() + BigInt(SENDERS_START_MS * 1e6);
-    const from = { address: home, port: 49_200 };
-    await Promise.all([0, 1].map((cpu) => sendMany(spaces.cell, cpu, from, peer, startNs)));
+    for (const { tell } of senders) tell(String(startNs));
+    for (const { next } of senders) expect(await next()).toBe('sent');
     const flows = await datapaths.beta.refresh();
     expect(flows).toHaveLength(CONNECTIONS);
     expect(new Set(flows.map(({ wireLocal }) => wireLocal.port)).size).toBe(1);
-    const { counters } = await datapaths.beta.entries();
-    expect(counters).toMatchObject({ created: CONNECTIONS, translated_out: 2 * CONNECTIONS });
+    expect(await datapaths.beta.counters()).toMatchObject({
+      created: CONNECTIONS,
+      translated_out: 2 * CONNECTIONS,
+    });
     expect(await datapaths.beta.removeCreated(() => true)).toHaveLength(1);
   });
 
   test('which flows of UDP have been silent, until they are used again', async () => {
     const { home, peer, beta } = ADDRESSES.ipv4;
     await datapaths.beta.putRules([await acceptAt('ipv4', 'udp', PUBLISHED)]);
-    await serve(spaces.cell, 'udp', { address: home, port: PORT });
+    await echoes.serve(spaces.cell, 'udp', { address: home, port: PORT });
     const published = { address: beta, port: PUBLISHED };
     const [first, second] = await Promise.all(
-      [51_020, 51_021].map((port) => call(spaces.peer, 'udp', published, { address: peer, port })),
+      [51_020, 51_021].map((port) => echoes.call(spaces.peer, 'udp', published, { address: peer, port })),
     );
-    await Promise.all([first?.(10), second?.(10)]);
-    await sleep(SILENT_MS);
-    await second?.(20);
-    const silent = async () => (await datapaths.beta.idle(SILENT_MS_MAX)).map(({ remote }) => remote.port);
-    expect(await silent()).toEqual([51_020]);
-    await first?.(30);
+    await Promise.all([first?.echo(10), second?.echo(10)]);
+    const silent = async () => {
+      await second?.echo(20);
+      return (await datapaths.beta.idle(SILENT_MS_MAX)).map(({ remote }) => remote.port);
+    };
+    expect(await silent()).toEqual([]);
+    await expect.poll(silent, SILENT_WAIT).toEqual([51_020]);
+    await first?.echo(30);
     expect(await silent()).toEqual([]);
   });
 
@@ -201,14 +210,14 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
     const { peer, home } = ADDRESSES.ipv4;
     const accept = await acceptAt('ipv4', 'tcp', PUBLISHED);
     await datapaths.beta.putRules([{ ...accept, flowsMax: 10 }]);
-    await serve(spaces.cell, 'tcp', { address: home, port: PORT });
+    await echoes.serve(spaces.cell, 'tcp', { address: home, port: PORT });
     const published = { address: ADDRESSES.ipv4.beta, port: PUBLISHED };
-    const echo = await call(spaces.peer, 'tcp', published, { address: peer, port: 51_003 });
+    const client = await echoes.call(spaces.peer, 'tcp', published, { address: peer, port: 51_003 });
     // Nobody answers from these ports, and their SYNs come again: only the first few become flows.
     await connectMany(spaces.peer, published, 'nowait');
-    await echo(BULK_BYTES);
+    await client.echo(BULK_BYTES);
     expect(await datapaths.beta.refresh()).toHaveLength(10);
-    expect((await datapaths.beta.entries()).counters.full).toBeGreaterThan(0);
+    expect((await datapaths.beta.counters())?.full).toBeGreaterThan(0);
   });
 
   async function acceptAt(family: Family, protocol: Protocol, port: number): Promise<Accept> {
@@ -256,36 +265,12 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
     ];
   }
 
-  /** Answers with a function that resolves when so many bytes have come back. */
-  async function call(space: Namespace, protocol: Protocol, to: Endpoint, from: Endpoint) {
-    const process = inNamespace(space, 'call', protocol, to, from);
-    const lines = createInterface(process.stdout)[Symbol.asyncIterator]();
-    expect(await lines.next()).toEqual({ done: false, value: 'ready' });
-    return async (bytes: number): Promise<void> => {
-      process.stdin.write(`${bytes}\n`);
-      expect((await lines.next()).value).toMatch(new RegExp(`^${bytes} `));
-    };
+  async function open(name: (typeof NAMES)[number]): Promise<Datapath> {
+    return await openDatapath(pinDir(name), spaces[name]);
   }
 
-  async function serve(space: Namespace, protocol: Protocol, at: Endpoint): Promise<void> {
-    const lines = createInterface(inNamespace(space, 'serve', protocol, at).stdout)[Symbol.asyncIterator]();
-    expect(await lines.next()).toEqual({ done: false, value: 'ready' });
-  }
-
-  function inNamespace(space: Namespace, role: 'serve' | 'call', protocol: Protocol, ...ends: Endpoint[]) {
-    const endpoints = ends.flatMap(({ address, port }) => [address, String(port)]);
-    const argv = [`--net=${space.path}`, '--', process.execPath, ECHO, role, protocol, ...endpoints];
-    const child = execa('nsenter', argv, { stdin: 'pipe', buffer: false, reject: false, stderr: 'inherit' });
-    started.push(child);
-    return child;
-  }
-
-  async function open(name: string, { path }: Namespace): Promise<Datapath> {
-    return await Datapath.open({
-      pinDir: join(directory, name),
-      objectFile: await objectFile(),
-      netns: path,
-    });
+  function pinDir(name: string): string {
+    return join(directory, name);
   }
 });
 
@@ -302,19 +287,26 @@ async function connectMany(space: Namespace, { address, port }: Endpoint, nowait
   await space.run(process.execPath, '-e', script);
 }
 
-/** From one processor a datagram to each of CONNECTIONS ports, at times that are the same for all that send. */
-async function sendMany(space: Namespace, cpu: number, from: Endpoint, to: string, startNs: bigint) {
+/**
+ * From one processor a datagram to each of CONNECTIONS ports, at times that are the same for all that are told the same
+ * beginning, of CLOCK_MONOTONIC in ns. Resolves once it can be told.
+ */
+async function senderOf(space: Namespace, cpu: number, from: Endpoint, to: string): Promise<Told> {
   const script = `
     const socket = require('node:dgram').createSocket({ type: 'udp4', reusePort: true });
-    socket.bind(${from.port}, '${from.address}', async () => {
+    process.stdin.once('end', () => process.exit()).once('data', async (startNs) => {
       for (let i = 0; i < ${CONNECTIONS}; i++) {
-        const due = ${startNs}n + BigInt(i * ${SENDERS_STEP_MS * 1e6});
+        const due = BigInt(startNs) + BigInt(i * ${SENDERS_STEP_MS * 1e6});
         while (process.hrtime.bigint() < due);
         await new Promise((sent) => socket.send('x', 20_000 + i, '${to}', sent));
       }
-      socket.close();
-    });`;
-  await space.run('taskset', '-c', String(cpu), process.execPath, '-e', script);
+      console.log('sent');
+      process.exit();
+    });
+    socket.bind(${from.port}, '${from.address}', () => console.log('ready'));`;
+  const sender = space.start('taskset', '-c', String(cpu), process.execPath, '-e', script);
+  expect(await sender.next()).toBe('ready');
+  return sender;
 }
 
 async function topology(namespaces: Namespaces) {
@@ -325,35 +317,14 @@ async function topology(namespaces: Namespaces) {
     namespaces.create(),
     namespaces.create(),
   ]);
-  await router.run('sysctl', '-qw', 'net.ipv4.ip_forward=1', 'net.ipv6.conf.all.forwarding=1');
-  for (const [space, net] of [
-    [peer, 4],
-    [beta, 2],
-  ] as const) {
-    await link(space, 'eth0', router, `net${net}`);
-    await router.ip(
-      `addr add 10.89.${net}.1/24 dev net${net}`,
-      `addr add fd89:${net}::1/64 dev net${net} nodad`,
-    );
-    await space.ip(
-      `addr add 10.89.${net}.2/24 dev eth0`,
-      `addr add fd89:${net}::2/64 dev eth0 nodad`,
-      `route add default via 10.89.${net}.1`,
-      `-6 route add default via fd89:${net}::1`,
-    );
-  }
+  await forward(router);
+  await connectHost(peer, router, 'net4', SITE, 4);
+  await connectHost(beta, router, 'net2', SITE, 2);
   await link(beta, 'eth1', side, 'eth0');
-  await beta.ip('addr add 10.89.3.1/24 dev eth1', 'addr add fd89:3::1/64 dev eth1 nodad');
-  await side.ip('addr add 10.89.3.2/24 dev eth0', 'addr add fd89:3::2/64 dev eth0 nodad');
-  await link(beta, 'cell', cell, 'eth0');
-  const mac = await beta.mac('cell');
-  await cell.ip(
-    `addr add ${ADDRESSES.ipv4.home}/32 dev lo`,
-    `addr add ${ADDRESSES.ipv6.home}/128 dev lo nodad`,
-    `neigh add 169.254.1.1 lladdr ${mac} dev eth0 nud permanent`,
-    `-6 neigh add fe80::1 lladdr ${mac} dev eth0 nud permanent`,
-    `route add default via 169.254.1.1 dev eth0 src ${ADDRESSES.ipv4.home} onlink`,
-    '-6 route add default via fe80::1 dev eth0',
-  );
+  await addTo(beta, 'eth1', SITE, 3, 1);
+  await addTo(side, 'eth0', SITE, 3, 2);
+  await linkCell(beta, 'cell', cell);
+  await giveAddresses(cell, 'lo', addressesOf(SITE, 1, 2));
+  await sendBy(cell, 'eth0', addressesOf(SITE, 1, 2));
   return { peer, router, beta, side, cell };
 }

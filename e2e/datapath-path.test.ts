@@ -9,18 +9,16 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
-import { fileURLToPath } from 'node:url';
-import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Endpoint, Protocol } from '../agent/address.ts';
-import { Datapath } from '../agent/datapath/datapath.ts';
+import type { Datapath } from '../agent/datapath/datapath.ts';
 import { acceptOf, type Side, type WireSlot } from '../agent/datapath/model.ts';
-import { objectFile } from '../agent/datapath/object.ts';
-import { link, type Namespace, Namespaces } from './namespaces.ts';
+import { clear, openDatapath, remove } from './datapaths.ts';
+import { Echoes } from './echoes.ts';
+import { type Namespace, Namespaces, type Told } from './namespaces.ts';
+import { addressesOf, connectHost, forward, giveAddresses, linkCell, sendBy } from './networks.ts';
 import { datapathUntestable } from './tools.ts';
 
-const ECHO = fileURLToPath(new URL('echo.ts', import.meta.url));
 /** Many round trips of full segments both ways. */
 const BULK_BYTES = 8 << 20;
 const NARROW_BYTES = 1300;
@@ -33,6 +31,7 @@ const CELL = 1;
 const PEERS_VIEW = 2;
 const WAIT = { timeout: 5_000, interval: 50 };
 
+const SITE = 88;
 const ADDRESSES = {
   ipv4: { peer: '10.88.4.2', alpha: '10.88.1.2', beta: '10.88.2.2' },
   ipv6: { peer: 'fd88:4::2', alpha: 'fd88:1::2', beta: 'fd88:2::2' },
@@ -40,33 +39,37 @@ const ADDRESSES = {
 /** The neighbour that packets wait for, as in cell/namespaces.ts. */
 const WAITING = { ipv4: '169.254.1.2', ipv6: 'fe80::2' } as const;
 type Family = keyof typeof ADDRESSES;
-type Host = 'alpha' | 'beta';
+const HOSTS = ['alpha', 'beta'] as const;
+type Host = (typeof HOSTS)[number];
+const NAMES = ['peer', ...HOSTS] as const;
 
 const untestable = await datapathUntestable();
 
 describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untestable ?? ''}`, () => {
   const namespaces = new Namespaces();
-  const started: { kill(): void }[] = [];
   let directory: string;
+  let echoes: Echoes;
   let spaces: Record<'peer' | 'cell' | Host, Namespace>;
   let datapaths: Record<'peer' | Host, Datapath>;
 
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), 'osmosis-path-'));
+    echoes = new Echoes(join(directory, 'cache'));
     spaces = await topology(namespaces);
     datapaths = { peer: await open('peer'), alpha: await open('alpha'), beta: await open('beta') };
+    for (const name of NAMES) await datapaths[name].attachDevice('eth0');
+    for (const host of HOSTS) await datapaths[host].attachCell('cell');
   });
 
   afterEach(async () => {
-    for (const process of started.splice(0)) process.kill();
-    for (const datapath of Object.values(datapaths)) await empty(datapath);
-    for (const space of [spaces.peer, spaces.cell]) {
-      await space.ip('route flush cache', '-6 route flush cache');
-    }
+    echoes.end();
+    for (const name of NAMES) await clear(datapaths[name], pinDir(name));
+    for (const space of [spaces.peer, spaces.cell])
+      for (const family of ['-4', '-6']) await space.run('ip', family, 'route', 'flush', 'cache');
   });
 
   afterAll(async () => {
-    for (const datapath of Object.values(datapaths ?? {})) await datapath.close();
+    for (const [name, datapath] of Object.entries(datapaths ?? {})) await remove(datapath, pinDir(name));
     await namespaces.close();
     if (directory !== undefined) await rm(directory, { recursive: true });
   });
@@ -79,11 +82,9 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
       await move('beta');
       await client.echo(BULK_BYTES);
       for (const host of ['peer', 'beta'] as const) {
-        expect((await datapaths[host].entries()).counters).toMatchObject({
-          errors: 0,
-          icmp: expect.any(Number),
-        });
-        expect((await datapaths[host].entries()).counters.icmp).toBeGreaterThan(0);
+        const counters = await datapaths[host].counters();
+        expect(counters?.errors).toBe(0);
+        expect(counters?.icmp).toBeGreaterThan(0);
       }
       expect(await pathMtu(spaces.cell, ADDRESSES[family].peer)).toBe(NARROW_BYTES);
       expect(await pathMtu(spaces.peer, ADDRESSES[family].alpha)).toBe(NARROW_BYTES);
@@ -105,11 +106,7 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
       const client = await call(family, 'udp', 52002);
       await client.echo(FRAGMENTED_BYTES);
       for (const host of ['peer', 'alpha'] as const) {
-        expect((await datapaths[host].entries()).counters).toMatchObject({
-          fragments: 0,
-          errors: 0,
-          unknown: 0,
-        });
+        expect(await datapaths[host].counters()).toMatchObject({ fragments: 0, errors: 0, unknown: 0 });
       }
       await move('beta');
       // A router cuts IPv4's fragments again; for IPv6 the sender has to.
@@ -118,11 +115,11 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
     });
 
     test('a client hears that nobody listens any more', async () => {
-      await enter(family, 'udp', 52003);
+      const server = await enter(family, 'udp', 52003);
       await move('beta');
       const client = await call(family, 'udp', 52003);
       await client.echo(1000);
-      started.shift()?.kill();
+      server?.kill();
       await expect(client.say(1000)).resolves.toBe('1000 ECONNREFUSED');
     });
 
@@ -131,7 +128,7 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
       await move('beta');
       const { peer, alpha } = ADDRESSES[family];
       const cell = { address: alpha, port: PORT };
-      const client = await callFrom(spaces.cell, 'udp', { address: peer, port: 52004 }, cell);
+      const client = await echoes.call(spaces.cell, 'udp', { address: peer, port: 52004 }, cell);
       await expect(client.say(1000)).resolves.toBe('1000 ECONNREFUSED');
     });
 
@@ -143,9 +140,7 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
       const mac = await spaces.cell.mac('alpha');
       await datapaths.alpha.putSide({ ...cell, state: 'queued' });
       const echoed = client.echo(1000);
-      await expect
-        .poll(async () => (await datapaths.alpha.entries()).counters.queued, WAIT)
-        .toBeGreaterThan(0);
+      await expect.poll(async () => (await datapaths.alpha.counters())?.queued, WAIT).toBeGreaterThan(0);
       // The cell has had the question; an answer would be here at once.
       await expect
         .poll(() => spaces.alpha.run('ip', 'neigh', 'show', next, 'dev', 'cell'), WAIT)
@@ -178,28 +173,25 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
     protocol: Protocol,
     port: number,
     { serve = true } = {},
-  ): Promise<void> {
+  ): Promise<Told | undefined> {
     const { alpha, beta, peer } = ADDRESSES[family];
     const flow = { protocol, localSide: 0, remoteSide: 0, scope: 0, via: 0 } as const;
     const server = { address: alpha, port: PORT };
     const client = { address: peer, port };
     const labels = { alpha: { address: alpha, port: 40000 }, beta: { address: beta, port: 40001 } } as const;
-    for (const host of ['alpha', 'beta'] as const) {
+    for (const host of HOSTS) {
       const side = await cellSide(host);
       const wireRemote = [await slot(spaces[host], client), undefined] as const;
       const ends = { local: server, remote: client, wireLocal: labels[host], wireRemote };
       await datapaths[host].putSide(side);
       await datapaths[host].putFlows([{ ...flow, ...ends, localSide: side.id, scope: side.ifindex }]);
-      await datapaths[host].attachDevice('eth0');
-      await datapaths[host].attachCell('cell');
     }
     const wireRemote = [await slot(spaces.peer, labels.alpha), await slot(spaces.peer, labels.beta)] as const;
     const ends = { local: client, remote: server, wireLocal: client, wireRemote };
     await datapaths.peer.putSide(peersView(0));
     await datapaths.peer.putFlows([{ ...flow, ...ends, remoteSide: PEERS_VIEW }]);
-    await datapaths.peer.attachDevice('eth0');
     await route('alpha');
-    if (serve) await ready(inNamespace(spaces.cell, 'serve', protocol, server));
+    return serve ? await echoes.serve(spaces.cell, protocol, server) : undefined;
   }
 
   async function move(host: Host): Promise<void> {
@@ -210,10 +202,7 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
 
   /** Which host the cell sends by. */
   async function route(host: Host): Promise<void> {
-    await spaces.cell.ip(
-      `route replace default via 169.254.1.1 dev ${host} src ${ADDRESSES.ipv4.alpha} onlink`,
-      `-6 route replace default via fe80::1 dev ${host}`,
-    );
+    await sendBy(spaces.cell, host, addressesOf(SITE, 1, 2));
   }
 
   async function cellSide(host: Host): Promise<Side> {
@@ -223,42 +212,15 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
 
   async function call(family: Family, protocol: Protocol, port: number) {
     const { alpha, peer } = ADDRESSES[family];
-    return await callFrom(spaces.peer, protocol, { address: alpha, port: PORT }, { address: peer, port });
+    return await echoes.call(spaces.peer, protocol, { address: alpha, port: PORT }, { address: peer, port });
   }
 
-  /** `say(n)` answers the line that comes of n bytes; `echo(n)` resolves when they have come back. */
-  async function callFrom(space: Namespace, protocol: Protocol, to: Endpoint, from: Endpoint) {
-    const process = inNamespace(space, 'call', protocol, to, from);
-    const lines = await ready(process);
-    const say = async (bytes: number): Promise<string | undefined> => {
-      process.stdin.write(`${bytes}\n`);
-      return (await lines.next()).value;
-    };
-    return {
-      say,
-      async echo(bytes: number): Promise<void> {
-        expect(await say(bytes)).toMatch(new RegExp(`^${bytes} \\d+$`));
-      },
-    };
+  async function open(name: (typeof NAMES)[number]): Promise<Datapath> {
+    return await openDatapath(pinDir(name), spaces[name]);
   }
 
-  async function ready({ stdout }: ReturnType<typeof inNamespace>) {
-    const lines = createInterface(stdout)[Symbol.asyncIterator]();
-    expect(await lines.next()).toEqual({ done: false, value: 'ready' });
-    return lines;
-  }
-
-  function inNamespace(space: Namespace, role: 'serve' | 'call', protocol: Protocol, ...ends: Endpoint[]) {
-    const endpoints = ends.flatMap(({ address, port }) => [address, String(port)]);
-    const argv = [`--net=${space.path}`, '--', process.execPath, ECHO, role, protocol, ...endpoints];
-    const child = execa('nsenter', argv, { stdin: 'pipe', buffer: false, reject: false, stderr: 'inherit' });
-    started.push(child);
-    return child;
-  }
-
-  async function open(name: 'peer' | Host): Promise<Datapath> {
-    const pinDir = join(directory, name);
-    return await Datapath.open({ pinDir, objectFile: await objectFile(), netns: spaces[name].path });
+  function pinDir(name: string): string {
+    return join(directory, name);
   }
 });
 
@@ -276,13 +238,6 @@ async function slot(space: Namespace, endpoint: Endpoint): Promise<WireSlot> {
   return { endpoint, ifindex: await space.ifindex('eth0') };
 }
 
-async function empty(datapath: Datapath): Promise<void> {
-  const { flows, sides } = await datapath.entries();
-  await datapath.removeFlows(flows);
-  for (const { id } of sides) await datapath.removeSide(id);
-  expect(await datapath.removeIfEmpty()).toBe(true);
-}
-
 async function topology(namespaces: Namespaces) {
   const create = () => namespaces.create();
   const [peer, router, narrow, alpha, beta, cell] = await Promise.all([
@@ -293,45 +248,21 @@ async function topology(namespaces: Namespaces) {
     create(),
     create(),
   ]);
-  for (const space of [router, narrow]) {
-    await space.run('sysctl', '-qw', 'net.ipv4.ip_forward=1', 'net.ipv6.conf.all.forwarding=1');
-  }
-  for (const [space, by, net] of [
-    [peer, router, 4],
-    [alpha, router, 1],
-    [narrow, router, 3],
-    [beta, narrow, 2],
-  ] as const) {
-    await link(space, 'eth0', by, `net${net}`);
-    await by.ip(`addr add 10.88.${net}.1/24 dev net${net}`, `addr add fd88:${net}::1/64 dev net${net} nodad`);
-    await space.ip(
-      `addr add 10.88.${net}.2/24 dev eth0`,
-      `addr add fd88:${net}::2/64 dev eth0 nodad`,
-      `route add default via 10.88.${net}.1`,
-      `-6 route add default via fd88:${net}::1`,
-    );
-  }
+  await Promise.all([router, narrow].map(forward));
+  await connectHost(peer, router, 'net4', SITE, 4);
+  await connectHost(alpha, router, 'net1', SITE, 1);
+  await connectHost(narrow, router, 'net3', SITE, 3);
+  await connectHost(beta, narrow, 'net2', SITE, 2);
+  const { ipv4, ipv6 } = addressesOf(SITE, 3, 2);
   await router.ip(
     `link set net3 mtu ${NARROW_BYTES}`,
-    'route add 10.88.2.0/24 via 10.88.3.2',
-    '-6 route add fd88:2::/64 via fd88:3::2',
+    `route add 10.${SITE}.2.0/24 via ${ipv4}`,
+    `route add fd${SITE}:2::/64 via ${ipv6}`,
   );
   await narrow.ip(`link set eth0 mtu ${NARROW_BYTES}`);
-  for (const [space, device] of [
-    [alpha, 'alpha'],
-    [beta, 'beta'],
-  ] as const) {
-    await link(space, 'cell', cell, device);
-    const mac = await space.mac('cell');
-    await cell.ip(
-      `neigh add 169.254.1.1 lladdr ${mac} dev ${device} nud permanent`,
-      `-6 neigh add fe80::1 lladdr ${mac} dev ${device} nud permanent`,
-    );
-  }
+  await linkCell(alpha, 'cell', cell, 'alpha');
+  await linkCell(beta, 'cell', cell, 'beta');
   // On the device, as in a real cell: there it is asked for them.
-  await cell.ip(
-    `addr add ${ADDRESSES.ipv4.alpha}/32 dev alpha`,
-    `addr add ${ADDRESSES.ipv6.alpha}/128 dev alpha nodad`,
-  );
+  await giveAddresses(cell, 'alpha', addressesOf(SITE, 1, 2));
   return { peer, alpha, beta, cell };
 }

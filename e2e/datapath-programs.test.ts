@@ -6,7 +6,7 @@ import { execa } from 'execa';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { Endpoint, Protocol } from '../agent/address.ts';
 import { Batch } from '../agent/datapath/batch.ts';
-import { deleteLine, MAPS, mapPath, type ProgramName, updateLine } from '../agent/datapath/bpftool.ts';
+import { deleteLine, MAPS, mapPath, updateLine } from '../agent/datapath/bpftool.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
 import { CELLS_MAX } from '../agent/datapath/inside.ts';
 import { encodeCell, encodeId, encodeSide, LAYOUT } from '../agent/datapath/layout.ts';
@@ -23,19 +23,21 @@ import {
 } from '../agent/datapath/rules.ts';
 import { SEEN_MAX, WATCHED_MAX } from '../agent/datapath/seen.ts';
 import { FLOWS_MAX, FORWARDS_MAX, LISTENERS_MAX, SIDES_MAX } from '../agent/datapath/table.ts';
+import { remove } from './datapaths.ts';
 import { ACK, arpFrame, frame, icmpFrame, type Packet, RST, SYN } from './packets.ts';
-import { DROP, LOOPBACK, PASS, REDIRECT, runProgram } from './programs.ts';
+import { DROP, expectations, LOOPBACK, PASS, REDIRECT } from './programs.ts';
 import { datapathUntestable } from './tools.ts';
 
 const REMOTE_SIDE = 1;
 const CELL_SIDE = 2;
-/** Long enough for a few runs of bpftool. */
-const WATCH_MS = 2_000;
+/** Long enough for a few runs of bpftool at once. */
+const WATCH_MS = 1_000;
 
 const untestable = await datapathUntestable();
 
 let directory: string;
 let datapath: Datapath;
+const { expectRun, expectVerdict } = expectations(() => ({ datapath, pinDir: pinDir() }));
 
 const FAMILIES = [
   { family: 'IPv4', peer: '10.77.4.2', old: '10.77.1.2', next: '10.77.2.2' },
@@ -58,12 +60,7 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
   });
 
   afterAll(async () => {
-    const { flows, sides, listeners } = await datapath.entries();
-    await datapath.removeFlows(flows);
-    await datapath.unfenceListeners(listeners);
-    for (const { id } of sides) await datapath.removeSide(id);
-    expect(await datapath.removeIfEmpty()).toBe(true);
-    await datapath.close();
+    await remove(datapath, pinDir());
     await rm(directory, { recursive: true });
   });
 
@@ -286,12 +283,14 @@ describe.skipIf(untestable !== undefined)(`the programs ${untestable ?? ''}`, ()
     const udp = (from: Endpoint | undefined, to: Endpoint | undefined, protocol: Protocol = 'udp') =>
       frame({ protocol, from: from ?? own, to: to ?? own });
     const watching = datapath.watch([own.port], [], WATCH_MS, new AbortController().signal);
-    await expectRun('from_wire', udp(a, own), PASS);
-    await expectRun('from_wire', udp(a, own), PASS);
-    await expectRun('to_wire', udp(own, b), PASS);
-    await expectRun('from_wire', udp(six, own6), PASS);
-    await expectRun('from_wire', udp(c, own, 'tcp'), PASS);
-    await expectRun('from_wire', udp(c, { ...own, port: 53 }), PASS);
+    await Promise.all([
+      expectRun('from_wire', udp(a, own), PASS),
+      expectRun('from_wire', udp(a, own), PASS),
+      expectRun('to_wire', udp(own, b), PASS),
+      expectRun('from_wire', udp(six, own6), PASS),
+      expectRun('from_wire', udp(c, own, 'tcp'), PASS),
+      expectRun('from_wire', udp(c, { ...own, port: 53 }), PASS),
+    ]);
     const seen = await watching;
     expect(seen.toSorted((x, y) => x.remote.port - y.remote.port)).toEqual([
       { protocol: 'udp', local: own, remote: a },
@@ -461,26 +460,4 @@ function manyFlow(index: number, remoteSide: number): FlowEntry {
     scope: 0,
     via: 0,
   };
-}
-
-async function expectVerdict(
-  program: ProgramName,
-  input: Buffer,
-  verdict: number | (typeof COUNTERS)[number],
-): Promise<void> {
-  if (typeof verdict === 'number') return await expectRun(program, input, verdict);
-  const before = (await datapath.entries()).counters[verdict];
-  await expectRun(program, input, DROP);
-  expect({ [verdict]: (await datapath.entries()).counters[verdict] }).toEqual({ [verdict]: before + 1 });
-}
-
-async function expectRun(
-  program: ProgramName,
-  input: Buffer,
-  verdict: number,
-  output?: Buffer,
-): Promise<void> {
-  const ran = await runProgram(pinDir(), program, input);
-  expect(ran.verdict).toBe(verdict);
-  if (output !== undefined) expect(ran.output.toString('hex')).toBe(output.toString('hex'));
 }

@@ -8,19 +8,18 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { execa } from 'execa';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { Batch } from '../agent/datapath/batch.ts';
 import { updateLine } from '../agent/datapath/bpftool.ts';
-import { Datapath } from '../agent/datapath/datapath.ts';
+import type { Datapath } from '../agent/datapath/datapath.ts';
 import { encodeId, encodeRoom } from '../agent/datapath/layout.ts';
 import { acceptOf, type FlowEntry, type Side } from '../agent/datapath/model.ts';
-import { objectFile } from '../agent/datapath/object.ts';
 import { ROOM_BYTES_MAX } from '../agent/datapath/rooms.ts';
-import { link, type Namespace, Namespaces } from './namespaces.ts';
+import { clear, openDatapath, remove } from './datapaths.ts';
+import { type Namespace, Namespaces } from './namespaces.ts';
+import { addressesOf, connectHost, giveAddresses, linkCell, routeBy, sendBy } from './networks.ts';
 import { datapathUntestable } from './tools.ts';
 
 const ENDS = fileURLToPath(new URL('room-ends.py', import.meta.url));
@@ -36,6 +35,7 @@ const LONG_BYTES = 4_000;
 /** At least so much kernel memory for each datagram. */
 const OVERHEAD_BYTES_MIN = 512;
 
+const SITE = 86;
 const ADDRESSES = {
   ipv4: { peer: '10.86.4.2', host: '10.86.4.1', cell: '10.86.9.2', guest: '10.86.8.2' },
   ipv6: { peer: 'fd86:4::2', host: 'fd86:4::1', cell: 'fd86:9::2', guest: 'fd86:8::2' },
@@ -49,7 +49,7 @@ const untestable = await datapathUntestable();
 
 describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? ''}`, () => {
   const namespaces = new Namespaces();
-  const ended: (() => void)[] = [];
+  const ends: { kill(): void }[] = [];
   let directory: string;
   let spaces: Record<'peer' | 'guest' | 'host', Namespace>;
   let datapath: Datapath;
@@ -59,27 +59,24 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
     directory = await mkdtemp(join(tmpdir(), 'osmosis-room-'));
     spaces = await topology(namespaces);
     datapath = await open();
+    await datapath.attachDevice('eth0');
+    await datapath.attachCell('guest');
   }, 60_000);
 
   beforeEach(async () => {
     await datapath.putSide(side(REMOTE, 'moved'));
     await datapath.putSide({ ...side(GUEST, 'home'), ifindex: await spaces.peer.ifindex('guest') });
     await datapath.putSide(side(LOCAL, 'home'));
-    await datapath.attachDevice('eth0');
-    await datapath.attachCell('guest');
   });
 
   afterEach(async () => {
-    for (const end of ended.splice(0)) end();
-    const { flows, sides } = await datapath.entries();
-    await datapath.removeFlows(flows);
-    for (const { id } of sides) await datapath.removeSide(id);
-    expect(await datapath.removeIfEmpty()).toBe(true);
+    for (const end of ends.splice(0)) end.kill();
+    await clear(datapath, pinDir());
     expect(await spaces.peer.run('ip', '-o', 'link')).not.toMatch(/osm/);
   });
 
   afterAll(async () => {
-    await datapath?.close();
+    if (datapath !== undefined) await remove(datapath, pinDir());
     await namespaces.close();
     if (directory !== undefined) await rm(directory, { recursive: true });
   });
@@ -104,7 +101,7 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
       expect([...(await taken())].sort((a, b) => a - b)).toEqual(upTo(264));
       // Of two datagrams at the very moment of the release either may come first.
       expect((await taken()).filter((number) => number < 234)).toEqual(upTo(234));
-      expect((await datapath.entries()).counters).toMatchObject({ held: 0, errors: 0 });
+      expect(await datapath.counters()).toMatchObject({ held: 0, errors: 0 });
     });
 
     test('no more than there is room for: the newest are kept, the others counted, and no sender is stopped', async () => {
@@ -147,7 +144,7 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
     expect(await datapath.releaseRoom(REMOTE)).toMatchObject({ came: 5, left: 5, late: 5 });
     await sleep(ARRIVAL_MS);
     expect(await taken()).toEqual([5, 6, 7, 8, 9]);
-    expect((await datapath.entries()).counters).toMatchObject({ waited: 10, let_out: 5, late: 5 });
+    expect(await datapath.counters()).toMatchObject({ waited: 10, let_out: 5, late: 5 });
   });
 
   test('without a room they are dropped, and counted', async () => {
@@ -158,7 +155,7 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
     await sender('5 100');
     await sleep(ARRIVAL_MS);
     expect(await taken()).toEqual([5, 6, 7, 8, 9]);
-    expect((await datapath.entries()).counters).toMatchObject({ held: 5, waited: 0 });
+    expect(await datapath.counters()).toMatchObject({ held: 5, waited: 0 });
   });
 
   test('they wait on while no agent runs; the next one lets them out, or forgets them with their side', async () => {
@@ -200,7 +197,7 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
     expect(await datapath.releaseRoom(REMOTE)).toMatchObject({ left: 0 });
     await sleep(ARRIVAL_MS);
     expect(await taken()).toEqual([]);
-    expect((await datapath.entries()).counters).toMatchObject({ let_out: 0, held: 20, errors: 0 });
+    expect(await datapath.counters()).toMatchObject({ let_out: 0, held: 20, errors: 0 });
   });
 
   async function hold(): Promise<void> {
@@ -236,10 +233,18 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
       via: 0,
     };
     await datapath.putFlows([entry]);
-    const taker = await start(spaces.host, 'take', host, String(LABEL), buffer);
-    const ends = [local.address, String(local.port), cell, String(PORT)];
-    const sender = await start(isHost ? spaces.peer : spaces.guest, 'send', ...ends);
-    ended.push(taker.end, sender.end);
+    const [taker, sender] = await Promise.all([
+      start(spaces.host, 'take', host, String(LABEL), buffer),
+      start(
+        isHost ? spaces.peer : spaces.guest,
+        'send',
+        local.address,
+        String(local.port),
+        cell,
+        String(PORT),
+      ),
+    ]);
+    ends.push(taker, sender);
     return {
       sender: sender.ask,
       taken: async () => ((await taker.ask('report')) as Record<string, number[]>)[local.port] ?? [],
@@ -251,8 +256,7 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
   }
 
   async function open(): Promise<Datapath> {
-    const { path } = spaces.peer;
-    return await Datapath.open({ pinDir: pinDir(), objectFile: await objectFile(), netns: path });
+    return await openDatapath(pinDir(), spaces.peer);
   }
 });
 
@@ -266,17 +270,15 @@ function upTo(count: number): number[] {
 
 /** Resolves once it is ready. `ask`: says a line, and answers with the one that comes back. */
 async function start(space: Namespace, ...argv: string[]) {
-  const options = { stdin: 'pipe', buffer: false, reject: false, stderr: 'inherit' } as const;
-  const child = execa('nsenter', [`--net=${space.path}`, '--', 'python3', ENDS, ...argv], options);
-  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
-  const next = async (): Promise<unknown> => JSON.parse((await lines.next()).value ?? 'null');
+  const end = space.start('python3', ENDS, ...argv);
+  const next = async (): Promise<unknown> => JSON.parse(await end.next());
   await next();
   return {
     ask: async (line: string) => {
-      child.stdin.write(`${line}\n`);
+      end.tell(line);
       return await next();
     },
-    end: () => void child.kill(),
+    kill: end.kill,
   };
 }
 
@@ -286,26 +288,10 @@ async function topology(namespaces: Namespaces) {
     namespaces.create(),
     namespaces.create(),
   ]);
-  await link(peer, 'eth0', host, 'eth0');
-  for (const [space, end, other] of [
-    [peer, 2, 1],
-    [host, 1, 2],
-  ] as const)
-    await space.ip(
-      `addr add 10.86.4.${end}/24 dev eth0`,
-      `addr add fd86:4::${end}/64 dev eth0 nodad`,
-      `route add default via 10.86.4.${other}`,
-      `-6 route add default via fd86:4::${other}`,
-    );
-  await link(peer, 'guest', guest, 'eth0');
-  const mac = await peer.mac('guest');
-  await guest.ip(
-    `addr add ${ADDRESSES.ipv4.guest}/32 dev lo`,
-    `addr add ${ADDRESSES.ipv6.guest}/128 dev lo nodad`,
-    `neigh add 169.254.1.1 lladdr ${mac} dev eth0 nud permanent`,
-    `-6 neigh add fe80::1 lladdr ${mac} dev eth0 nud permanent`,
-    `route add default via 169.254.1.1 dev eth0 src ${ADDRESSES.ipv4.guest} onlink`,
-    `-6 route add default via fe80::1 dev eth0`,
-  );
+  await connectHost(peer, host, 'eth0', SITE, 4);
+  await routeBy(host, addressesOf(SITE, 4, 2));
+  await linkCell(peer, 'guest', guest);
+  await giveAddresses(guest, 'lo', addressesOf(SITE, 8, 2));
+  await sendBy(guest, 'eth0', addressesOf(SITE, 8, 2));
   return { peer, guest, host };
 }

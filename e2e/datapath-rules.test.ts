@@ -14,13 +14,14 @@ import {
   encodeTuple,
   LAYOUT,
 } from '../agent/datapath/layout.ts';
-import { acceptOf, type COUNTERS, type FlowEntry, type Side } from '../agent/datapath/model.ts';
+import { acceptOf, type FlowEntry, type Side } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
 import { dumpMap } from '../agent/datapath/pins.ts';
 import type { Accept, Follow, WayOut } from '../agent/datapath/rules.ts';
 import { runnerIn } from '../agent/datapath/run.ts';
+import { clear, remove } from './datapaths.ts';
 import { ACK, frame, SYN } from './packets.ts';
-import { DROP, LOOPBACK, PASS, REDIRECT, runProgram } from './programs.ts';
+import { expectations, LOOPBACK, PASS, REDIRECT } from './programs.ts';
 import { datapathUntestable } from './tools.ts';
 
 const REMOTE_SIDE = 1;
@@ -58,6 +59,7 @@ const untestable = await datapathUntestable();
 
 let directory: string;
 let datapath: Datapath;
+const { expectRun, expectDrop, expectVerdict } = expectations(() => ({ datapath, pinDir: pinDir() }));
 
 describe.skipIf(untestable !== undefined)(`rules ${untestable ?? ''}`, () => {
   beforeAll(async () => {
@@ -71,19 +73,14 @@ describe.skipIf(untestable !== undefined)(`rules ${untestable ?? ''}`, () => {
   });
 
   afterEach(async () => {
-    await datapath.removeRules((await datapath.entries()).rules.map(({ rule }) => rule));
-    await datapath.removeCreated(() => true);
-    const { flows, sides } = await datapath.entries();
-    await datapath.removeFlows(flows);
-    for (const { id } of sides) await datapath.removeSide(id);
+    await clear(datapath, pinDir());
     for (const map of ['ingress', 'egress', 'labels', 'drawn'] as const) {
       expect(await dumpMap(runnerIn(undefined), pinDir(), map)).toEqual([]);
     }
-    expect(await datapath.removeIfEmpty()).toBe(true);
   });
 
   afterAll(async () => {
-    await datapath.close();
+    await remove(datapath, pinDir());
     await rm(directory, { recursive: true });
   });
 
@@ -439,31 +436,4 @@ async function expectCreated(flow: FlowEntry, slot: 0 | 1): Promise<void> {
 function unused(elements: readonly Element[] = [], { used }: { readonly used: number }): Element[] {
   const never = (value: Uint8Array) => value.map((byte, index) => (index < used ? byte : 0));
   return elements.map(({ key, values }) => ({ key, values: values.map(never) }));
-}
-
-type Program = 'from_wire' | 'to_wire' | 'from_cell';
-
-async function expectVerdict(
-  program: Program,
-  input: Buffer,
-  verdict: number | (typeof COUNTERS)[number],
-): Promise<void> {
-  if (typeof verdict === 'number') await expectRun(program, input, verdict);
-  else await expectDrop(program, input, verdict);
-}
-
-async function expectDrop(
-  program: Program,
-  input: Buffer,
-  counter: (typeof COUNTERS)[number],
-): Promise<void> {
-  const before = (await datapath.entries()).counters[counter];
-  await expectRun(program, input, DROP);
-  expect({ [counter]: (await datapath.entries()).counters[counter] }).toEqual({ [counter]: before + 1 });
-}
-
-async function expectRun(program: Program, input: Buffer, verdict: number, output?: Buffer): Promise<void> {
-  const run = await runProgram(pinDir(), program, input);
-  expect(run.verdict).toBe(verdict);
-  if (output !== undefined) expect(run.output.toString('hex')).toBe(output.toString('hex'));
 }

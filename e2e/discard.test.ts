@@ -1,19 +1,17 @@
 /** A suspended cell that nobody brings back: its peers' processes are told, and nothing of it is left. */
 import { copyFileSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { EXIT_STATUS } from '../agent/error.ts';
 import { execOn, LAB_HOSTS } from '../fixtures/lab/hosts.ts';
 import { startMovableLines, startTreeServer } from '../fixtures/load/lines.ts';
+import { killAgents, untilAgentsBack } from './agents.ts';
 import { osmosis, statusOf } from './cli.ts';
-import { KILL_AGENT } from './inject.ts';
 import { imageDirectory, resumeArgs, suspend } from './suspending.ts';
 import { leavesNothing } from './traces.ts';
 
 /** One for each case. */
 let port = 7660;
 const CONNECTIONS = 5;
-const AGENT_BACK_MS = 3_000;
 const TOLD_MS_MAX = 20_000;
 
 type Remote = { cell: string; state: string; flows: number; held_since?: number };
@@ -87,8 +85,8 @@ it('a peer that does not answer is told when it does, by an agent that was resta
     const { object, exitCode } = await osmosis(discardArgs('--yes'));
     expect(object).toMatchObject({ ok: true, told: [], unconfirmed: [LAB_HOSTS.peer] });
     expect(exitCode).toBe(EXIT_STATUS.UNCONFIRMED);
-    await execOn('alpha', ['sh', '-c', KILL_AGENT]);
-    await sleep(AGENT_BACK_MS);
+    await killAgents('alpha');
+    await untilAgentsBack('alpha');
   } finally {
     await execOn('peer', ['pkill', '-CONT', '-f', 'osmosis agent$']);
   }

@@ -23,6 +23,8 @@ const SESSIONS_EACH = 70;
 const CONFIG = '/tmp/drain-haproxy.cfg';
 const REDIS_PATTERN = `^redis-server .*:${REDIS_PORT}`;
 const BETWEEN_MS = 500;
+/** A look costs a whole command. */
+const LOOK_MS = 500;
 /** Three drains, three restarts and three moves. */
 const CASE_MS_MAX = 300_000;
 
@@ -299,6 +301,7 @@ describe('what stands in the way', () => {
     await expect
       .poll(async () => (await osmosis(['drain', '--status', 'ssh://beta', '--json'])).object, {
         timeout: 30_000,
+        interval: LOOK_MS,
       })
       .toMatchObject({
         cells: [],

@@ -9,6 +9,7 @@
  */
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
+import { flushCompileCache } from 'node:module';
 import { connect, createServer, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 
@@ -19,6 +20,8 @@ const port = Number(portText);
 const localPort = Number(localPortText);
 const family = address.includes(':') ? 'udp6' : 'udp4';
 
+// It is killed in the end, and the next one need not compile this again.
+flushCompileCache();
 if (role === 'serve' && protocol === 'tcp') {
   const server = createServer((socket) => socket.pipe(socket).on('error', () => socket.destroy()));
   server.listen(port, address, () => console.log('ready'));

@@ -1,17 +1,15 @@
 /** Agents that are killed while new connections follow a cell and come to where it is published: nothing is forgotten. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from 'vitest';
 import { execOn, LAB_HOSTS, type LabHost } from '../fixtures/lab/hosts.ts';
 import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
+import { killAgents, untilAgentsBack } from './agents.ts';
 import { move, osmosis } from './cli.ts';
-import { KILL_AGENT } from './inject.ts';
 import { leavesNothing } from './traces.ts';
 
 const PORT = 7480;
 const PUBLISHED = 7481;
 const OLD = `alpha:${PORT}` as const;
 const NEW = `beta:${PUBLISHED}` as const;
-const AGENT_BACK_MS = 2_500;
 const FORGOTTEN_MS_MAX = 20_000;
 const TOLD_MS_MAX = 10_000;
 /** Scope of a relayed flow: agent/datapath/model.ts. */
@@ -45,11 +43,11 @@ it("the agents of the cell's host, the old home and a peer at once", async () =>
   expect(await relayedBy('alpha')).toBe(5);
 
   const hosts = ['alpha', 'beta', 'peer'] as const;
-  await Promise.all(hosts.map((host) => execOn(host, ['sh', '-c', KILL_AGENT])));
+  await killAgents(...hosts);
   // Connections end and begin while nobody looks.
   expect(await brief.stop()).toMatchObject(GOOD);
   const meanwhile = await started();
-  await sleep(AGENT_BACK_MS);
+  await untilAgentsBack(...hosts);
   const second = await started();
 
   const { stdout } = await osmosis(['ps', ...hosts.map((host) => `ssh://${host}`)]);

@@ -8,7 +8,7 @@ const POLL_MS = 50;
 /** What has just arrived is in the file by then. */
 const FLUSH_MS = 300;
 
-export const H2O_TYPES = ['hello', 'welcome', 'move', 'hold', 'bye', 'ack'] as const;
+const H2O_TYPES = ['hello', 'welcome', 'move', 'hold', 'bye', 'ack'] as const;
 /** `background`: a HELLO whose claims are to be kept, which no migration says. */
 type H2oType = (typeof H2O_TYPES)[number] | 'background' | 'other';
 

@@ -10,6 +10,8 @@ const ROUND = ['alpha', 'beta', 'gamma'] as const;
 /** The last one leads home. */
 const MOVES = 21;
 const BETWEEN_MS = 100;
+/** A look costs a whole command. */
+const LOOK_MS = 500;
 /** A move takes a second or two, on a busy machine five. */
 const ALL_MS_MAX = 240_000;
 
@@ -37,6 +39,7 @@ it(
       await expect
         .poll(async () => (await osmosis(['datapath', `ssh://${host}`, '--json'])).object, {
           timeout: 20_000,
+          interval: LOOK_MS,
         })
         .toMatchObject({ flows: [], sides: [], devices: [] });
     await sleep(BETWEEN_MS);

@@ -2,11 +2,10 @@
 import { expect, it } from 'vitest';
 import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
 import { startStreamClient, startStreamServer } from '../fixtures/load/control.ts';
+import { METRICS_URL } from './agents.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
 import { leavesNothing } from './traces.ts';
 
-/** fixtures/lab/host.sh sets it. */
-const URL = 'http://127.0.0.1:9818/metrics';
 const CONNECTIONS = 20;
 const LOG = '/var/log/osmosis-agent.log';
 
@@ -14,7 +13,7 @@ type Numbers = (sample: string) => number;
 
 /** As Prometheus would: over HTTP, from the host itself. */
 async function scrape(host: LabHost): Promise<Numbers> {
-  const { stdout } = await execOn(host, ['curl', '-sSf', '--max-time', '10', URL]);
+  const { stdout } = await execOn(host, ['curl', '-sSf', '--max-time', '10', METRICS_URL]);
   return numbersOf(stdout);
 }
 
@@ -117,8 +116,8 @@ it('answers a scrape, and nothing else, on loopback only', async () => {
         reject: false,
       })
     ).stdout;
-  expect(await status(URL)).toBe('200');
+  expect(await status(METRICS_URL)).toBe('200');
   expect(await status('http://127.0.0.1:9818/')).toBe('404');
-  expect(await status('-X', 'DELETE', URL)).toBe('405');
+  expect(await status('-X', 'DELETE', METRICS_URL)).toBe('405');
   expect(await status('http://10.77.1.2:9818/metrics')).toBe('000');
 });

@@ -13,6 +13,7 @@ import {
   startStreamClient,
   startStreamServer,
 } from '../fixtures/load/control.ts';
+import { killAgents, untilAgentsBack } from './agents.ts';
 import { osmosis } from './cli.ts';
 import { dyingCommand, KILL_AGENT, rebootHost, replaceProgram, signalAgent } from './inject.ts';
 import { imageDirectory, resume, resumeArgs, suspend, suspendArgs } from './suspending.ts';
@@ -20,7 +21,6 @@ import { leavesNothing, tracesOn } from './traces.ts';
 
 const SETTLE_MS = 3_000;
 const BETWEEN_MS = 500;
-const BACK_MS_MAX = 20_000;
 const TOLD_MS_MAX = 20_000;
 
 leavesNothing();
@@ -52,12 +52,6 @@ async function expectKept(others = 0): Promise<void> {
   expect(summary, JSON.stringify(summary)).toMatchObject(others === 0 ? { ok: true, ...kept } : kept);
 }
 
-/** Its agent has been ended; its supervisor starts it anew. */
-async function agentBack(host: 'alpha' | 'gamma'): Promise<void> {
-  const status = async () => (await osmosis(['ps', `ssh://${host}`, '--json'])).exitCode;
-  await expect.poll(status, { timeout: BACK_MS_MAX }).toBe(0);
-}
-
 const inspected = async () => (await osmosis(['inspect', file, '--json'])).object;
 
 describe('the command is killed', () => {
@@ -74,8 +68,8 @@ describe('the command is killed', () => {
   it('after the commit, its file not marked: it is resumed all the same, also after a restart of the agent', async () => {
     await osmosis(suspendArgs(server.pid, 'alpha', file), { env: dyingCommand('its file is marked') });
     expect(await inspected()).toMatchObject({ ok: true, state: 'undecided', intact: true });
-    await execOn('alpha', ['sh', '-c', KILL_AGENT]);
-    await agentBack('alpha');
+    await killAgents('alpha');
+    await untilAgentsBack('alpha');
     expect(await server.locate()).toEqual([]);
     await resume(file, 'beta');
     await expectKept();
@@ -98,7 +92,7 @@ describe('between the commit and the ACK of the HOLD', () => {
       const { object } = await osmosis(suspendArgs(server.pid, 'alpha', file));
       // What it could not say to the agent it says to the operator: the file owns the process.
       if (object.ok !== true) expect(object.message).toContain(file);
-      await agentBack('alpha');
+      await untilAgentsBack('alpha');
     } finally {
       await execOn('peer', ['sh', '-c', signalAgent('CONT')]);
     }
@@ -115,7 +109,7 @@ describe('a peer host that was restarted meanwhile', () => {
     await using _gone = await startStreamClient({ server: 'alpha', on: 'gamma', port, connections: 2 });
     await suspend(server.pid, 'alpha', file);
     await rebootHost('gamma', 'stream-client[.]ts');
-    await agentBack('gamma');
+    await untilAgentsBack('gamma');
     const refused = await osmosis(resumeArgs(file, 'beta'));
     expect(refused.object).toMatchObject({ ok: false, code: 'IMAGE_STALE', owner: 'file' });
     expect(refused.object.message).toContain(LAB_HOSTS.gamma);

@@ -20,6 +20,8 @@ import { AGENT_HOSTS, leftSince, type Traces, traces } from './traces.ts';
 const PORT = 7600;
 const BETWEEN_MS = 500;
 const ASKED_AGAIN_MS_MAX = 60_000;
+/** A look costs a whole command on three hosts. */
+const LOOK_MS = 1_000;
 const DIRECTORY = TRUST_DIRECTORY;
 const BACKUP = '/var/lib/trust-before-the-test';
 const { alpha: ALPHA, beta: BETA, peer: PEER } = LAB_HOSTS;
@@ -56,6 +58,7 @@ const untilAskedAgain = () =>
   expect
     .poll(async () => (await osmosis(migrateArgs(target, here, there(), '--dry-run'))).object, {
       timeout: ASKED_AGAIN_MS_MAX,
+      interval: LOOK_MS,
     })
     .not.toMatchObject({ plan: { peers: [{ registered: true }] } });
 const there = () => (here === 'alpha' ? 'beta' : 'alpha');
