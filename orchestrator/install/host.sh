@@ -124,8 +124,9 @@ step_activate() {
 step_end_agent() {
   pids=$(agents | cut -d ' ' -f 1)
   [ -n "$pids" ] || return 0
+  # One that ends at once whenever it is started may have ended by itself since.
   # shellcheck disable=SC2086 # one word a pid
-  kill $pids
+  kill $pids 2>/dev/null || true
   tries=0
   for pid in $pids; do
     while [ -e "/proc/$pid" ]; do
