@@ -9,7 +9,7 @@ import { execa } from 'execa';
 import { type Counts, countsLine, countsOf, lanesOf, sumOf } from '../fixtures/lanes.ts';
 import { setup } from './global-setup.ts';
 
-const LANES = 2;
+const LANES = 3;
 /** What the unit tests take before the first lane begins, seconds. */
 const UNIT_S = 100;
 const VITEST = [
