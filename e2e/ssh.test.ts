@@ -1,7 +1,7 @@
 /** Reaching a host, against a real sshd on loopback. */
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { appendFile, readFile, writeFile } from 'node:fs/promises';
+import { appendFile, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join, resolve } from 'node:path';
 import type { Duplex } from 'node:stream';
@@ -15,6 +15,7 @@ import { MISSING, type Sshd, startSshd } from './sshd.ts';
 
 const ECHO = 'exec cat';
 const ECHO_BYTES = 50_000_000;
+const STARTED_MS_MAX = 10_000;
 /** More than all the buffers on the way. */
 const LAST_BYTES = 10_000_000;
 const CHUNK_BYTES = 100_000;
@@ -31,6 +32,17 @@ describe.skipIf(MISSING !== undefined)(
       return host;
     };
     const file = (name: string) => join(sshd.dir, name);
+    /** Installs an agent that tells which process of the server its connection has: known once so many streams have begun. */
+    const tellingServer = async (streams: number) => {
+      const told = file('bin/osmosis.pids');
+      await rm(told, { force: true });
+      await sshd.install(`echo $PPID >> ${told}; exec cat`);
+      return async () => {
+        const read = async () => (await readFile(told, 'utf8').catch(() => '')).split('\n').filter(Boolean);
+        await expect.poll(read, { timeout: STARTED_MS_MAX }).toHaveLength(streams);
+        return Number((await read())[0]);
+      };
+    };
 
     beforeAll(async () => {
       sshd = await startSshd();
@@ -220,13 +232,11 @@ describe.skipIf(MISSING !== undefined)(
     });
 
     it('ends every stream with an error when the connection is cut, read or not', async () => {
-      await sshd.install('echo $PPID > $0.pid; exec cat');
+      const serverPid = await tellingServer(2);
       const host = await connect('good');
       const streams = [await host.openAgent(), await host.openAgent()];
       const failures = streams.map((stream) => once(stream, 'error'));
-      await sleep(300);
-      // The server's process of this one connection.
-      process.kill(Number(await readFile(file('bin/osmosis.pid'), 'utf8')), 'SIGKILL');
+      process.kill(await serverPid(), 'SIGKILL');
       for (const [error] of await Promise.all(failures))
         expect(error).toMatchObject({ code: 'SSH_UNREACHABLE' });
       await expect(host.openAgent()).rejects.toMatchObject({ code: 'SSH_UNREACHABLE' });
@@ -234,10 +244,9 @@ describe.skipIf(MISSING !== undefined)(
     });
 
     it('notices a host that has gone silent', async () => {
-      await sshd.install('echo $PPID > $0.pid; exec cat');
+      const serverPid = await tellingServer(1);
       const stream = await (await connect('good')).openAgent();
-      await sleep(300);
-      const pid = Number(await readFile(file('bin/osmosis.pid'), 'utf8'));
+      const pid = await serverPid();
       process.kill(pid, 'SIGSTOP');
       const since = performance.now();
       try {
