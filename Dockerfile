@@ -32,7 +32,7 @@ RUN printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod 755 /usr/sbi
   && mkdir -p /var/log/lab-exec \
   && printf 'PermitRootLogin prohibit-password\nHostKey /etc/ssh/ssh_host_ed25519_key\nMaxStartups 100\n' \
     > /etc/ssh/sshd_config.d/osmosis-lab.conf \
-  && ln -s /opt/osmosis/orchestrator/cli.ts /usr/local/bin/osmosis
+  && ln -s /opt/osmosis/orchestrator/cli.js /usr/local/bin/osmosis
 # Kernels from 6.16 on need CRIU 4.2 (SO_PASSCRED of an inet socket is an error there), which is in testing only.
 # Testing may be a few days older or newer than the clock of the builder says: that check is off, signatures are not.
 RUN for list in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do \

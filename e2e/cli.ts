@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { type LabHost, SSH_CONFIG_PATH } from '../fixtures/lab/hosts.ts';
 
-const CLI = fileURLToPath(new URL('../orchestrator/cli.ts', import.meta.url));
+const CLI = fileURLToPath(new URL('../orchestrator/cli.js', import.meta.url));
 const COMMAND_MS_MAX = 90_000;
 
 export type Outcome = {

@@ -9,7 +9,7 @@ const { argv } = vi.hoisted(() => {
   vi.spyOn(process.stdout, 'write').mockReturnValue(true);
   return { argv: before };
 });
-const { program } = await import('./cli.ts');
+const { program } = await import('./cli.js');
 vi.restoreAllMocks();
 afterAll(() => {
   process.argv = argv;

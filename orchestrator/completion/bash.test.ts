@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
 import { expect, onTestFinished, test } from 'vitest';
 
-const CLI = fileURLToPath(new URL('../cli.ts', import.meta.url));
+const CLI = fileURLToPath(new URL('../cli.js', import.meta.url));
 /** As readline does before it calls the function, and after it has. */
 const ASK = `
 source <(osmosis completion bash); source <(osmosis completion bash)

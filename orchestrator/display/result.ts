@@ -18,7 +18,7 @@ export type MigrationSuccess = {
   readonly synced?: Synced;
 };
 
-/** Lines, each with its newline. A failure is told by cli.ts, which has its exit status. */
+/** Lines, each with its newline. A failure is told by cli.js, which has its exit status. */
 export function resultText({
   cell,
   flows,

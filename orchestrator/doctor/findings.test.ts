@@ -63,7 +63,7 @@ describe('what doctor makes of a host', () => {
     ['drops it but for our port', { input_policy_drop: '1', rules_naming_port: '1' }, []],
     ['has another version', { osmosis_version: '1.2.2' }, ['program warn']],
     ['has a program that does not start', { osmosis_broken: 'no such file' }, ['program fail']],
-    ['has a checkout', { osmosis: '/opt/osmosis/orchestrator/cli.ts', node: 'v24.1.0' }, ['node note']],
+    ['has a checkout', { osmosis: '/opt/osmosis/orchestrator/cli.js', node: 'v24.1.0' }, ['node note']],
     ['lets others at the agent', { socket: '666 0' }, ['socket fail']],
     ['has no systemd', { systemd: undefined }, ['service note']],
     ['does not start the agent after a reboot', { service: 'disabled active' }, ['service warn']],

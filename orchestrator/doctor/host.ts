@@ -154,7 +154,7 @@ function programFinding(facts: Facts, version: string): Finding {
 
 function nodeFindings(facts: Facts): Finding[] {
   const path = one(facts, 'osmosis') ?? '';
-  if (!path.endsWith('.ts')) return [];
+  if (!path.endsWith('.js')) return [];
   return [
     note(
       'node',

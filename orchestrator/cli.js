@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 /**
- * The command line. What this file imports by itself is stripped and compiled before anything of it is run, and so anew with
- * every command: all else is loaded on demand, out of the cache.
+ * The command line. What this file imports by itself is loaded before the cache of compiled modules is there: JavaScript, for
+ * what strips types takes a short command as long as all else that it does. The rest is loaded on demand, out of the cache.
  */
-import './compile-cache.ts';
+import './compile-cache.js';
 
 const [{ program }, { report }, { outliveReader }] = await Promise.all([
   import('./command-line/program.ts'),
