@@ -1,13 +1,13 @@
 /** Datapaths of network namespaces: loaded once for all cases of a file, for that takes half a second, and emptied after each. */
-import { execa } from 'execa';
 import { expect } from 'vitest';
 import { Batch } from '../agent/datapath/batch.ts';
-import { MAPS, mapPath, parseDump, updateLine } from '../agent/datapath/bpftool.ts';
+import { updateLine } from '../agent/datapath/bpftool.ts';
 import { Datapath } from '../agent/datapath/datapath.ts';
 import { encodeId } from '../agent/datapath/layout.ts';
 import { COUNTERS } from '../agent/datapath/model.ts';
 import { objectFile } from '../agent/datapath/object.ts';
 import { isPinned } from '../agent/datapath/pins.ts';
+import { runnerIn } from '../agent/datapath/run.ts';
 import { readMaps } from '../agent/datapath/snapshot.ts';
 import type { Namespace } from './namespaces.ts';
 
@@ -40,19 +40,11 @@ export async function remove(datapath: Datapath, pinDir: string): Promise<void> 
 }
 
 async function empty(datapath: Datapath, pinDir: string): Promise<void> {
-  const { flows, sides, insides, listeners, rules } = await readAll(pinDir);
+  const { flows, sides, insides, listeners, rules } = await readMaps(runnerIn(undefined), pinDir);
   await datapath.removeRules(rules.map(({ rule }) => rule));
   if (datapath.isRuled) await datapath.removeCreated(() => true);
   await datapath.removeFlows(flows);
   await datapath.unfenceListeners(listeners);
   for (const { scope } of insides) await datapath.removeInside(scope);
   for (const { id } of sides) await datapath.removeSide(id);
-}
-
-/** All maps by one process: bpftool-batch(8) answers each line with what it says of it. */
-async function readAll(pinDir: string): ReturnType<typeof readMaps> {
-  const input = MAPS.map((map) => `map dump pinned ${mapPath(pinDir, map)}\n`).join('');
-  const { stdout } = await execa('bpftool', ['-j', 'batch', 'file', '-'], { input });
-  const answers: { readonly output: unknown }[] = JSON.parse(stdout);
-  return await readMaps(async (map) => parseDump(JSON.stringify(answers[MAPS.indexOf(map)]?.output)));
 }

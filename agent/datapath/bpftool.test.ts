@@ -2,12 +2,14 @@ import { expect, test } from 'vitest';
 import {
   deleteLine,
   dumpArgv,
+  dumpLine,
   loadArgv,
   NET_ARGV,
   parseAttachments,
   parseDump,
-  parseProgramId,
-  programArgv,
+  parseDumps,
+  parseProgramIds,
+  programLine,
   updateLine,
 } from './bpftool.ts';
 
@@ -21,7 +23,8 @@ test('argv', () => {
     '/run/osmosis/bpf/maps',
   ]);
   expect(dumpArgv('/b', 'sides')).toEqual(['-j', 'map', 'dump', 'pinned', '/b/maps/sides']);
-  expect(programArgv('/b', 'to_wire')).toEqual(['-j', 'prog', 'show', 'pinned', '/b/programs/to_wire']);
+  expect(programLine('/b', 'to_wire')).toBe('prog show pinned /b/programs/to_wire');
+  expect(dumpLine('/b', 'sides')).toBe('map dump pinned /b/maps/sides');
   expect(NET_ARGV).toEqual(['-j', 'net', 'show']);
 });
 
@@ -42,8 +45,16 @@ test('a dump, of a plain map and of one with a value for each CPU', () => {
   ]);
 });
 
+test('dumps, as one process answers them', () => {
+  const json =
+    '[{"command":["map"],"output":[{"key":["0x01"],"value":["0xff"]}]},{"command":["map"],"output":[]}]';
+  expect(parseDumps(json)).toEqual([[{ key: Uint8Array.of(1), values: [Uint8Array.of(255)] }], []]);
+});
+
 test('programs and where they hang, as bpftool 7.1 says it, and TCX programs as later ones do', () => {
-  expect(parseProgramId('{"id":493,"type":"sched_cls","name":"from_wire"}')).toBe(493);
+  const shown =
+    '[{"command":["prog","show","pinned","/b/programs/from_wire"],"output":{"id":493,"type":"sched_cls","name":"from_wire"}},{"command":[],"output":{"id":7}}]';
+  expect(parseProgramIds(shown)).toEqual([493, 7]);
   const json = JSON.stringify([
     {
       xdp: [],

@@ -45,6 +45,7 @@ type JsonElement = {
   readonly value?: JsonBytes;
   readonly values?: readonly { readonly value: JsonBytes }[];
 };
+type JsonAnswers<Output> = readonly { readonly output: Output }[];
 type JsonNet = readonly {
   readonly tc: readonly {
     readonly devname: string;
@@ -71,8 +72,17 @@ export function dumpArgv(pinDir: string, map: MapName): string[] {
   return ['-j', 'map', 'dump', 'pinned', mapPath(pinDir, map)];
 }
 
-export function programArgv(pinDir: string, program: ProgramName): string[] {
-  return ['-j', 'prog', 'show', 'pinned', programPath(pinDir, program)];
+/** One process answers many lines, each with a JSON value: bpftool-batch(8). */
+export const ASK_ARGV = ['-j', 'batch', 'file', '-'] as const;
+
+/** A line for ASK_ARGV. */
+export function programLine(pinDir: string, program: ProgramName): string {
+  return `prog show pinned ${programPath(pinDir, program)}`;
+}
+
+/** A line for ASK_ARGV. */
+export function dumpLine(pinDir: string, map: MapName): string {
+  return `map dump pinned ${mapPath(pinDir, map)}`;
 }
 
 export const NET_ARGV = ['-j', 'net', 'show'] as const;
@@ -88,14 +98,17 @@ export function deleteLine(pinDir: string, map: MapName, key: Uint8Array): strin
 }
 
 export function parseDump(json: string): Element[] {
-  return (JSON.parse(json) as readonly JsonElement[]).map(({ key, value, values }) => ({
-    key: bytesOf(key),
-    values: value === undefined ? (values ?? []).map((each) => bytesOf(each.value)) : [bytesOf(value)],
-  }));
+  return elementsOf(JSON.parse(json));
 }
 
-export function parseProgramId(json: string): number {
-  return (JSON.parse(json) as { readonly id: number }).id;
+/** Answer to lines of `dumpLine`. */
+export function parseDumps(json: string): Element[][] {
+  return (JSON.parse(json) as JsonAnswers<readonly JsonElement[]>).map(({ output }) => elementsOf(output));
+}
+
+/** Answer to lines of `programLine`. */
+export function parseProgramIds(json: string): number[] {
+  return (JSON.parse(json) as JsonAnswers<{ readonly id: number }>).map(({ output }) => output.id);
 }
 
 /** Answer to NET_ARGV: what hangs on the tc hooks of all devices of the network namespace. */
@@ -115,6 +128,13 @@ function hex(bytes: Uint8Array): string {
   let text = '';
   for (const byte of bytes) text += text === '' ? HEX[byte] : ` ${HEX[byte]}`;
   return text;
+}
+
+function elementsOf(elements: readonly JsonElement[]): Element[] {
+  return elements.map(({ key, value, values }) => ({
+    key: bytesOf(key),
+    values: value === undefined ? (values ?? []).map((each) => bytesOf(each.value)) : [bytesOf(value)],
+  }));
 }
 
 function bytesOf(json: JsonBytes): Uint8Array {

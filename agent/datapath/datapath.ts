@@ -549,7 +549,7 @@ export class Datapath {
   }
 
   async #adopt(): Promise<Mirror> {
-    return mirrorOf(await readMaps(this.#dump));
+    return mirrorOf(await readMaps(this.#run, this.#options.pinDir));
   }
 
   /** Takes what rules have created into the mirror, where there have been rules. */
@@ -562,7 +562,10 @@ export class Datapath {
   }
 
   async #snapshot(signal?: AbortSignal): Promise<Snapshot> {
-    const [maps, devices] = await Promise.all([readMaps(this.#dump, signal), this.#devices(signal)]);
+    const [maps, devices] = await Promise.all([
+      readMaps(this.#run, this.#options.pinDir, signal),
+      this.#devices(signal),
+    ]);
     return { ...maps, devices };
   }
 

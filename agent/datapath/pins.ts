@@ -2,7 +2,9 @@
 import { mkdir, readdir, rm, rmdir, stat, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import {
+  ASK_ARGV,
   dumpArgv,
+  dumpLine,
   type Element,
   loadArgv,
   MAPS,
@@ -11,8 +13,9 @@ import {
   PROGRAMS,
   type ProgramName,
   parseDump,
-  parseProgramId,
-  programArgv,
+  parseDumps,
+  parseProgramIds,
+  programLine,
   programPath,
 } from './bpftool.ts';
 import { LOOPBACK_NOTES } from './loopback.ts';
@@ -62,17 +65,27 @@ export async function dumpMap(
   return parseDump(await run('bpftool', dumpArgv(pinDir, map), signal));
 }
 
+/** Several maps by one process, in this order. */
+export async function dumpMaps(
+  run: Run,
+  pinDir: string,
+  maps: readonly MapName[],
+  signal?: AbortSignal,
+): Promise<Map<MapName, Element[]>> {
+  const lines = maps.map((map) => dumpLine(pinDir, map));
+  const dumps = parseDumps(await run('bpftool', ASK_ARGV, signal, `${lines.join('\n')}\n`));
+  return new Map(maps.map((map, index) => [map, dumps[index] ?? []]));
+}
+
 /** Program id → which of ours it is. */
 export async function programIds(
   run: Run,
   pinDir: string,
   signal?: AbortSignal,
 ): Promise<Map<number, ProgramName>> {
-  const idOf = async (program: ProgramName): Promise<[number, ProgramName]> => [
-    parseProgramId(await run('bpftool', programArgv(pinDir, program), signal)),
-    program,
-  ];
-  return new Map(await Promise.all(PROGRAMS.map(idOf)));
+  const lines = PROGRAMS.map((program) => programLine(pinDir, program));
+  const ids = parseProgramIds(await run('bpftool', ASK_ARGV, signal, `${lines.join('\n')}\n`));
+  return new Map(PROGRAMS.map((program, index) => [ids[index] ?? 0, program]));
 }
 
 /** Remembers that a device's clsact is ours, for as long as the pins live: longer than the agent. */

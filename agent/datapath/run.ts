@@ -7,7 +7,12 @@ const TOOL_MS_MAX = 10_000;
 const SYSTEM_PATHS = '/usr/sbin:/sbin';
 
 /** Answers with what the tool printed; OsmosisError DATAPATH where it failed, was missing or was aborted. */
-export type Run = (file: string, argv: readonly string[], signal?: AbortSignal) => Promise<string>;
+export type Run = (
+  file: string,
+  argv: readonly string[],
+  signal?: AbortSignal,
+  input?: string,
+) => Promise<string>;
 
 /** The environment for all tools: they are in directories that an ssh session does not always have in its PATH. */
 export function toolEnvironment(): { PATH: string } {
@@ -25,11 +30,15 @@ export function inNamespace(
 
 /** `netns`: path of the network namespace that the tools see; the agent's own without it. */
 export function runnerIn(netns: string | undefined): Run {
-  return async (file, argv, signal) => {
+  return async (file, argv, signal, input) => {
     const [command, args] = inNamespace(netns, file, argv);
-    const cancel = signal === undefined ? {} : { cancelSignal: signal };
+    const options = {
+      ...{ env: toolEnvironment(), timeout: TOOL_MS_MAX },
+      ...(signal === undefined ? {} : { cancelSignal: signal }),
+      ...(input === undefined ? {} : { input }),
+    };
     try {
-      return (await execa(command, args, { env: toolEnvironment(), timeout: TOOL_MS_MAX, ...cancel })).stdout;
+      return (await execa(command, args, options)).stdout;
     } catch (cause) {
       throw failureOf([file, ...argv].join(' '), cause);
     }

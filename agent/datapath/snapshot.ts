@@ -14,7 +14,9 @@ import {
   LAYOUT,
 } from './layout.ts';
 import type { Counters, FlowEntry, Forward, Inside, Room, RoomCounts, Side } from './model.ts';
+import { dumpMaps } from './pins.ts';
 import { decodeRule, type NumberedRule, RULE_MAPS, type RuleMap } from './rules.ts';
+import type { Run } from './run.ts';
 
 /** Everything that is in the kernel. */
 export type Snapshot = {
@@ -46,32 +48,42 @@ export const EMPTY: Snapshot = {
 /** All of what a map has. */
 export type Dump = (map: MapName, signal?: AbortSignal) => Promise<Element[]>;
 
-export async function readMaps(dump: Dump, signal?: AbortSignal): Promise<Omit<Snapshot, 'devices'>> {
-  const [flows, sides, listeners, forwards, cells, rooms, counters, rules] = await Promise.all([
-    readFlows(dump, signal),
-    dump('sides', signal),
-    dump('listeners', signal),
-    dump('forwards', signal),
-    dump('cells', signal),
-    dump('rooms', signal),
-    dump('counters', signal),
-    Promise.all(RULE_MAPS.map(async (map) => rulesOf(map, await dump(map, signal)))),
-  ]);
+const READ_MAPS = [
+  'egress',
+  'sides',
+  'listeners',
+  'forwards',
+  'cells',
+  'rooms',
+  'counters',
+  ...RULE_MAPS,
+] as const;
+
+export async function readMaps(
+  run: Run,
+  pinDir: string,
+  signal?: AbortSignal,
+): Promise<Omit<Snapshot, 'devices'>> {
+  const maps = await dumpMaps(run, pinDir, READ_MAPS, signal);
+  const of = (map: (typeof READ_MAPS)[number]) => maps.get(map) ?? [];
   return {
-    flows,
-    sides: sides.map((element) => decodeSide(element.key, soleValue(element))),
-    listeners: listeners.map(({ key }) => decodeListener(key)),
-    forwards: forwards.map((element) => decodeForward(element.key, soleValue(element))),
-    insides: cells.map((element) => decodeCell(element.key, soleValue(element))),
-    rooms: rooms.map((element) => decodeRoom(element.key, soleValue(element))),
-    rules: rules.flat(),
-    counters: decodeCounters(counters.map(({ values }) => values)),
+    flows: of('egress').map(flowOf),
+    sides: of('sides').map((element) => decodeSide(element.key, soleValue(element))),
+    listeners: of('listeners').map(({ key }) => decodeListener(key)),
+    forwards: of('forwards').map((element) => decodeForward(element.key, soleValue(element))),
+    insides: of('cells').map((element) => decodeCell(element.key, soleValue(element))),
+    rooms: of('rooms').map((element) => decodeRoom(element.key, soleValue(element))),
+    rules: RULE_MAPS.flatMap((map) => rulesOf(map, of(map))),
+    counters: decodeCounters(of('counters').map(({ values }) => values)),
   };
 }
 
 export async function readFlows(dump: Dump, signal?: AbortSignal): Promise<FlowEntry[]> {
-  const egress = await dump('egress', signal);
-  return egress.map((element) => decodeEgress(element.key, flowValue(element)));
+  return (await dump('egress', signal)).map(flowOf);
+}
+
+function flowOf(element: Element): FlowEntry {
+  return decodeEgress(element.key, flowValue(element));
 }
 
 function rulesOf(map: RuleMap, elements: readonly Element[]): NumberedRule[] {
