@@ -130,8 +130,8 @@ describe.skipIf(untestable !== undefined)(`a suspended cell ${untestable ?? ''}`
   }, 120_000);
 
   afterAll(async () => {
-    for (const { program } of peers) program.kill();
-    for (const program of Object.values(cells)) program.kill();
+    const programs = [...peers.map(({ program }) => program), ...Object.values(cells)];
+    await Promise.all(programs.map((program) => program.kill()));
     for (const [name, datapath] of Object.entries(datapaths ?? {}))
       await remove(datapath, join(directory, name));
     await namespaces.close();

@@ -85,7 +85,7 @@ describe.skipIf(untestable !== undefined)(`new flows of a moved cell ${untestabl
   });
 
   afterEach(async () => {
-    echoes.end();
+    await echoes.end();
     for (const name of NAMES) {
       expect(await datapaths[name].counters()).toMatchObject({ errors: 0, clash: 0, stale: 0 });
       await clear(datapaths[name], pinDir(name));

@@ -62,7 +62,7 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
   });
 
   afterEach(async () => {
-    echoes.end();
+    await echoes.end();
     for (const name of NAMES) await clear(datapaths[name], pinDir(name));
     for (const space of [spaces.peer, spaces.cell])
       for (const family of ['-4', '-6']) await space.run('ip', family, 'route', 'flush', 'cache');
@@ -119,7 +119,7 @@ describe.skipIf(untestable !== undefined)(`the path of a translated flow ${untes
       await move('beta');
       const client = await call(family, 'udp', 52003);
       await client.echo(1000);
-      server?.kill();
+      await server?.kill();
       await expect(client.say(1000)).resolves.toBe('1000 ECONNREFUSED');
     });
 

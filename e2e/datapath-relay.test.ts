@@ -89,7 +89,7 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
   });
 
   afterEach(async () => {
-    echoes.end();
+    await echoes.end();
     for (const name of NAMES) await clear(datapaths[name], pinDir(name));
   });
 
@@ -111,7 +111,10 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
         'a client whose server has left the host that both were on, rp_filter %i',
         async (mode) => {
           await filterReverse(mode);
-          const ends = { local: { address: second, port: 51000 }, remote: { address: alpha, port: PORT } };
+          const ends = {
+            local: { address: second, port: 51100 + mode },
+            remote: { address: alpha, port: PORT },
+          };
           await enterCell(protocol, ends.remote, [[ends.local, ends.local]]);
           await enterHost({ ...host(protocol), ...ends, wireLocal: ends.local, via: LOOPBACK });
           const client = await echoes.call(spaces.alpha, protocol, ends.remote, ends.local);
@@ -124,7 +127,8 @@ describe.skipIf(untestable !== undefined)(`the datapath beside its own host ${un
 
       test.each(filters)('the same over loopback addresses, rp_filter %i', async (mode) => {
         await filterReverse(mode);
-        await enterOnOneHost({ address: loopback, port: 51001 }, { address: loopback, port: PORT });
+        // A port of its own: that of a connection which has just ended can't be had at once.
+        await enterOnOneHost({ address: loopback, port: 51110 + mode }, { address: loopback, port: PORT });
       });
 
       test('a client and a server that had the same address', async () => {

@@ -70,7 +70,7 @@ describe.skipIf(untestable !== undefined)(`datagrams that wait ${untestable ?? '
   });
 
   afterEach(async () => {
-    for (const end of ends.splice(0)) end.kill();
+    await Promise.all(ends.splice(0).map((end) => end.kill()));
     await clear(datapath, pinDir());
     expect(await spaces.peer.run('ip', '-o', 'link')).not.toMatch(/osm/);
   });

@@ -59,7 +59,7 @@ describe.skipIf(untestable !== undefined)(`the datapath between hosts ${untestab
   });
 
   afterEach(async () => {
-    echoes.end();
+    await echoes.end();
     for (const name of NAMES) await clear(datapaths[name], pinDir(name));
   });
 

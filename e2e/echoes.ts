@@ -39,8 +39,9 @@ export class Echoes {
     return await this.#start(space, 'serve', protocol, at);
   }
 
-  end(): void {
-    for (const process of this.#started.splice(0)) process.kill();
+  /** Their ports are free again when it resolves. */
+  async end(): Promise<void> {
+    await Promise.all(this.#started.splice(0).map((process) => process.kill()));
   }
 
   async #start(space: Namespace, role: 'serve' | 'call', protocol: Protocol, ...ends: Endpoint[]) {

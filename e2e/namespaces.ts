@@ -28,7 +28,8 @@ export type Told = {
   next(): Promise<string>;
   /** Ends its input, and resolves when it has ended itself. */
   finish(): Promise<void>;
-  kill(): void;
+  /** It has ended when this resolves. */
+  kill(): Promise<void>;
 };
 
 export class Namespaces {
@@ -93,7 +94,10 @@ function toldOf(name: string, child: ResultPromise<typeof TOLD>): Told {
       child.stdin.end();
       await child;
     },
-    kill: () => void child.kill(),
+    async kill() {
+      child.kill();
+      await child;
+    },
   };
 }
 
