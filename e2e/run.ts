@@ -40,12 +40,17 @@ process.stdout.write(`${countsLine(sum)}\n`);
 
 async function firstLane(own: readonly string[]): Promise<Counts[]> {
   const unit = await told('unit', [...VITEST, '--project', 'unit']);
-  return [unit, await told('1', [...VITEST, '--project', 'e2e', ...own])];
+  return [unit, await told('1', [...VITEST, '--project', 'e2e', ...pathsOf(own)])];
 }
 
 async function otherLane(own: readonly string[], number: number): Promise<Counts[]> {
-  const argv = ['unshare', '--net', '--', ...LANE, ...VITEST, '--project', 'e2e', ...own];
+  const argv = ['unshare', '--net', '--', ...LANE, ...VITEST, '--project', 'e2e', ...pathsOf(own)];
   return [await told(String(number), argv, { OSMOSIS_LAB: `osmosis-lab-${number}` })];
+}
+
+/** Vitest takes every file whose path has the name in it: `ends.test.ts` would be `suspended-ends.test.ts` as well. */
+function pathsOf(files: readonly string[]): string[] {
+  return files.map((file) => join(import.meta.dirname, file));
 }
 
 /** Passes on what it prints, with its name in front, and answers with what its last line counts. */
