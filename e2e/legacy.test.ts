@@ -9,8 +9,9 @@ import {
   startStreamServer,
 } from '../fixtures/load/control.ts';
 import { startLines, startTreeServer } from '../fixtures/load/lines.ts';
+import { killAgent, untilAgentsBack } from './agents.ts';
 import { migrateArgs, move, osmosis } from './cli.ts';
-import { KILL_AGENT, replaceProgram } from './inject.ts';
+import { replaceProgram } from './inject.ts';
 import { leavesNothing } from './traces.ts';
 
 const BETWEEN_MS = 500;
@@ -18,7 +19,6 @@ const FLOWS = 5;
 const TALKING_MS = 20;
 const RARELY_MS = 4_000;
 const SILENT_MS = 60_000;
-const AGENT_BACK_MS = 3_000;
 const INTACT = { ok: true, resets: 0, out_of_order: 0 };
 
 leavesNothing();
@@ -88,8 +88,8 @@ it('without the relaying agent they go on, and a further move works once it is b
   await using server = await startStreamServer('alpha', { port: 7504 });
   await using legacy = await startStreamClient({ server: 'alpha', on: 'legacy', port: 7504 });
   const { cell } = await move(server.pid, 'alpha', 'beta', '--relay-legacy');
-  await execOn('alpha', ['sh', '-c', KILL_AGENT]);
-  await sleep(AGENT_BACK_MS);
+  await killAgent('alpha');
+  await untilAgentsBack('alpha');
   expect((await move(cell, 'beta', 'gamma')).flows).toEqual({ moved: 0, relayed: 11, lost: 0 });
   await sleep(BETWEEN_MS);
   expect(await legacy.stop()).toMatchObject(INTACT);

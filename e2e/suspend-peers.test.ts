@@ -6,7 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { execOn, type LabHost } from '../fixtures/lab/hosts.ts';
 import { resumedAfterMs, startWaitingClients, startWaitingServer } from '../fixtures/load/waiting.ts';
-import { KILL_AGENT, replaceProgram } from './inject.ts';
+import { killAgent, untilAgentsBack } from './agents.ts';
+import { replaceProgram } from './inject.ts';
 import { imageDirectory, resume, suspend } from './suspending.ts';
 import { leftSince, type Traces, traces } from './traces.ts';
 
@@ -22,7 +23,6 @@ const TRAFFIC_MS = 500;
 const AGAIN_MS = 1_000;
 /** Longer than the first timeout of a restored socket, shorter than the process waits for its peers. */
 const TURN_S = 5;
-const AGENT_BACK_MS = 3_000;
 /** A round trip and 50 ms is what is promised; the machine is busy. What waits for a timer waits for 5 s and more. */
 const RESUMED_MS_MAX = 1_500;
 const KEEPALIVE = 'TCP_KEEPIDLE=1,TCP_KEEPINTVL=1,TCP_KEEPCNT=4';
@@ -111,8 +111,8 @@ async function slowToTurn(host: LabHost): Promise<AsyncDisposable> {
   const body = `[ "$1" = batch ] || exec "$REAL" "$@"\n{ ${slow}; } | "$REAL" "$@"`;
   const bpftool = await replaceProgram(host, 'bpftool', body);
   const again = async () => {
-    await execOn(host, ['sh', '-c', KILL_AGENT]);
-    await sleep(AGENT_BACK_MS);
+    await killAgent(host);
+    await untilAgentsBack(host);
   };
   await again();
   return {

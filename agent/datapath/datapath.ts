@@ -511,24 +511,24 @@ export class Datapath {
 
   /** Runs what needs the programs: loads or adopts them first, and keeps removeIfEmpty away meanwhile. */
   async #use<T>(action: (mirror: Mirror) => Promise<T>): Promise<T> {
-    this.#users += 1;
-    try {
-      return await action(this.#mirror ?? (await this.#turns.run(() => this.#load())));
-    } finally {
-      this.#users -= 1;
-    }
+    return await this.#counted(async () =>
+      action(this.#mirror ?? (await this.#turns.run(() => this.#load()))),
+    );
   }
 
   /** As #use, but where nothing is loaded nothing is done: to load takes 0.3 s of a core. */
   async #ifLoaded<T>(action: (mirror: Mirror) => Promise<T>): Promise<T | undefined> {
+    const loaded = async () => ((await isPinned(this.#options.pinDir)) ? await this.#load() : undefined);
+    return await this.#counted(async () => {
+      const mirror = this.#mirror ?? (await this.#turns.run(loaded));
+      return mirror === undefined ? undefined : await action(mirror);
+    });
+  }
+
+  async #counted<T>(action: () => Promise<T>): Promise<T> {
     this.#users += 1;
     try {
-      const mirror =
-        this.#mirror ??
-        (await this.#turns.run(async () =>
-          (await isPinned(this.#options.pinDir)) ? await this.#load() : undefined,
-        ));
-      return mirror === undefined ? undefined : await action(mirror);
+      return await action();
     } finally {
       this.#users -= 1;
     }

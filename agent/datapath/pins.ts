@@ -73,7 +73,7 @@ export async function dumpMaps(
   signal?: AbortSignal,
 ): Promise<Map<MapName, Element[]>> {
   const lines = maps.map((map) => dumpLine(pinDir, map));
-  const dumps = parseDumps(await run('bpftool', ASK_ARGV, signal, `${lines.join('\n')}\n`));
+  const dumps = parseDumps(await ask(run, lines, signal));
   return new Map(maps.map((map, index) => [map, dumps[index] ?? []]));
 }
 
@@ -84,7 +84,7 @@ export async function programIds(
   signal?: AbortSignal,
 ): Promise<Map<number, ProgramName>> {
   const lines = PROGRAMS.map((program) => programLine(pinDir, program));
-  const ids = parseProgramIds(await run('bpftool', ASK_ARGV, signal, `${lines.join('\n')}\n`));
+  const ids = parseProgramIds(await ask(run, lines, signal));
   return new Map(PROGRAMS.map((program, index) => [ids[index] ?? 0, program]));
 }
 
@@ -99,6 +99,10 @@ export async function isOwnClsact(pinDir: string, ifindex: number): Promise<bool
 
 export async function forgetOwnClsact(pinDir: string, ifindex: number): Promise<void> {
   await rm(join(pinDir, OWN_CLSACT, String(ifindex)), { recursive: true, force: true });
+}
+
+async function ask(run: Run, lines: readonly string[], signal?: AbortSignal): Promise<string> {
+  return await run('bpftool', ASK_ARGV, signal, `${lines.join('\n')}\n`);
 }
 
 async function removePinned(pinDir: string): Promise<void> {
